@@ -1,0 +1,288 @@
+"""The value objects and base classes that every part of avsync shares.
+
+Legend for shapes: B clips, T video frames, S audio samples, C channels, H x W pixels, L latent frames, h x w latent
+pixels, N audio tokens, M text tokens, D features.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+_T = TypeVar("_T", bound="ClipBatch | AudioFeatures | TextFeatures")
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A batch of clips as the data modules deliver it.
+
+    Attributes:
+        ids: unique clip names, length B; they seed everything random that belongs to a clip in evaluation.
+        video: uint8 ``[B, T, 3, H, W]``; frame n is on screen during ``[n / fps, (n + 1) / fps)`` seconds.
+        fps: frames per second of ``video``.
+        audio: float32 ``[B, S]`` mono in [-1, 1]; sample k is heard at ``k / sample_rate`` on the video's clock.
+        sample_rate: samples per second of ``audio``.
+        captions: text prompts, length B.
+        video_ids: names of the recordings the clips were cut from, length B (intervals are over recordings).
+        transcripts: spoken words, length B, or None.
+        reference_audio: float32 ``[B, S_ref]`` another utterance of the same voice, or None.
+        onsets: true onset times in seconds from the clip's start, one tuple per clip, or None where unknown.
+        valid: bool ``[B]``; False marks a clip that was repeated only to give every rank the same number of batches.
+        position: index of the batch's first sample in the endless training order (seeds its noise), or None.
+        video_latents: ``[B, C, L, h, w]`` normalised latents when they were prepared beforehand, or None.
+        audio_features: prepared audio features, or None.
+        text_features: prepared text features, or None.
+    """
+
+    ids: Sequence[str]
+    video: Tensor
+    fps: float
+    audio: Tensor
+    sample_rate: int
+    captions: Sequence[str]
+    video_ids: Sequence[str]
+    transcripts: Sequence[str] | None = None
+    reference_audio: Tensor | None = None
+    onsets: Sequence[tuple[float, ...]] | None = None
+    valid: Tensor | None = None
+    position: int | None = None
+    video_latents: Tensor | None = None
+    audio_features: AudioFeatures | None = None
+    text_features: TextFeatures | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with every tensor on ``device``."""
+        return _tensors_to(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model made of a batch of clips; the only thing evaluation callbacks ever see.
+
+    Attributes:
+        video: float ``[B, T, 3, H, W]`` in [0, 1].
+        fps: frames per second of ``video``.
+        audio: ``[B, S]`` the driving sound (audio-to-video) or the generated sound (joint models), in [-1, 1].
+        sample_rate: samples per second of ``audio``.
+        reference: the clips the generation was conditioned on.
+        variants: the same clips generated otherwise (``w0``, ``off_sync``, ``no_synccfg`` ...), if asked for.
+        valid: bool ``[B]``; False for clips repeated to even out ranks.
+    """
+
+    video: Tensor
+    fps: float
+    audio: Tensor
+    sample_rate: int
+    reference: ClipBatch
+    variants: Mapping[str, Generation] = field(default_factory=dict)
+    valid: Tensor | None = None
+
+    def valid_mask(self) -> Tensor:
+        """Bool ``[B]``, all True where the batch carries no mask."""
+        if self.valid is None:
+            return torch.ones(len(self.reference), dtype=torch.bool, device=self.video.device)
+        return self.valid
+
+
+@dataclass(frozen=True)
+class AudioFeatures:
+    """Audio tokens on the time axis of the clip.
+
+    Attributes:
+        tokens: ``[B, N, D]``.
+        rate_hz: tokens per second.
+        mask: bool ``[B, N]``, True where the token covers real sound (not padding).
+        first_center_s: time of the centre of token 0; token j is centred at ``first_center_s + j / rate_hz``.
+    """
+
+    tokens: Tensor
+    rate_hz: float
+    mask: Tensor
+    first_center_s: float
+
+    def centers_s(self) -> Tensor:
+        """Centre times of the tokens in seconds: float32 ``[N]``."""
+        index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
+        return self.first_center_s + index / self.rate_hz
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same features on ``device``."""
+        return _tensors_to(self, device, non_blocking)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (None if there is none)."""
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same features on ``device``."""
+        return _tensors_to(self, device, non_blocking)
+
+
+def _tensors_to(value: _T, device: torch.device | str, non_blocking: bool) -> _T:
+    moved = {
+        name: item.to(device, non_blocking=non_blocking)
+        for name, item in vars(value).items()
+        if isinstance(item, Tensor | AudioFeatures | TextFeatures)
+    }
+    return replace(value, **moved)
+
+
+def clip_generator(clip_id: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on the clip's name and the seed alone, whatever batch or rank the clip lands in."""
+    return torch.Generator(device).manual_seed((zlib.crc32(clip_id.encode()) << 20) ^ seed)
+
+
+class VideoCodec(nn.Module, ABC):
+    """Pixels to latents and back. Latents are normalised: ready for the backbone as they are.
+
+    A clip of ``T = 1 + temporal_factor * (L - 1)`` frames has L latent frames; latent 0 is the first image alone.
+    """
+
+    temporal_factor: int
+    spatial_factor: int
+    latent_channels: int
+
+    @abstractmethod
+    def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """``[B, T, 3, H, W]`` in [-1, 1] to latents ``[B, C, L, h, w]``; ``generators`` draw the posterior per clip."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, C, L, h, w]`` to video ``[B, T, 3, H, W]`` in [-1, 1]."""
+
+    def num_latents(self, frames: int) -> int:
+        """Latent frames of a clip of ``frames`` frames.
+
+        Raises:
+            ValueError: if ``frames - 1`` is not a multiple of the temporal factor.
+        """
+        if frames < 1 or (frames - 1) % self.temporal_factor:
+            raise ValueError(f"{frames} frames is not 1 + a multiple of {self.temporal_factor} (the temporal factor)")
+        return 1 + (frames - 1) // self.temporal_factor
+
+    def num_frames(self, latents: int) -> int:
+        """Frames of a clip of ``latents`` latent frames."""
+        return 1 + (latents - 1) * self.temporal_factor
+
+    def latent_span_s(self, latent: int, fps: float) -> tuple[float, float]:
+        """Seconds ``[start, end)`` during which the frames of latent frame ``latent`` are on screen."""
+        if latent == 0:
+            return 0.0, 1.0 / fps
+        last = latent * self.temporal_factor
+        return (last - self.temporal_factor + 1) / fps, (last + 1) / fps
+
+    def uniform_scale(self, latents: Tensor) -> Tensor:
+        """Latents with frame 0 expressed in the normalisation of the later frames, so that differences compare.
+
+        The identity for codecs with one normalisation for all frames.
+        """
+        return latents
+
+
+class AudioCodec(nn.Module, ABC):
+    """Waveform ``[B, S]`` to latents ``[B, C, N]`` and back; ``latent_rate_hz`` latents per second."""
+
+    latent_rate_hz: float
+    latent_channels: int
+    sample_rate: int
+
+    @abstractmethod
+    def encode(self, waveform: Tensor) -> Tensor:
+        """``[B, S]`` in [-1, 1] to ``[B, C, N]``."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """``[B, C, N]`` to ``[B, S]`` in [-1, 1]."""
+
+
+class AudioEncoder(nn.Module, ABC):
+    """Waveform to audio tokens; ``dim`` is their width."""
+
+    dim: int
+
+    @abstractmethod
+    def forward(self, waveform: Tensor, sample_rate: int) -> AudioFeatures:
+        """``[B, S]`` in [-1, 1] to tokens ``[B, N, dim]``."""
+
+
+class TextEncoder(nn.Module, ABC):
+    """Prompts to text tokens; ``dim`` is their width, ``pooled_dim`` that of the pooled vector."""
+
+    dim: int
+    pooled_dim: int
+
+    @abstractmethod
+    def forward(self, prompts: Sequence[str]) -> TextFeatures:
+        """B prompts to tokens ``[B, M, dim]`` and pooled ``[B, pooled_dim]``; the empty prompt is the null text."""
+
+
+class V2AModel(nn.Module, ABC):
+    """Video to audio: the inverse that CycleSync needs."""
+
+    @abstractmethod
+    def forward(
+        self,
+        video: Tensor,
+        fps: float,
+        captions: Sequence[str] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> tuple[Tensor, int]:
+        """``[B, T, 3, H, W]`` in [0, 1] to a waveform ``[B, S]`` that covers ``[0, T / fps]`` s, and its sample rate."""
+
+
+class SyncScorer(nn.Module, ABC):
+    """Scores how well picture and sound of a clip agree."""
+
+    @abstractmethod
+    def forward(self, video: Tensor, fps: float, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
+        """``[B, T, 3, H, W]`` in [0, 1] and ``[B, S]`` to named scores ``[B]``."""
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One row of ``results.json``.
+
+    Attributes:
+        value: the mean.
+        ci95: low and high end of its 95 % interval, in the unit of ``value``.
+        n: how many items (recordings or clips) the interval is over.
+        details: what else belongs to the entry (tolerance, counts, other tolerances ...), JSON-serialisable.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class ReportsResults(Protocol):
+    """A callback whose findings go into ``results.json`` and the report page.
+
+    Attributes:
+        results: metric name -> result of the last evaluation (the same on every rank).
+        clip_rows: clip id -> whatever is known of that clip, JSON-serialisable; rank 0 holds all clips.
+    """
+
+    results: dict[str, MetricResult]
+    clip_rows: dict[str, dict[str, object]]
+
+
+class ReportsProgress(Protocol):
+    """Called as ``progress(steps)`` by long loops in ``components`` so that a caller can draw a bar."""
+
+    def __call__(self, steps: int, /) -> object: ...
