@@ -1,0 +1,1 @@
+"""What watches: evaluation, reports and outputs."""

@@ -1,0 +1,1 @@
+"""What is plugged in: plain PyTorch, no Lightning."""

@@ -9,17 +9,28 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-_T = TypeVar("_T", bound="ClipBatch | AudioFeatures | TextFeatures")
+
+class _Movable:
+    """Moves the tensors of a dataclass between devices (Lightning calls ``to`` on whole batches)."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same value with every tensor on ``device``."""
+        moved = copy(self)
+        for name, item in vars(self).items():
+            if isinstance(item, Tensor | _Movable):
+                object.__setattr__(moved, name, item.to(device, non_blocking=non_blocking))
+        return moved
 
 
 @dataclass(frozen=True)
-class ClipBatch:
+class ClipBatch(_Movable):
     """A batch of clips as the data modules deliver it.
 
     Attributes:
@@ -59,10 +70,6 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same batch with every tensor on ``device``."""
-        return _tensors_to(self, device, non_blocking)
-
 
 @dataclass(frozen=True)
 class Generation:
@@ -94,7 +101,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class AudioFeatures:
+class AudioFeatures(_Movable):
     """Audio tokens on the time axis of the clip.
 
     Attributes:
@@ -114,31 +121,14 @@ class AudioFeatures:
         index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
         return self.first_center_s + index / self.rate_hz
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same features on ``device``."""
-        return _tensors_to(self, device, non_blocking)
-
 
 @dataclass(frozen=True)
-class TextFeatures:
-    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (None if there is none)."""
+class TextFeatures(_Movable):
+    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (or None)."""
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor | None = None
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same features on ``device``."""
-        return _tensors_to(self, device, non_blocking)
-
-
-def _tensors_to(value: _T, device: torch.device | str, non_blocking: bool) -> _T:
-    moved = {
-        name: item.to(device, non_blocking=non_blocking)
-        for name, item in vars(value).items()
-        if isinstance(item, Tensor | AudioFeatures | TextFeatures)
-    }
-    return replace(value, **moved)
 
 
 def clip_generator(clip_id: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -241,7 +231,7 @@ class V2AModel(nn.Module, ABC):
         captions: Sequence[str] | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> tuple[Tensor, int]:
-        """``[B, T, 3, H, W]`` in [0, 1] to a waveform ``[B, S]`` that covers ``[0, T / fps]`` s, and its sample rate."""
+        """``[B, T, 3, H, W]`` in [0, 1] to a waveform ``[B, S]`` over ``[0, T / fps]`` s, and its sample rate."""
 
 
 class SyncScorer(nn.Module, ABC):
@@ -285,4 +275,5 @@ class ReportsResults(Protocol):
 class ReportsProgress(Protocol):
     """Called as ``progress(steps)`` by long loops in ``components`` so that a caller can draw a bar."""
 
-    def __call__(self, steps: int, /) -> object: ...
+    def __call__(self, steps: int, /) -> object:
+        """``steps`` more steps are done."""

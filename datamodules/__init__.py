@@ -1,0 +1,1 @@
+"""What is fed: LightningDataModules over real mp4 files."""

@@ -1,0 +1,1 @@
+"""What is trained: LightningModules, the Trainer and the command line."""

@@ -1,0 +1,1 @@
+"""Pixels and waveforms to latents and back."""

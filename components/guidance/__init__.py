@@ -1,0 +1,1 @@
+"""Guidance at sampling time."""

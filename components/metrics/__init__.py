@@ -1,0 +1,1 @@
+"""Synchronisation and quality metrics."""

@@ -1,0 +1,1 @@
+"""Video-to-audio models, the inverse that CycleSync needs."""
