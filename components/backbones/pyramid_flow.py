@@ -1,0 +1,108 @@
+"""The interface both Pyramid Flow transformers share: one ordered list of blocks between `embed` and `read_out`."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from components.backbones.column import Column
+from components.backbones.transformer_blocks import ColumnState
+
+
+class PyramidFlowTransformer(nn.Module, ABC):
+    """A diffusion transformer over columns of clips.
+
+    Attributes:
+        dim: width D.
+        num_heads: attention heads.
+        latent_channels: channels C of the latents.
+        patch: side of the square of latent pixels one token covers.
+        config: the constructor's arguments in the spelling of the public ``config.json``.
+    """
+
+    class_name: str
+    config: dict[str, Any]
+    dim: int
+    num_heads: int
+    latent_channels: int
+    patch: int = 2
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in the order they run; each maps a `ColumnState` to a `ColumnState`."""
+
+    @abstractmethod
+    def embed(self, column: Column) -> ColumnState:
+        """Tokens, condition vector, positions and mask of a column."""
+
+    @abstractmethod
+    def read_out(self, state: ColumnState) -> Tensor:
+        """Velocity ``[R, C, t, h, w]`` of the column's last clip."""
+
+    def forward(self, columns: Sequence[Column]) -> list[Tensor]:
+        """Velocity of every column's last clip. Columns do not influence each other."""
+        states = [self.embed(column) for column in columns]
+        for block in self.blocks:
+            states = [block(state) for state in states]
+        return [self.read_out(state) for state in states]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build from the content of a public ``config.json``; entries that only concern its own code are ignored."""
+        known = cls.config_keys()
+        return cls(**{key: value for key, value in config.items() if key in known})
+
+    @classmethod
+    @abstractmethod
+    def config_keys(cls) -> frozenset[str]:
+        """The entries of ``config.json`` that the constructor takes."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> Self:
+        """Load ``config.json`` and the weights of a folder in the public layout.
+
+        Raises:
+            InputError: if the folder or a file is missing, or the weights do not fit the config.
+        """
+        from components.pretrained import load_pretrained
+
+        return load_pretrained(cls, folder)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+        text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2)
+        (folder / "config.json").write_text(text + "\n")
+
+
+def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cut text positions that are padding in every row; the mask is None if no padding is left.
+
+    Exact: real tokens never see padding and the text is discarded at the end.
+    """
+    real = mask.any(dim=0).nonzero()
+    longest = int(real[-1]) + 1 if len(real) else 1
+    tokens, mask = tokens[:, :longest], mask[:, :longest].bool()
+    return tokens, None if bool(mask.all()) else mask
+
+
+def patch_grid(clip: Tensor, patch: int) -> tuple[int, int, int]:
+    """Latent frames, patch rows and patch columns of a clip ``[R, C, t, h, w]``.
+
+    Raises:
+        ValueError: if the clip's sides are not multiples of the patch.
+    """
+    _, _, t, h, w = clip.shape
+    if h % patch or w % patch:
+        raise ValueError(f"latents of {h}x{w} cannot be cut into {patch}x{patch} patches")
+    return t, h // patch, w // patch
