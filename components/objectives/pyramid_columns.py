@@ -1,0 +1,223 @@
+"""The autoregressive pyramid training batch: which frames, at which resolution, with how much noise.
+
+Source: Pyramid Flow (arXiv 2410.05954), sections 3.2-3.3, and its released training recipe. A batch of B clips is
+dealt to columns (clip i to column ``i mod K``); every column has a stage and denoises only the last unit of its
+prefix. What precedes it is history, at lower resolution the older it is, lightly corrupted.
+
+All randomness enters through `ColumnDraws`, so the construction itself is a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.schedules.pyramid_schedule import (
+    PyramidSchedule,
+    downsample_noise,
+    latent_pyramid,
+    upsample_nearest,
+)
+
+
+@dataclass(frozen=True)
+class ColumnDraws:
+    """Random numbers of one column with R rows.
+
+    Attributes:
+        noise: standard normal at full resolution for the frames being denoised, ``[R, C, f, H, W]``.
+        u: uniform in [0, 1), ``[R]``: the noise level inside the stage.
+        history_strength: uniform in [0, 1), ``[R]``; times ``max_history_noise`` it is the share of noise in history.
+        history_noise: standard normal per history clip, *newest first*, each of its clip's shape.
+    """
+
+    noise: Tensor
+    u: Tensor
+    history_strength: Tensor
+    history_noise: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingColumn:
+    """One column ready for the transformer.
+
+    Attributes:
+        stage: pyramid stage, 0 is the coarsest.
+        rows: indices of the column's clips in the batch, ``[R]``.
+        first_frame: latent index of the first frame being denoised.
+        clips: ``[R, C, t, h, w]`` oldest first; the last one is the noisy frame(s).
+        timesteps: ``[R]`` on the 0-1000 scale.
+        local_sigma: ``[R]`` noise level inside the stage.
+        target: velocity ``[R, C, f, h, w]`` the model should give.
+    """
+
+    stage: int
+    rows: Tensor
+    first_frame: int
+    clips: list[Tensor]
+    timesteps: Tensor
+    local_sigma: Tensor
+    target: Tensor
+
+
+def unit_starts(num_latents: int, frames_per_unit: int) -> list[int]:
+    """First latent frame of every unit: the image alone, then ``frames_per_unit`` frames each."""
+    return [0, *range(1, num_latents, frames_per_unit)]
+
+
+def history_clips(
+    pyramid: Sequence[Tensor], stage: int, unit: int, frames_per_unit: int
+) -> list[Tensor]:
+    """Clean history for generating ``unit`` at ``stage``, oldest first.
+
+    The newest unit stands at the stage's own resolution, the one before one level lower, and so on; once the lowest
+    level is reached, everything older is one clip there. ``pyramid`` holds the latents per level, coarsest first.
+    """
+    bounds = [*unit_starts(pyramid[0].shape[2], frames_per_unit), pyramid[0].shape[2]]
+    clips: list[Tensor] = []
+    level, newest = stage, unit
+    while newest > 0:
+        oldest = newest - 1 if level > 0 or not clips else 0
+        clips.append(pyramid[level][:, :, bounds[oldest] : bounds[newest]])
+        level, newest = max(level - 1, 0), oldest
+    return clips[::-1]
+
+
+class AutoregressivePyramid:
+    """Builds training columns.
+
+    Args:
+        schedule: noise levels of the stages.
+        stage_of_column: stage of every column; the public recipe uses 0, 1, 1, 2.
+        frames_per_unit: latent frames generated at a time (public models: 1).
+        max_history_noise: upper end of the uniform share of noise mixed into history.
+        autoregressive: False trains whole clips at one stage without history.
+    """
+
+    def __init__(
+        self,
+        schedule: PyramidSchedule | None = None,
+        stage_of_column: Sequence[int] = (0, 1, 1, 2),
+        frames_per_unit: int = 1,
+        max_history_noise: float = 1 / 3,
+        autoregressive: bool = True,
+    ) -> None:
+        self.schedule = schedule or PyramidSchedule()
+        self.stage_of_column = tuple(stage_of_column)
+        self.frames_per_unit = frames_per_unit
+        self.max_history_noise = max_history_noise
+        self.autoregressive = autoregressive
+        if not set(self.stage_of_column) <= set(range(self.schedule.stages)):
+            raise ValueError(f"stage_of_column {stage_of_column} names a stage outside 0..{self.schedule.stages - 1}")
+
+    @property
+    def num_columns(self) -> int:
+        """K: a batch must be a multiple of it."""
+        return len(self.stage_of_column)
+
+    def num_units(self, num_latents: int) -> int:
+        """Units of a clip of ``num_latents`` latent frames, the image included."""
+        return len(unit_starts(num_latents, self.frames_per_unit))
+
+    def draw(
+        self, latents: Tensor, units_per_stage: Sequence[int], generator: torch.Generator | None
+    ) -> list[ColumnDraws]:
+        """Random numbers for `build`, from ``generator`` (on the latents' device)."""
+        batch, channels, num_latents, height, width = latents.shape
+        device = latents.device
+
+        def uniform(n: int) -> Tensor:
+            return torch.rand(n, generator=generator, device=device)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, device=device)
+
+        draws = []
+        for c, stage in enumerate(self.stage_of_column):
+            rows = len(range(c, batch, self.num_columns))
+            unit, frames = self._last_unit(num_latents, units_per_stage[stage])
+            shapes = []
+            if self.autoregressive:
+                sizes = [
+                    torch.empty(
+                        rows, channels, num_latents, height >> down, width >> down, device="meta"
+                    )
+                    for down in range(self.schedule.stages - 1, -1, -1)
+                ]
+                shapes = [clip.shape for clip in history_clips(sizes, stage, unit, self.frames_per_unit)]
+            draws.append(
+                ColumnDraws(
+                    noise=normal(rows, channels, frames.stop - frames.start, height, width),
+                    u=uniform(rows),
+                    history_strength=uniform(rows),
+                    history_noise=[normal(*shape) for shape in reversed(shapes)],
+                )
+            )
+        return draws
+
+    def build(
+        self, latents: Tensor, units_per_stage: Sequence[int], draws: Sequence[ColumnDraws]
+    ) -> list[TrainingColumn]:
+        """Columns for clips ``latents`` ``[B, C, L, H, W]`` (normalised).
+
+        Args:
+            latents: the clips; B is a multiple of the number of columns.
+            units_per_stage: prefix length in units (image included) for each stage.
+            draws: one per column.
+        """
+        if latents.shape[0] % self.num_columns:
+            raise ValueError(f"a batch of {latents.shape[0]} clips is not a multiple of {self.num_columns} columns")
+        pyramid = latent_pyramid(latents, self.schedule.stages)
+        return [
+            self._column(pyramid, c, units_per_stage[stage], draws[c]) for c, stage in enumerate(self.stage_of_column)
+        ]
+
+    def _last_unit(self, num_latents: int, units: int) -> tuple[int, slice]:
+        """Index and latent frames of the last unit of a prefix of ``units`` units."""
+        if not self.autoregressive:
+            return 0, slice(0, num_latents)
+        bounds = [*unit_starts(num_latents, self.frames_per_unit), num_latents]
+        if not 1 <= units < len(bounds):
+            raise ValueError(f"a prefix of {units} units does not fit a clip of {len(bounds) - 1} units")
+        return units - 1, slice(bounds[units - 1], bounds[units])
+
+    def _column(self, pyramid: Sequence[Tensor], c: int, units: int, draws: ColumnDraws) -> TrainingColumn:
+        stage, schedule = self.stage_of_column[c], self.schedule
+        batch, _, num_latents = pyramid[-1].shape[:3]
+        rows = slice(c, batch, self.num_columns)
+        unit, frames = self._last_unit(num_latents, units)
+
+        noise = draws.noise
+        for _ in range(schedule.stages - 1 - stage):
+            noise = downsample_noise(noise)
+        clean = pyramid[stage][rows, :, frames]
+        end_level = schedule.end_sigma[stage]
+        end = end_level * noise + (1 - end_level) * clean
+        if stage == 0:
+            start = noise
+        else:
+            start_level = schedule.start_sigma[stage]
+            coarse = upsample_nearest(pyramid[stage - 1][rows, :, frames])
+            start = start_level * noise + (1 - start_level) * coarse
+        timesteps, local_sigma = schedule.train_point(stage, draws.u)
+        r = local_sigma.view(-1, 1, 1, 1, 1)
+        clips = []
+        if self.autoregressive:
+            clean_history = history_clips([level[rows] for level in pyramid], stage, unit, self.frames_per_unit)
+            k = (draws.history_strength * self.max_history_noise).view(-1, 1, 1, 1, 1)
+            clips = [
+                (1 - k) * clip + k * extra
+                for clip, extra in zip(clean_history, reversed(draws.history_noise), strict=True)
+            ]
+        return TrainingColumn(
+            stage=stage,
+            rows=torch.arange(batch, device=pyramid[-1].device)[rows],
+            first_frame=frames.start,
+            clips=[*clips, r * start + (1 - r) * end],
+            timesteps=timesteps,
+            local_sigma=local_sigma,
+            target=start - end,
+        )
