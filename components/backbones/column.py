@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from components.attention.rope import rotary_table
-from components.contracts import AudioFeatures, TextFeatures
+from components.contracts import TextFeatures
+
+if TYPE_CHECKING:
+    from components.attention.audio_cross_attention import AudioContext
 
 ClipShape = tuple[int, int, int]
 """Latent frames, rows and columns of a clip in the patch grid."""
@@ -28,13 +32,13 @@ class Column:
         clips: ``[R, C, t_k, h_k, w_k]`` each, oldest first; the last clip is the one being denoised.
         timesteps: ``[R]`` on the 0-1000 scale, float32.
         text: text features of the R rows.
-        audio: audio features of the R rows, for backbones that listen.
+        audio: what the late blocks hear of the R rows' sound, for backbones that listen.
     """
 
     clips: Sequence[Tensor]
     timesteps: Tensor
     text: TextFeatures
-    audio: AudioFeatures | None = None
+    audio: AudioContext | None = None
 
     @property
     def num_rows(self) -> int:

@@ -51,9 +51,9 @@ class MiniFluxTransformer(PyramidFlowTransformer):
     ) -> None:
         super().__init__()
         if sum(axes_dims_rope) != attention_head_dim:
-            raise ValueError(f"axes_dims_rope {list(axes_dims_rope)} must add up to the head width {attention_head_dim}")
+            raise ValueError(f"axes_dims_rope {list(axes_dims_rope)} must add up to head width {attention_head_dim}")
         if in_channels % self.patch**2:
-            raise ValueError(f"in_channels {in_channels} must be a multiple of {self.patch**2} (a 2x2 patch of latents)")
+            raise ValueError(f"in_channels {in_channels} must be a multiple of {self.patch**2} (2x2 latent pixels)")
         self.config: dict[str, Any] = {
             "patch_size": 1,
             "in_channels": in_channels,
@@ -80,21 +80,11 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         self.transformer_blocks = nn.ModuleList(
             JointBlock(dim, heads, 1e-6, ("norm_added_q", "norm_added_k")) for _ in range(num_layers)
         )
-        self.single_transformer_blocks = nn.ModuleList(
-            SingleBlock(dim, heads, 1e-6) for _ in range(num_single_layers)
-        )
+        self.single_transformer_blocks = nn.ModuleList(SingleBlock(dim, heads, 1e-6) for _ in range(num_single_layers))
         self.norm_out = Modulation(dim, 2)
         self.proj_out = nn.Linear(dim, in_channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
-
-    @classmethod
-    def config_keys(cls) -> frozenset[str]:
-        """The entries of ``config.json`` that the constructor takes."""
-        return frozenset(
-            "in_channels num_layers num_single_layers attention_head_dim num_attention_heads joint_attention_dim "
-            "pooled_projection_dim axes_dims_rope use_temporal_causal interp_condition_pos".split()
-        )
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -103,7 +93,8 @@ class MiniFluxTransformer(PyramidFlowTransformer):
 
     def embed(self, column: Column) -> ColumnState:
         """Patches are linear in (row, column, channel) order with the channel fastest."""
-        text, text_mask = trim_text(column.text.tokens, column.text.mask)
+        dtype = self.context_embedder.weight.dtype
+        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
         if column.text.pooled is None:
             raise ValueError("this backbone needs pooled text features; the text encoder gives none")
         shapes = tuple(patch_grid(clip, self.patch) for clip in column.clips)
@@ -112,10 +103,10 @@ class MiniFluxTransformer(PyramidFlowTransformer):
             rearrange(clip, "r c t (h p) (w q) -> r (t h w) (p q c)", p=self.patch, q=self.patch)
             for clip in column.clips
         ]
-        video = self.x_embedder(torch.cat(patches, dim=1))
+        video = self.x_embedder(torch.cat(patches, dim=1).to(dtype))
         return ColumnState(
             tokens=torch.cat([self.context_embedder(text), video], dim=1),
-            condition=self.time_text_embed(column.timesteps, column.text.pooled),
+            condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),
             layout=layout,
             rope=layout_rope(layout, self.axes_dims),
             mask=attention_mask(layout, text_mask, self.temporal_causal),
@@ -127,6 +118,4 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         x = state.tokens[:, -state.layout.num_current :]
         scale, shift = self.norm_out(state.condition)
         x = self.proj_out(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
-        return rearrange(
-            x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch
-        )
+        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)

@@ -120,7 +120,8 @@ class PyramidMMDiT(PyramidFlowTransformer):
         self.temporal_causal = use_temporal_causal
         self.stretch_history = interp_condition_pos
 
-        self.pos_embed = SpatialPatchEmbedding(in_channels, dim, patch_size, pos_embed_max_size, sample_size // patch_size)
+        base_size = sample_size // patch_size
+        self.pos_embed = SpatialPatchEmbedding(in_channels, dim, patch_size, pos_embed_max_size, base_size)
         self.time_text_embed = TimeTextEmbedding(dim, pooled_projection_dim)
         self.context_embedder = nn.Linear(joint_attention_dim, dim)
         self.transformer_blocks = nn.ModuleList(
@@ -132,14 +133,6 @@ class PyramidMMDiT(PyramidFlowTransformer):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    @classmethod
-    def config_keys(cls) -> frozenset[str]:
-        """The entries of ``config.json`` that the constructor takes."""
-        return frozenset(
-            "sample_size patch_size in_channels num_layers attention_head_dim num_attention_heads joint_attention_dim "
-            "pooled_projection_dim pos_embed_max_size use_temporal_causal interp_condition_pos".split()
-        )
-
     @property
     def blocks(self) -> list[nn.Module]:
         """The joint blocks."""
@@ -147,15 +140,16 @@ class PyramidMMDiT(PyramidFlowTransformer):
 
     def embed(self, column: Column) -> ColumnState:
         """Patches by convolution plus the spatial table; time by rotation inside the attention."""
-        text, text_mask = trim_text(column.text.tokens, column.text.mask)
+        dtype = self.context_embedder.weight.dtype
+        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
         if column.text.pooled is None:
             raise ValueError("this backbone needs pooled text features; the text encoder gives none")
         shapes = tuple(patch_grid(clip, self.patch) for clip in column.clips)
         layout = token_layout(shapes, text.shape[1], text.device, self.stretch_history)
-        video = [self.pos_embed(clip, shapes[-1][1:], self.stretch_history) for clip in column.clips]
+        video = [self.pos_embed(clip.to(dtype), shapes[-1][1:], self.stretch_history) for clip in column.clips]
         return ColumnState(
             tokens=torch.cat([self.context_embedder(text), *video], dim=1),
-            condition=self.time_text_embed(column.timesteps, column.text.pooled),
+            condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),
             layout=layout,
             rope=layout_rope(layout, self.axes_dims),
             mask=attention_mask(layout, text_mask, self.temporal_causal),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -55,13 +56,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Build from the content of a public ``config.json``; entries that only concern its own code are ignored."""
-        known = cls.config_keys()
+        known = inspect.signature(cls).parameters
         return cls(**{key: value for key, value in config.items() if key in known})
-
-    @classmethod
-    @abstractmethod
-    def config_keys(cls) -> frozenset[str]:
-        """The entries of ``config.json`` that the constructor takes."""
 
     @classmethod
     def from_pretrained(cls, folder: str) -> Self:
@@ -70,9 +66,12 @@ class PyramidFlowTransformer(nn.Module, ABC):
         Raises:
             InputError: if the folder or a file is missing, or the weights do not fit the config.
         """
-        from components.pretrained import load_pretrained
+        from components.pretrained import load_safetensors, resolve_folder
 
-        return load_pretrained(cls, folder)
+        path = resolve_folder(folder)
+        model = cls.from_config(json.loads((path / "config.json").read_text()))
+        load_safetensors(model, path / "diffusion_pytorch_model.safetensors")
+        return model
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``."""

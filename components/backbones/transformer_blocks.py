@@ -114,18 +114,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
     return rearrange(out, "r h s d -> r s (h d)")
 
 
+class _Projection(nn.Module):
+    """A linear layer one level down, where the checkpoints keep it."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
 class FeedForward(nn.Module):
     """Linear to 4 D, tanh-GELU, linear back; keys ``net.0.proj`` and ``net.2`` as in the checkpoints."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        expand = nn.Module()
-        expand.proj = nn.Linear(dim, 4 * dim)
-        self.net = nn.ModuleList([expand, nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.ModuleList([_Projection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` to ``[..., D]``."""
-        return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))
+        expand, _, contract = self.net
+        return contract(F.gelu(expand(x), approximate="tanh"))
 
 
 class SelfAttention(nn.Module):
@@ -178,9 +188,7 @@ class JointAttention(SelfAttention):
 
     def forward(self, text: Tensor, video: Tensor, state: ColumnState) -> tuple[Tensor | None, Tensor]:
         """Text ``[R, M, D]`` and video ``[R, N, D]`` to their attention outputs (text None in a last block)."""
-        q, k, v = (
-            torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True)
-        )
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
         out = attend(q, k, v, state)
         text_out, video_out = out.split([text.shape[1], video.shape[1]], dim=1)
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
@@ -218,9 +226,7 @@ class JointBlock(nn.Module):
             scale_text, shift_text = text_modulation
         else:
             shift_text, scale_text, *rest = text_modulation
-        text_out, video_out = self.attn(
-            modulate(text, shift_text, scale_text), modulate(video, shift, scale), state
-        )
+        text_out, video_out = self.attn(modulate(text, shift_text, scale_text), modulate(video, shift, scale), state)
         video = video + gate * video_out
         video = video + gate_mlp * self.ff(modulate(video, shift_mlp, scale_mlp))
         if not self.last:

@@ -42,9 +42,7 @@ class MotionAwareLoss(nn.Module):
             raise ValueError(f"the motion weight must not be negative, got {weight}")
         self.weight = weight
 
-    def forward(
-        self, prediction: Tensor, target: Tensor, clean: Tensor, previous: Tensor | None
-    ) -> MotionAwareTerms:
+    def forward(self, prediction: Tensor, target: Tensor, clean: Tensor, previous: Tensor | None) -> MotionAwareTerms:
         """Per-clip loss.
 
         Args:

@@ -68,9 +68,7 @@ def unit_starts(num_latents: int, frames_per_unit: int) -> list[int]:
     return [0, *range(1, num_latents, frames_per_unit)]
 
 
-def history_clips(
-    pyramid: Sequence[Tensor], stage: int, unit: int, frames_per_unit: int
-) -> list[Tensor]:
+def history_clips(pyramid: Sequence[Tensor], stage: int, unit: int, frames_per_unit: int) -> list[Tensor]:
     """Clean history for generating ``unit`` at ``stage``, oldest first.
 
     The newest unit stands at the stage's own resolution, the one before one level lower, and so on; once the lowest
@@ -142,9 +140,7 @@ class AutoregressivePyramid:
             shapes = []
             if self.autoregressive:
                 sizes = [
-                    torch.empty(
-                        rows, channels, num_latents, height >> down, width >> down, device="meta"
-                    )
+                    torch.empty(rows, channels, num_latents, height >> down, width >> down, device="meta")
                     for down in range(self.schedule.stages - 1, -1, -1)
                 ]
                 shapes = [clip.shape for clip in history_clips(sizes, stage, unit, self.frames_per_unit)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class PyramidSchedule:
         lengths = np.array([a - b for a, b in zip(self.start_sigma, self.end_sigma, strict=True)])
         edges = [0.0, *(np.cumsum(lengths) / lengths.sum())]
         edges[-1] = 1.0
-        self.timestep_ratio = [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        self.timestep_ratio = [(float(a), float(b)) for a, b in pairwise(edges)]
 
         self.train_timesteps: list[Tensor] = []
         for first, last in self.timestep_ratio:
@@ -104,7 +105,7 @@ def euler_step(sample: Tensor, velocity: Tensor, local_from: float, local_to: fl
 
 
 def jump_to_stage(sample: Tensor, block_noise: Tensor, alpha: float, beta: float) -> Tensor:
-    """Carry latents ``[B, C, T, h, w]`` into the next stage: ``alpha * up(x) + beta * n`` of shape ``[B, C, T, 2h, 2w]``."""
+    """Carry latents ``[B, C, T, h, w]`` into the next stage, twice as high and wide: ``alpha * up(x) + beta * n``."""
     return alpha * upsample_nearest(sample) + beta * block_noise
 
 

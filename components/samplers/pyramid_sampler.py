@@ -1,0 +1,207 @@
+"""Autoregressive pyramid sampling: unit by unit, stage by stage, from noise to latents.
+
+Source: Pyramid Flow (arXiv 2410.05954), section 3.3 and Algorithm 1, with Syncphony's audio sync guidance at every
+stage of every unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.attention.audio_cross_attention import AudioContext
+from components.backbones.column import Column
+from components.backbones.syncphony_dit import SyncphonyDiT
+from components.contracts import ReportsProgress, TextFeatures
+from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
+from components.objectives.pyramid_columns import history_clips, unit_starts
+from components.samplers.sampling_noise import SamplingNoise
+from components.schedules.pyramid_schedule import (
+    PyramidSchedule,
+    downsample_noise,
+    euler_step,
+    jump_to_stage,
+    latent_pyramid,
+)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch of B clips is generated from.
+
+    Attributes:
+        text: features of the prompts.
+        negative_text: features of the negative prompts; only read where text guidance is on.
+        audio: keys and values of the audio layers for all latent frames, or None to run off-sync.
+    """
+
+    text: TextFeatures
+    negative_text: TextFeatures | None
+    audio: AudioContext | None
+
+
+class PyramidSampler:
+    """Samples latents from an image (or from text alone), text and sound.
+
+    Args:
+        schedule: noise levels of the stages.
+        video_steps: Euler steps per stage for every generated unit after the image.
+        image_steps: Euler steps per stage when the image itself is generated (text-to-video).
+        video_text_scale: text guidance on video units (1: off, no negative branch is run).
+        image_text_scale: text guidance on a generated image.
+        sync_scale: audio sync guidance w (0: off, no off-sync branch is run).
+        frames_per_unit: latent frames generated at a time.
+    """
+
+    def __init__(
+        self,
+        schedule: PyramidSchedule | None = None,
+        video_steps: Sequence[int] = (10, 10, 10),
+        image_steps: Sequence[int] = (20, 20, 20),
+        video_text_scale: float = 4.0,
+        image_text_scale: float = 7.0,
+        sync_scale: float = 2.0,
+        frames_per_unit: int = 1,
+    ) -> None:
+        self.schedule = schedule or PyramidSchedule()
+        for name, steps in (("video_steps", video_steps), ("image_steps", image_steps)):
+            if len(steps) != self.schedule.stages or min(steps) < 1:
+                raise ValueError(f"{name} {list(steps)} must name at least one step for {self.schedule.stages} stages")
+        self.video_steps = tuple(video_steps)
+        self.image_steps = tuple(image_steps)
+        self.video_text_scale = video_text_scale
+        self.image_text_scale = image_text_scale
+        self.sync_scale = sync_scale
+        self.frames_per_unit = frames_per_unit
+
+    def num_steps(self, num_latents: int, from_image: bool) -> int:
+        """Denoising steps of one clip (what ``progress`` adds up to)."""
+        units = len(unit_starts(num_latents, self.frames_per_unit)) - 1
+        return units * sum(self.video_steps) + (0 if from_image else sum(self.image_steps))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: SyncphonyDiT,
+        conditions: Conditions,
+        shape: Sequence[int],
+        noise: SamplingNoise,
+        image_latent: Tensor | None = None,
+        sync_scale: float | None = None,
+        off_sync: bool = False,
+        progress: ReportsProgress | None = None,
+        on_stage: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Latents ``[B, C, L, h, w]``.
+
+        Args:
+            model: the transformer.
+            conditions: text and sound of the B clips.
+            shape: ``(B, C, L, h, w)`` of the result.
+            noise: where the random numbers come from.
+            image_latent: frame 0 ``[B, C, 1, h, w]``; None generates it.
+            sync_scale: audio sync guidance instead of the sampler's own.
+            off_sync: generate with the audio layers skipped (the paper's off-sync model).
+            progress: called after every step.
+            on_stage: if given, the latents at the end of every unit's every stage are appended.
+        """
+        schedule = self.schedule
+        # Slice g of the noise belongs to the g-th generated unit (with a given image the last slice stays unused).
+        level0_noise = noise.initial(shape)
+        for _ in range(schedule.stages - 1):
+            level0_noise = downsample_noise(level0_noise)
+        listens = conditions.audio is not None and not off_sync
+        sync = AudioSyncGuidance((self.sync_scale if sync_scale is None else sync_scale) if listens else 0.0)
+
+        latents = image_latent
+        bounds = [*unit_starts(shape[2], self.frames_per_unit), shape[2]]
+        first_unit = 0 if image_latent is None else 1
+        noise_at = 0
+        for unit in range(first_unit, len(bounds) - 1):
+            frames = bounds[unit + 1] - bounds[unit]
+            text = TextGuidance(self.image_text_scale if unit == 0 else self.video_text_scale)
+            pyramid = [] if latents is None else latent_pyramid(latents, schedule.stages)
+            x = level0_noise[:, :, noise_at : noise_at + frames]
+            noise_at += frames
+            for stage, steps in enumerate(self.image_steps if unit == 0 else self.video_steps):
+                if stage > 0:
+                    up_shape = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
+                    alpha, beta = schedule.jump(stage)
+                    x = jump_to_stage(x, noise.block(unit - first_unit, stage, up_shape, schedule.gamma), alpha, beta)
+                history = history_clips(pyramid, stage, unit, self.frames_per_unit) if pyramid else []
+                timesteps, local = schedule.inference_points(stage, steps)
+                for j, timestep in enumerate(timesteps):
+                    branches = evaluate_branches(
+                        model, [*history, x], timestep, conditions, text.enabled, sync.enabled, not listens
+                    )
+                    x = euler_step(x, guided_velocity(branches, text, sync), local[j], local[j + 1])
+                    if progress is not None:
+                        progress(1)
+                if on_stage is not None:
+                    on_stage.append(x)
+            latents = x if latents is None else torch.cat([latents, x], dim=2)
+        if latents is None:
+            raise ValueError("nothing to sample: the clip has no latent frame")
+        return latents
+
+
+def evaluate_branches(
+    model: SyncphonyDiT,
+    clips: Sequence[Tensor],
+    timestep: float,
+    conditions: Conditions,
+    negative: bool,
+    off_sync_too: bool,
+    off_sync: bool = False,
+) -> Branches:
+    """The velocities guidance needs, in one batched call.
+
+    The positive rows come first, negative ones behind them; off-sync twins fork from the positive rows where the first
+    audio layer stands, so that everything before is computed once.
+
+    Args:
+        model: the transformer.
+        clips: history and current clip, ``[B, C, t, h, w]`` each.
+        timestep: the same for all rows.
+        conditions: text and sound.
+        negative: also run the negative prompt.
+        off_sync_too: also run the positive prompt with the audio layers skipped.
+        off_sync: run everything with the audio layers skipped.
+    """
+    rows = clips[-1].shape[0]
+    device = clips[-1].device
+    text, audio = conditions.text, conditions.audio
+    if negative:
+        if conditions.negative_text is None:
+            raise ValueError("text guidance is on but there is no negative prompt")
+        text = stack_text(text, conditions.negative_text)
+        twice = torch.arange(rows, device=device).repeat(2)
+        clips = [clip[twice] for clip in clips]
+        audio = None if audio is None else audio.rows(twice)
+    column = Column(clips, torch.full((clips[-1].shape[0],), timestep, device=device), text, audio)
+    twins = torch.arange(rows, device=device) if off_sync_too else None
+    velocity = model([column], off_sync=off_sync, off_sync_twins=twins)[0].float()
+    return Branches(
+        positive=velocity[:rows],
+        negative=velocity[rows : 2 * rows] if negative else None,
+        off_sync=velocity[-rows:] if off_sync_too else None,
+    )
+
+
+def stack_text(first: TextFeatures, second: TextFeatures) -> TextFeatures:
+    """Rows of ``second`` behind those of ``first``; the shorter one is padded with masked tokens."""
+    length = max(first.tokens.shape[1], second.tokens.shape[1])
+
+    def padded(features: TextFeatures) -> tuple[Tensor, Tensor]:
+        extra = length - features.tokens.shape[1]
+        tokens = torch.nn.functional.pad(features.tokens, (0, 0, 0, extra))
+        return tokens, torch.nn.functional.pad(features.mask, (0, extra))
+
+    tokens, masks = zip(padded(first), padded(second), strict=True)
+    pooled = None
+    if first.pooled is not None and second.pooled is not None:
+        pooled = torch.cat([first.pooled, second.pooled])
+    return TextFeatures(torch.cat(tokens), torch.cat(masks), pooled)
