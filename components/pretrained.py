@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from components.errors import InputError
 
@@ -108,3 +109,13 @@ def _listed(what: str, keys: Sequence[str], others: Iterable[str]) -> str:
 def _with_nearest(key: str, pool: list[str]) -> str:
     nearest = difflib.get_close_matches(key, pool, n=1)
     return f"{key} (nearest: {nearest[0]})" if nearest else key
+
+
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and bytes: the identity of weights wherever they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

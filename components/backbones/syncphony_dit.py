@@ -76,6 +76,9 @@ class SyncphonyDiT(nn.Module):
             for module in self._frozen_modules():
                 module.to(getattr(torch, frozen_dtype))
 
+    def _listeners(self) -> list[AudioCrossAttention]:
+        return [layer for layer in self.audio_layers or () if isinstance(layer, AudioCrossAttention)]
+
     def _head(self) -> list[nn.Module]:
         return [self.backbone.get_submodule(name) for name in ("norm_out", "proj_out")]
 
@@ -97,11 +100,11 @@ class SyncphonyDiT(nn.Module):
 
         They depend on the sound alone: compute once per clip, use in every denoising step.
         """
-        if self.audio_embedder is None or self.audio_layers is None:
+        if self.audio_embedder is None:
             return None
         windows = self.timeline.windows(audio, num_latents, self.backbone.dim // self.backbone.num_heads)
         embedded = self.audio_embedder(audio.tokens)
-        return AudioContext(windows, tuple(layer.hear(embedded, windows) for layer in self.audio_layers))
+        return AudioContext(windows, tuple(layer.hear(embedded, windows) for layer in self._listeners()))
 
     def forward(
         self, columns: Sequence[Column], off_sync: bool = False, off_sync_twins: Tensor | None = None
@@ -137,11 +140,11 @@ class SyncphonyDiT(nn.Module):
 
     def _hear(self, i: int, state: ColumnState, column: Column) -> ColumnState:
         """Add audio layer ``i`` to the video tokens of the column's own rows (not to off-sync twins behind them)."""
-        if column.audio is None or self.audio_layers is None:
+        if column.audio is None:
             raise ValueError("a column without audio can only run off-sync")
         rows, m = column.num_rows, state.layout.num_text
         context = column.audio
-        change = self.audio_layers[i](state.tokens[:rows], state.layout, context.layers[i], context.windows)
+        change = self._listeners()[i](state.tokens[:rows], state.layout, context.layers[i], context.windows)
         tokens = state.tokens
         heard = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)
         return state.with_tokens(heard if rows == tokens.shape[0] else torch.cat([heard, tokens[rows:]], dim=0))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from components.objectives.pyramid_columns import TrainingColumn
+from components.schedules.pyramid_schedule import latent_pyramid
 
 
 @dataclass(frozen=True)
@@ -57,3 +61,22 @@ class MotionAwareLoss(nn.Module):
             return MotionAwareTerms(base, base, base.new_zeros(base.shape))
         motion = (error * (clean - previous).float().square()).flatten(1).mean(dim=1)
         return MotionAwareTerms(base + self.weight * motion, base, motion)
+
+    def over_columns(
+        self, columns: Sequence[TrainingColumn], velocities: Sequence[Tensor], clean_latents: Tensor, stages: int
+    ) -> list[MotionAwareTerms]:
+        """Per-clip loss of every training column.
+
+        Args:
+            columns: what was asked of the model.
+            velocities: what it answered.
+            clean_latents: the clips' latents ``[B, C, L, H, W]`` in one scale (`VideoCodec.uniform_scale`).
+            stages: number of pyramid stages.
+        """
+        pyramid = latent_pyramid(clean_latents, stages)
+        terms = []
+        for column, velocity in zip(columns, velocities, strict=True):
+            level, first, frames = pyramid[column.stage][column.rows], column.first_frame, column.target.shape[2]
+            previous = None if first == 0 else level[:, :, first - 1 : first - 1 + frames]
+            terms.append(self(velocity, column.target, level[:, :, first : first + frames], previous))
+        return terms

@@ -1,0 +1,343 @@
+"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks listen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from components.backbones.column import Column
+from components.backbones.syncphony_dit import SyncphonyDiT
+from components.contracts import (
+    AudioEncoder,
+    AudioFeatures,
+    ClipBatch,
+    Generation,
+    TextEncoder,
+    TextFeatures,
+    VideoCodec,
+    clip_generator,
+)
+from components.errors import InputError
+from components.objectives.motion_aware import MotionAwareLoss
+from components.objectives.prefix_lengths import stratified_n, units_per_stage
+from components.objectives.pyramid_columns import AutoregressivePyramid
+from components.pretrained import sha256_of_tensors
+from components.samplers.pyramid_sampler import Conditions, PyramidSampler
+from components.samplers.sampling_noise import ClipNoise
+
+VARIANTS = ("w0", "off_sync")
+
+
+class SyncphonyModule(L.LightningModule):
+    """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
+
+    The same class pre-trains a backbone without sound: give the transformer ``audio_dim: null``.
+
+    Args:
+        dit: the transformer; its constructor says which parameters train.
+        codec: pixels to latents and back; frozen.
+        text_encoder: prompts to features; frozen.
+        audio_encoder: sound to features, frozen; None for a model without audio layers.
+        optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
+        lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
+        pyramid: how training columns are built.
+        loss: the motion-aware loss.
+        sampler: how latents are sampled, including the guidance scales.
+        shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
+        text_dropout: probability of training a row on the empty prompt.
+        negative_prompt: what text guidance pushes away from.
+        prompt_suffix: appended to every prompt when sampling.
+        variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
+        noise_seed: seed of everything random in training and sampling.
+
+    Raises:
+        InputError: if a variant is unknown, or the audio encoder does not fit the transformer.
+    """
+
+    def __init__(
+        self,
+        dit: SyncphonyDiT,
+        codec: VideoCodec,
+        text_encoder: TextEncoder,
+        audio_encoder: AudioEncoder | None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        pyramid: AutoregressivePyramid | None = None,
+        loss: MotionAwareLoss | None = None,
+        sampler: PyramidSampler | None = None,
+        shortest_prefix: int = 2,
+        text_dropout: float = 0.1,
+        negative_prompt: str = "",
+        prompt_suffix: str = "",
+        variants: Sequence[str] = (),
+        noise_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(variants) - set(VARIANTS))
+        if unknown:
+            raise InputError(f"variants names {unknown}: choose from {list(VARIANTS)}.")
+        if (audio_encoder is None) != (dit.audio_embedder is None):
+            raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
+        if codec.latent_channels != dit.backbone.latent_channels:
+            raise InputError(
+                f"the codec has {codec.latent_channels} latent channels but the backbone takes "
+                f"{dit.backbone.latent_channels}: set the backbone's in_channels to {codec.latent_channels * 4}."
+            )
+        if codec.temporal_factor != dit.timeline.temporal_factor:
+            raise InputError(
+                f"dit.timeline.temporal_factor is {dit.timeline.temporal_factor} but the codec's is "
+                f"{codec.temporal_factor}: set them equal."
+            )
+        self.dit = dit
+        self.codec = codec.requires_grad_(False)
+        self.text_encoder = text_encoder.requires_grad_(False)
+        self.audio_encoder = None if audio_encoder is None else audio_encoder.requires_grad_(False)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.pyramid = pyramid or AutoregressivePyramid()
+        self.loss = loss or MotionAwareLoss()
+        self.sampler = sampler or PyramidSampler()
+        self.shortest_prefix = shortest_prefix
+        self.text_dropout = text_dropout
+        self.negative_prompt = negative_prompt
+        self.prompt_suffix = prompt_suffix
+        self.variants = tuple(variants)
+        self.noise_seed = noise_seed
+        self.strict_loading = False  # checkpoints hold trainable weights; `on_load_checkpoint` checks the rest
+
+    def train(self, mode: bool = True) -> SyncphonyModule:
+        """Training mode for the transformer only; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.codec, self.text_encoder, self.audio_encoder):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """One group with and one without weight decay (norms and biases), trainable parameters only."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        if not trainable:
+            raise InputError("nothing to train: first_late_block leaves no late block and train_head is off.")
+        groups = [
+            {"params": [p for p in trainable if p.ndim > 1]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Motion-aware loss of one autoregressive pyramid batch."""
+        calls = batch_idx if batch.position is None else batch.position // len(batch)
+        logs = self._losses(batch, calls, torch.Generator(self.device).manual_seed(self._seed(calls)))
+        self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
+        self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return logs["loss"]
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+        """Guided generation and the variants asked for; callbacks judge them."""
+        return self._evaluate(batch, "validating")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+        """As `validation_step`."""
+        return self._evaluate(batch, "testing")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+        """Guided generation from first frames and sounds."""
+        return self._generation(batch, self.generate(batch, label="generating"))
+
+    def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
+        settings: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
+        variants = {
+            name: self._generation(batch, self.generate(batch, label=f"{label}, {name}", **settings[name]))
+            for name in self.variants
+        }
+        guided = self._generation(batch, self.generate(batch, label=label))
+        return replace(guided, variants=variants)
+
+    def _generation(self, batch: ClipBatch, video: Tensor) -> Generation:
+        return Generation(video, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: ClipBatch,
+        sync_scale: float | None = None,
+        off_sync: bool = False,
+        label: str = "generating",
+    ) -> Tensor:
+        """Videos ``[B, T, 3, H, W]`` in [0, 1] from the first frames, captions and sound of ``batch``.
+
+        The length is that of the batch's video, or of its sound where only a first frame is given. A clip's noise is
+        seeded by its name, so it is the same in every batch and for every setting of the guidance.
+
+        Args:
+            batch: what to generate from; only frame 0 of its video is used.
+            sync_scale: audio sync guidance instead of the sampler's own.
+            off_sync: skip the audio layers.
+            label: what the progress bar says.
+        """
+        frames = batch.video.shape[1] if batch.video.shape[1] > 1 else self._frames_of_sound(batch)
+        num_latents = self.codec.num_latents(frames)
+        generators = [clip_generator(name, self.noise_seed, self.device) for name in batch.ids]
+        image = self.codec.encode(self._pixels(batch.video[:, :1]), generators)
+        prompts = [caption + self.prompt_suffix for caption in batch.captions]
+        conditions = Conditions(
+            text=self.text_encoder(prompts),
+            negative_text=self.text_encoder([self.negative_prompt] * len(batch)),
+            audio=None if off_sync else self._listen(self._hear(batch), num_latents),
+        )
+        shape = (len(batch), self.codec.latent_channels, num_latents, *image.shape[-2:])
+        with tqdm(
+            total=self.sampler.num_steps(num_latents, from_image=True),
+            desc=label,
+            unit="step",
+            leave=False,
+            disable=self._trainer is not None and not self.trainer.is_global_zero,
+        ) as bar:
+            latents = self.sampler.sample(
+                self.dit,
+                conditions,
+                shape,
+                ClipNoise(generators),
+                image_latent=image,
+                sync_scale=sync_scale,
+                off_sync=off_sync,
+                progress=bar.update,
+            )
+        return self.codec.decode(latents).float().add(1).div(2).clamp_(0, 1)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the transformer, late blocks merged in, as a folder in the public layout."""
+        self.dit.backbone.save_pretrained(folder)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trainable weights only, and the identity of what they were trained on top of."""
+        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
+        checkpoint["frozen_sha256"] = self._frozen_identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that does not hold exactly the trainable weights, or was made on other frozen weights.
+
+        Raises:
+            InputError: naming the keys or the mismatch.
+        """
+        found = checkpoint["state_dict"]
+        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+        shapes = [k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape]
+        if missing or unexpected or shapes:
+            raise InputError(
+                f"the checkpoint does not fit this model: missing {missing[:10]}, unexpected {unexpected[:10]}, "
+                f"of another shape {sorted(shapes)[:10]}; use the config the checkpoint was made with."
+            )
+        frozen = checkpoint.get("frozen_sha256")
+        if frozen is not None and frozen != self._frozen_identity():
+            raise InputError(
+                "the checkpoint was trained on top of other frozen weights than this config loads "
+                f"(sha256 {frozen[:12]}..., here {self._frozen_identity()[:12]}...): point the backbone at those weights."
+            )
+
+    def _frozen_identity(self) -> str:
+        if not hasattr(self, "_frozen_sha256"):
+            frozen = {n: p for n, p in self.dit.named_parameters() if not p.requires_grad}
+            self._frozen_sha256 = sha256_of_tensors(frozen)
+        return self._frozen_sha256
+
+    def _seed(self, call: int) -> int:
+        return (self.noise_seed << 40) ^ (call << 12) ^ self.global_rank
+
+    def _pixels(self, video: Tensor) -> Tensor:
+        return video.float() / 127.5 - 1
+
+    def _frames_of_sound(self, batch: ClipBatch) -> int:
+        """Frames of the longest clip that the sound covers and the codec can make."""
+        seconds = batch.audio.shape[1] / batch.sample_rate
+        frames = int(seconds * batch.fps + 0.01)
+        factor = self.codec.temporal_factor
+        if frames < 1 + factor:
+            raise InputError(
+                f"the sound of {batch.ids[0]} lasts {seconds:.2f} s, shorter than the shortest video "
+                f"({(1 + factor) / batch.fps:.2f} s): give a longer sound."
+            )
+        return 1 + (frames - 1) // factor * factor
+
+    def _hear(self, batch: ClipBatch) -> AudioFeatures | None:
+        if self.audio_encoder is None:
+            return None
+        if abs(batch.fps - self.dit.timeline.fps) > 1e-6:
+            raise InputError(
+                f"the clips have {batch.fps} frames per second but dit.timeline.fps is {self.dit.timeline.fps}: "
+                "set the data module's fps to match."
+            )
+        if batch.audio_features is not None:
+            return batch.audio_features
+        with torch.no_grad():
+            return self.audio_encoder(batch.audio, batch.sample_rate)
+
+    def _listen(self, features: AudioFeatures | None, num_latents: int) -> Any:
+        return None if features is None else self.dit.listen(features, num_latents)
+
+    def _losses(self, batch: ClipBatch, call: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Total loss, its parts, and the parts per stage."""
+        with torch.no_grad():
+            latents = (
+                batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
+            )
+            dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
+            prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+            text = self.text_encoder(prompts)
+        features = self._hear(batch)
+        stages = self.pyramid.schedule.stages
+        num_units = self.pyramid.num_units(latents.shape[2])
+        n = stratified_n(call, self.global_rank, self._world_size(), num_units, self.shortest_prefix, self.noise_seed)
+        units = units_per_stage(n, num_units, stages, self.shortest_prefix)
+        columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
+        inputs = [
+            Column(
+                clips=column.clips,
+                timesteps=column.timesteps,
+                text=select_text(text, column.rows),
+                audio=self._listen(select_audio(features, column.rows), column.first_frame + column.target.shape[2]),
+            )
+            for column in columns
+        ]
+        velocities = self.dit(inputs, off_sync=features is None)
+        terms = self.loss.over_columns(columns, velocities, self.codec.uniform_scale(latents), stages)
+        logs = {
+            "loss": torch.cat([t.total for t in terms]).mean(),
+            "base": torch.cat([t.base.detach() for t in terms]).mean(),
+            "motion": torch.cat([t.motion.detach() for t in terms]).mean(),
+        }
+        for stage in range(stages):
+            mine = [t for t, column in zip(terms, columns, strict=True) if column.stage == stage]
+            if mine:
+                logs[f"base_stage{stage}"] = torch.cat([t.base.detach() for t in mine]).mean()
+                logs[f"motion_stage{stage}"] = torch.cat([t.motion.detach() for t in mine]).mean()
+        return logs
+
+    def _world_size(self) -> int:
+        return 1 if self._trainer is None else self.trainer.world_size
+
+
+def select_text(text: TextFeatures, rows: Tensor) -> TextFeatures:
+    """The text features of the clips ``rows``."""
+    return TextFeatures(text.tokens[rows], text.mask[rows], None if text.pooled is None else text.pooled[rows])
+
+
+def select_audio(audio: AudioFeatures | None, rows: Tensor) -> AudioFeatures | None:
+    """The audio features of the clips ``rows``."""
+    return None if audio is None else replace(audio, tokens=audio.tokens[rows], mask=audio.mask[rows])
