@@ -137,10 +137,7 @@ class CycleSync(Metric):
         num_videos: int,
         tolerance_s: float = 1 / 24,
         extra_tolerances_s: Sequence[float] = (0.05, 0.1, 0.2),
-        undefined: NORMAL_95 = NormalDist().inv_cdf(0.975)
-"""Half-width of the 95 % interval of a standard normal variable, 1.96 to three digits."""
-
-UndefinedPolicy = "skip",
+        undefined: UndefinedPolicy = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
