@@ -1,0 +1,245 @@
+"""Clips of equal length cut out of recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from components.contracts import ClipBatch
+from components.errors import InputError
+from components.media.reader import MediaInfo, MediaReader
+from datamodules.consumed_sampler import SampleKey
+from datamodules.records import ClipRecord
+from datamodules.unusable_clips import UnusableClips
+
+SILENCE_PEAK = 10 ** (-60 / 20)
+# Header durations are rounded to the container's ticks; a clip may reach beyond them by this much.
+_HEADER_SLACK_S = 0.005
+
+_Cut = tuple[float, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields."""
+
+    id: str
+    video_id: str
+    video: Tensor
+    audio: Tensor
+    caption: str
+    transcript: str | None
+    onsets: tuple[float, ...] | None
+    position: int
+    valid: bool
+
+
+@dataclass(frozen=True)
+class ClipFormat:
+    """Shape of every clip of a set.
+
+    Attributes:
+        num_frames: frames per clip.
+        fps: frames per second.
+        height: rows.
+        width: columns.
+        sample_rate: sound samples per second.
+
+    Raises:
+        InputError: a number is not positive.
+    """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise InputError(f"{name} is {value}; it must be positive")
+
+    @property
+    def duration_s(self) -> float:
+        """Length of a clip in seconds."""
+        return self.num_frames / self.fps
+
+    @property
+    def num_samples(self) -> int:
+        """Sound samples per clip."""
+        return round(self.duration_s * self.sample_rate)
+
+
+class ClipDataset(Dataset[Clip]):
+    """Map-style set of clips; a ``SampleKey`` (or a plain index) picks one.
+
+    Args:
+        records: the recordings.
+        form: what every clip looks like.
+        clipping: "random" cuts one clip at a random place, drawn from the seed and the sample's position alone;
+            "fixed" cuts ``clips_per_video`` clips at evenly spaced places, from the beginning to the end.
+        clips_per_video: clips per recording ("fixed" only).
+        single_clip: where a single fixed clip begins: at the recording's start, or so that it lies in the centre.
+        seed: decides the random places.
+        cache: keep each recording (at this rate and size) in memory after its first use. Random clips are then slices
+            of it and begin on its frames. Every loader worker has a memory of its own.
+        on_corrupt: "error" ends the run at a file that cannot be used, "skip" reports it and takes another one.
+        max_corrupt_fraction: share of the recordings that may be skipped.
+        allow_silence: report silent clips and use them (training) instead of raising (evaluation).
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        form: ClipFormat,
+        clipping: Literal["random", "fixed"],
+        clips_per_video: int = 1,
+        single_clip: Literal["start", "center"] = "center",
+        seed: int = 0,
+        cache: bool = False,
+        on_corrupt: Literal["error", "skip"] = "error",
+        max_corrupt_fraction: float = 0.01,
+        allow_silence: bool | None = None,
+    ) -> None:
+        if clips_per_video < 1:
+            raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
+        self.records, self.form, self.clipping, self.seed = list(records), form, clipping, seed
+        self.clips_per_video = clips_per_video if clipping == "fixed" else 1
+        self.single_clip, self.on_corrupt = single_clip, on_corrupt
+        self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
+        self.unusable = UnusableClips(self.records, max_corrupt_fraction)
+        self._cache: dict[tuple[int, int], _Cut] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.records) * self.clips_per_video
+
+    def __getitem__(self, key: SampleKey | int) -> Clip:
+        key = key if isinstance(key, SampleKey) else SampleKey(key)
+        index, part = divmod(key.item, self.clips_per_video)
+        for candidate in self._candidates(index, key):
+            if self.unusable.known(candidate):
+                continue
+            try:
+                # In evaluation a stand-in must not be counted: its own turn comes anyway.
+                stand_in = key.position < 0 and candidate != index
+                return self._clip(candidate, part, key, valid=key.valid and not stand_in)
+            except InputError as reason:
+                if self.on_corrupt == "error":
+                    raise
+                self.unusable.report(candidate, reason)
+        raise InputError(f"none of the {len(self.records)} clips can be used; see the reports above")
+
+    def _candidates(self, index: int, key: SampleKey) -> Iterator[int]:
+        """The record itself, then the others in an order that depends on the seed and the sample alone."""
+        yield index
+        yield from _generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
+
+    def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
+        record, form = self.records[index], self.form
+        start_s, video, audio = self._cut(index, part, key)
+        end_s = start_s + form.duration_s
+        if float(audio.abs().max()) < SILENCE_PEAK:
+            span = f"{start_s:.3f}..{end_s:.3f} s"
+            if not self.allow_silence:
+                raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
+            self.unusable.report_silent(index, span)
+        onsets = None
+        if record.onsets is not None:
+            onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
+        if self.clipping == "random":
+            name = f"{record.id}@{start_s:.3f}"
+        else:
+            name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
+        return Clip(
+            id=name,
+            video_id=record.video_id,
+            video=video,
+            audio=audio,
+            caption=record.caption,
+            transcript=record.transcript,
+            onsets=onsets,
+            position=key.position,
+            valid=valid,
+        )
+
+    def _cut(self, index: int, part: int, key: SampleKey) -> _Cut:
+        """Start in seconds, picture and sound of one clip."""
+        form, path = self.form, self.records[index].path
+        if self._cache is None:
+            return self._read(path, self._place(part, key), form.num_frames)
+        if self.clipping == "fixed":
+            if (index, part) not in self._cache:
+                self._cache[index, part] = self._read(path, self._place(part, key), form.num_frames)
+            return self._cache[index, part]
+        if (index, 0) not in self._cache:
+            self._cache[index, 0] = self._read(path, 0.0, None)
+        begin_s, video, audio = self._cache[index, 0]
+        spare = len(video) - form.num_frames
+        frame = min(int(self._place(part, key) * (spare + 1)), spare)
+        sample = min(round(frame / form.fps * form.sample_rate), len(audio) - form.num_samples)
+        return (
+            begin_s + frame / form.fps,
+            video[frame : frame + form.num_frames],
+            audio[sample : sample + form.num_samples],
+        )
+
+    def _read(self, path: Path, place: float, num_frames: int | None) -> _Cut:
+        """Reads a clip that begins at ``place`` (0 to 1) of the possible starts, or (None) everything usable."""
+        form = self.form
+        with MediaReader(path) as media:
+            begin_s, end_s = self._usable_span_s(media.info)
+            start_s = begin_s + place * max(0.0, end_s - begin_s - form.duration_s)
+            if num_frames is None:
+                num_frames = max(form.num_frames, int((end_s - begin_s + _HEADER_SLACK_S) * form.fps))
+            video = media.video(start_s, num_frames, form.fps, form.height, form.width)
+            audio = media.audio(start_s, round(num_frames / form.fps * form.sample_rate), form.sample_rate)
+        return start_s, video, audio
+
+    def _usable_span_s(self, info: MediaInfo) -> tuple[float, float]:
+        """Seconds of the recording that have both picture and sound; the reader judges those that are too short."""
+        begin_s, end_s = 0.0, info.duration_s
+        if info.audio_span_s is not None:
+            begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
+        if end_s - begin_s < self.form.duration_s:
+            return 0.0, max(info.duration_s, self.form.duration_s)
+        return begin_s, end_s
+
+    def _place(self, part: int, key: SampleKey) -> float:
+        """Where between the first and the last possible start the clip begins, 0 to 1."""
+        if self.clipping == "random":
+            return float(_generator(self.seed, key, purpose=0).uniform())
+        if self.clips_per_video == 1:
+            return 0.0 if self.single_clip == "start" else 0.5
+        return part / (self.clips_per_video - 1)
+
+
+def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
+    """Stacks clips into a batch."""
+    onsets = [clip.onsets for clip in clips if clip.onsets is not None]
+    transcripts = [clip.transcript for clip in clips if clip.transcript is not None]
+    return ClipBatch(
+        ids=[clip.id for clip in clips],
+        video=torch.stack([clip.video for clip in clips]),
+        fps=form.fps,
+        audio=torch.stack([clip.audio for clip in clips]),
+        sample_rate=form.sample_rate,
+        captions=[clip.caption for clip in clips],
+        video_ids=[clip.video_id for clip in clips],
+        transcripts=transcripts if len(transcripts) == len(clips) else None,
+        onsets=onsets if len(onsets) == len(clips) else None,
+        valid=torch.tensor([clip.valid for clip in clips]),
+        position=clips[0].position if clips[0].position >= 0 else None,
+    )
+
+
+def _generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
+    return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])

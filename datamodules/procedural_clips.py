@@ -1,0 +1,260 @@
+"""A data set that renders itself: real mp4 files of sounding events whose true onsets are known."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from components.errors import InputError
+from components.media.writer import write_mp4
+from datamodules.avsync15 import AVSync15
+from datamodules.clip_data_module import Split
+from datamodules.procedural_scenes import MIN_GAP_S, SCENES, Event
+from datamodules.procedural_sounds import render_sound
+from datamodules.records import ClipRecord
+
+# Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
+RENDERER_VERSION = 1
+_PROMPTS = {
+    "bouncing_ball": "a bouncing ball",
+    "striking_mallet": "a mallet striking a bar",
+    "speaking_face": "a speaking face",
+}
+_MAX_GAP_S = 0.9
+# A clip ends at least this long after its last onset, so that the event is seen and heard whole.
+_TAIL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Everything the files depend on.
+
+    Attributes:
+        num_train: training recordings.
+        num_test: test recordings.
+        kinds: names of scenes, dealt out in turn.
+        seed: decides every scene, sound and onset.
+        train_frames: frames per training recording.
+        test_frames: frames per test recording.
+        fps: frames per second.
+        height: rows.
+        width: columns.
+        sample_rate: sound samples per second.
+        crf: H.264 quality.
+        version: of the renderer.
+    """
+
+    num_train: int
+    num_test: int
+    kinds: tuple[str, ...]
+    seed: int
+    train_frames: int
+    test_frames: int
+    fps: float
+    height: int
+    width: int
+    sample_rate: int
+    crf: float
+    version: int = RENDERER_VERSION
+
+    @property
+    def folder(self) -> str:
+        """A folder name that no other rendering has."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class ProceduralClips(AVSync15):
+    """Bouncing balls, striking mallets and speaking faces, rendered on first use in AVSync15's layout.
+
+    ``<root>/<hash of the arguments>/`` holds the layout ``AVSync15`` reads, ``onsets.json`` with the true onsets and
+    ``manifest.json`` with the arguments. It is rendered beside its place and renamed when whole, and used again by
+    every run with the same arguments. A test recording is exactly one clip long.
+
+    Args:
+        root: parent of the rendered folders.
+        num_train: training recordings.
+        num_test: test recordings.
+        kinds: scenes to render: bouncing_ball, striking_mallet, speaking_face.
+        render_seed: decides the recordings (``seed`` decides the order in which they are trained on).
+        train_duration_s: length of a training recording in seconds.
+        num_frames: frames per clip.
+        fps: frames per second.
+        height: rows, even.
+        width: columns, even.
+        sample_rate: sound samples per second.
+        crf: H.264 quality of the files.
+        num_workers: loader processes per rank.
+        cache: keep recordings in memory after their first use.
+        **kwargs: see ``ClipDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/procedural",
+        num_train: int = 384,
+        num_test: int = 64,
+        kinds: Sequence[str] = tuple(SCENES),
+        render_seed: int = 0,
+        train_duration_s: float = 4.0,
+        num_frames: int = 49,
+        fps: float = 24.0,
+        height: int = 32,
+        width: int = 32,
+        sample_rate: int = 16000,
+        crf: float = 10.0,
+        num_workers: int = 0,
+        cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if unknown := [kind for kind in kinds if kind not in SCENES]:
+            raise InputError(f"kinds has the unknown scene {unknown[0]!r}; choose from {', '.join(SCENES)}")
+        for name, value in (("num_train", num_train), ("num_test", num_test), ("kinds", len(kinds))):
+            if value < 1:
+                raise InputError(f"{name} is {value}; at least 1 is needed")
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            fps=fps,
+            height=height,
+            width=width,
+            sample_rate=sample_rate,
+            num_workers=num_workers,
+            cache=cache,
+            **kwargs,
+        )
+        if self.form.duration_s < MIN_GAP_S + _TAIL_S:
+            raise InputError(f"{num_frames} frames at {fps} fps have no room for an event; ask for more frames")
+        if train_duration_s < self.form.duration_s:
+            raise InputError(
+                f"train_duration_s is {train_duration_s}; it must not be below a clip's {self.form.duration_s:.3f} s"
+            )
+        self.rendering = Rendering(
+            num_train=num_train,
+            num_test=num_test,
+            kinds=tuple(kinds),
+            seed=render_seed,
+            train_frames=round(train_duration_s * fps),
+            test_frames=num_frames,
+            fps=float(fps),
+            height=height,
+            width=width,
+            sample_rate=sample_rate,
+            crf=float(crf),
+        )
+        self.root = Path(root) / self.rendering.folder
+
+    def prepare_data(self) -> None:
+        """Renders the files unless they are there."""
+        render_folder(self.rendering, self.root)
+
+    def records(self, split: Split) -> list[ClipRecord]:
+        """The rendered recordings of a split."""
+        if not is_complete(self.root, self.rendering):
+            raise InputError(f"{self.root} is not rendered yet; call prepare_data() first")
+        return super().records(split)
+
+
+def is_complete(folder: Path, rendering: Rendering) -> bool:
+    """True if the folder holds exactly this rendering."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and json.loads(manifest.read_text()) == _manifest(rendering)
+
+
+def render_folder(rendering: Rendering, folder: Path) -> None:
+    """Renders a folder in AVSync15's layout; nobody ever sees a part of it under its final name.
+
+    Processes that start together take turns: the first renders, the others find the result.
+    """
+    if is_complete(folder, rendering):
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(folder.with_name(f".{folder.name}.lock")):
+        if is_complete(folder, rendering):
+            return
+        partial = folder.with_name(f".{folder.name}.part")
+        for left_over in (partial, folder):
+            if left_over.exists():
+                shutil.rmtree(left_over)
+        _render(rendering, partial)
+        partial.rename(folder)
+
+
+def _render(rendering: Rendering, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "class_mapping.json").write_text(json.dumps({kind: _PROMPTS[kind] for kind in rendering.kinds}, indent=1))
+    onsets: dict[str, list[float]] = {}
+    plan = {"train": rendering.num_train, "test": rendering.num_test}
+    with tqdm(total=sum(plan.values()), desc="rendering clips", unit="clip") as bar:
+        for split, count in plan.items():
+            names = []
+            for index in range(count):
+                name, events = _render_recording(rendering, folder / "videos", split, index)
+                names.append(name)
+                onsets[name] = [event.time_s for event in events]
+                bar.update()
+            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "onsets.json").write_text(json.dumps(onsets, indent=1))
+    (folder / "manifest.json").write_text(json.dumps(_manifest(rendering), indent=1))
+
+
+def _render_recording(rendering: Rendering, videos: Path, split: str, index: int) -> tuple[str, list[Event]]:
+    kind = rendering.kinds[index % len(rendering.kinds)]
+    num_frames = rendering.train_frames if split == "train" else rendering.test_frames
+    duration_s = num_frames / rendering.fps
+    rng = np.random.default_rng([rendering.seed, split == "train", index])
+    events = draw_events(duration_s, rng)
+    size = rng.uniform()
+    times = np.arange(num_frames) / rendering.fps
+    frames = SCENES[kind](events, times, rendering.height, rendering.width, size, rng)
+    num_samples = round(duration_s * rendering.sample_rate)
+    sound = render_sound(kind, events, num_samples, rendering.sample_rate, size, rng)
+    name = f"{kind}/{kind}_{split}_{index:05d}.mp4"
+    write_mp4(
+        videos / name,
+        torch.from_numpy(frames),
+        rendering.fps,
+        torch.from_numpy(sound),
+        rendering.sample_rate,
+        crf=rendering.crf,
+    )
+    return name, events
+
+
+def draw_events(duration_s: float, rng: np.random.Generator) -> list[Event]:
+    """Onsets with uniform random gaps, none in the first ``MIN_GAP_S`` and the last 0.2 s of the recording."""
+    events = []
+    last_s = duration_s - _TAIL_S
+    time_s = rng.uniform(MIN_GAP_S, min(_MAX_GAP_S, last_s))
+    while time_s <= last_s:
+        events.append(Event(float(time_s), int(rng.integers(3))))
+        time_s += rng.uniform(MIN_GAP_S, _MAX_GAP_S)
+    return events
+
+
+def _manifest(rendering: Rendering) -> Mapping[str, Any]:
+    content = asdict(rendering)
+    content["kinds"] = list(rendering.kinds)
+    return content
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Holds a lock that the system releases even when the process is killed."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)

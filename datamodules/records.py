@@ -1,0 +1,27 @@
+"""What a list of recordings says about each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One recording of a data set.
+
+    Attributes:
+        id: unique name within the set.
+        path: the media file.
+        caption: text prompt.
+        video_id: name of the recording for statistics; records cut from one recording share it.
+        onsets: true onset times in seconds on the recording's clock, or None where unknown.
+        transcript: spoken words, or None.
+    """
+
+    id: str
+    path: Path
+    caption: str
+    video_id: str
+    onsets: tuple[float, ...] | None = None
+    transcript: str | None = None
