@@ -126,7 +126,7 @@ class SyncphonyModule(L.LightningModule):
         trainable = [p for p in self.parameters() if p.requires_grad]
         if not trainable:
             raise InputError("nothing to train: first_late_block leaves no late block and train_head is off.")
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in trainable if p.ndim > 1]},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -146,11 +146,11 @@ class SyncphonyModule(L.LightningModule):
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """Guided generation and the variants asked for; callbacks judge them."""
         return self._evaluate(batch, "validating")
 
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """As `validation_step`."""
         return self._evaluate(batch, "testing")
 
@@ -248,7 +248,7 @@ class SyncphonyModule(L.LightningModule):
         if frozen is not None and frozen != self._frozen_identity():
             raise InputError(
                 "the checkpoint was trained on top of other frozen weights than this config loads "
-                f"(sha256 {frozen[:12]}..., here {self._frozen_identity()[:12]}...): point the backbone at those weights."
+                f"(sha256 {frozen[:12]}, here {self._frozen_identity()[:12]}): point the backbone at those weights."
             )
 
     def _frozen_identity(self) -> str:

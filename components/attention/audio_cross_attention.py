@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from components.attention.audio_windows import AudioWindows
+from components.attention.kernel import attention
 from components.attention.rope import rotate
 from components.backbones.column import TokenLayout
 
@@ -70,7 +70,7 @@ class AudioCrossAttention(nn.Module):
         """Project embedded audio tokens ``[B, N, D]``, rotate the keys, gather both per latent frame."""
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
-        keys = rotate(self.norm_k(keys), windows.key_rope).to(values.dtype)
+        keys = rotate(self.norm_k(keys), windows.key_rope)
         return HeardAudio(*(rearrange(x[:, :, windows.index], "b h l w d -> b l h w d") for x in (keys, values)))
 
     def forward(self, tokens: Tensor, layout: TokenLayout, heard: HeardAudio, windows: AudioWindows) -> Tensor:
@@ -97,11 +97,11 @@ class AudioCrossAttention(nn.Module):
             keys, values = heard.keys[:, frames], heard.values[:, frames]
             audible = windows.audible[:, frames]
             any_audible = audible.any(dim=-1, keepdim=True)
-            out = F.scaled_dot_product_attention(
-                rearrange(q, "r h p t d -> (r t) h p d").to(values.dtype),
+            out = attention(
+                rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),
                 rearrange(values, "r t h w d -> (r t) h w d"),
-                attn_mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),
+                mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),
             )
             # A frame whose whole window is padding hears nothing at all.
             out = out * rearrange(any_audible, "r t 1 -> (r t) 1 1 1")

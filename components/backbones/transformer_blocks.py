@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from components.attention.kernel import attention
 from components.attention.rope import rotate
 from components.backbones.column import TokenLayout
 
@@ -109,8 +110,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
     """Rotate queries and keys ``[R, H, S, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
-    q, k = rotate(q, state.rope).to(v.dtype), rotate(k, state.rope).to(v.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=state.mask)
+    out = attention(rotate(q, state.rope), rotate(k, state.rope), v, state.mask)
     return rearrange(out, "r h s d -> r s (h d)")
 
 

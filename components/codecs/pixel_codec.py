@@ -51,12 +51,14 @@ class PixelCodec(VideoCodec):
         if height % s or width % s:
             raise ValueError(f"frames of {height}x{width} are not multiples of spatial_factor {s}")
         self.num_latents(t)
-        ycc = torch.einsum("btchw,dc->btdhw", video, self.to_ycc.to(video.dtype))
-        chroma = F.avg_pool2d(ycc[:, :, 1:].flatten(0, 1), 2).unflatten(0, (b, t))
+        pixels = F.pixel_unshuffle(video.flatten(0, 1), 2).unflatten(1, (3, 4))
+        luma = self._mix(pixels, self.to_ycc[0])
+        mean = pixels.mean(dim=2)
+        chroma = torch.stack([self._mix(mean, row) for row in self.to_ycc[1:]], dim=1)
         packed = torch.cat(
             [
-                rearrange(ycc[:, :, 0], "b t (h i) (w j) -> b t (i j) h w", i=s, j=s),
-                rearrange(chroma, "b t c (h i) (w j) -> b t (c i j) h w", i=s // 2, j=s // 2),
+                rearrange(luma, "(b t) (i j) (h p) (w q) -> b t (p i q j) h w", t=t, i=2, j=2, p=s // 2, q=s // 2),
+                rearrange(chroma, "(b t) c (h i) (w j) -> b t (c i j) h w", t=t, i=s // 2, j=s // 2),
             ],
             dim=2,
         )
@@ -73,4 +75,11 @@ class PixelCodec(VideoCodec):
         chroma = rearrange(packed[:, :, s * s :], "b t (c i j) h w -> b t c (h i) (w j)", c=2, i=s // 2, j=s // 2)
         chroma = chroma.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
         ycc = torch.cat([luma, chroma], dim=2)
-        return torch.einsum("btchw,dc->btdhw", ycc, self.to_rgb.to(ycc.dtype))
+        return torch.stack([self._mix(ycc.movedim(2, 1), row) for row in self.to_rgb], dim=2)
+
+    @staticmethod
+    def _mix(planes: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum over dimension 1; three multiply-adds beat a matrix product of inner size 3."""
+        first, second, third = planes.unbind(1)
+        a, b, c = weights.unbind()
+        return first * a + second * b + third * c
