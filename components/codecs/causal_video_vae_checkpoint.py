@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _FIXED: Mapping[str, object] = {
 """What the network is by construction; a config that says otherwise describes another network."""
 
 _WEIGHTS = "diffusion_pytorch_model"
+_MAX_REASON = 800
 
 
 def vae_from_config(config: Mapping[str, object], source: str = "the VAE config") -> CausalVideoVAE:
@@ -98,6 +100,5 @@ def _load_pickled(vae: CausalVideoVAE, file: Path) -> None:
     try:
         vae.load_state_dict(tensors, strict=True)
     except (RuntimeError, TypeError) as error:
-        raise InputError(
-            f"weights file '{file}' does not fit its config.json: {' '.join(str(error).split())}"
-        ) from None
+        reason = textwrap.shorten(str(error), _MAX_REASON)
+        raise InputError(f"weights file '{file}' does not fit its config.json: {reason}") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -114,8 +113,10 @@ class CausalVideoCodec(VideoCodec):
         decode_window: int | None = 2,
         tile_size: int | None = None,
         bfloat16: bool = False,
-    ) -> Self:
+    ) -> CausalVideoCodec:
         """The codec of a public ``causal_video_vae`` folder (see `load_vae`), optionally computing in bfloat16.
+
+        In a YAML file: ``class_path: components.codecs.causal_video_vae_codec.CausalVideoCodec.from_pretrained``.
 
         Raises:
             InputError: if the folder, its files or an argument cannot be used.

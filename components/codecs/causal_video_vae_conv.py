@@ -27,6 +27,11 @@ class CausalStream:
         self.is_last = is_last
         self._past: dict[nn.Module, Tensor] = {}
 
+    @property
+    def num_remembered(self) -> int:
+        """How many layers hold past frames at the moment."""
+        return len(self._past)
+
     def extend(self, layer: nn.Module, frames: Tensor, carry: int) -> tuple[Tensor, int | None]:
         """Puts the remembered frames of ``layer`` in front of ``frames`` and remembers the last ones of the result.
 
