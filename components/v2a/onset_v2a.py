@@ -1,0 +1,210 @@
+"""The light video-to-audio model that CycleSync uses where no large one is at hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool1d
+
+from components.contracts import V2AModel
+from components.errors import InputError
+from components.metrics.matching import match_events, onset_iou
+from components.metrics.motion_peaks import motion_curve
+from components.pretrained import load_safetensors, resolve_folder
+from components.v2a.bursts import render_bursts
+from components.v2a.onset_network import STEPS_PER_FRAME, OnsetNetwork
+from components.v2a.probability_peaks import probability_peaks
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+_STILL = 1e-4  # mean absolute frame difference below which nothing can have happened
+_REACH_FRAMES = 3  # an event may be heard this many frames away from the change that shows it
+_MATCH_S = 0.1
+
+
+class OnsetV2A(V2AModel):
+    """Predicts when something is heard and makes a burst of noise there.
+
+    It is trained on real pairs (see ``V2AModule``) and frozen before it judges; scores are comparable only under the
+    same weights. A clip without any motion is silent.
+
+    Args:
+        height: rows the network works at; any picture is brought to this size.
+        width: columns the network works at.
+        fps: frame rate the network works at; any clip is brought to it by what is on screen.
+        sample_rate: samples per second of the sound.
+        min_gap_s: predicted onsets closer than this count as one.
+        stem_channels: see `OnsetNetwork`.
+        motion_channels: see `OnsetNetwork`.
+        hidden_channels: see `OnsetNetwork`.
+        rows: see `OnsetNetwork`.
+    """
+
+    threshold: Tensor
+    bias_s: Tensor
+
+    def __init__(
+        self,
+        height: int = 32,
+        width: int = 32,
+        fps: float = 24.0,
+        sample_rate: int = 22_050,
+        min_gap_s: float = 0.08,
+        stem_channels: int = 12,
+        motion_channels: int = 32,
+        hidden_channels: int = 64,
+        rows: int = 4,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "fps": fps,
+            "sample_rate": sample_rate,
+            "min_gap_s": min_gap_s,
+            "stem_channels": stem_channels,
+            "motion_channels": motion_channels,
+            "hidden_channels": hidden_channels,
+            "rows": rows,
+        }
+        self.height, self.width, self.fps = height, width, fps
+        self.sample_rate, self.min_gap_s = sample_rate, min_gap_s
+        self.network = OnsetNetwork(stem_channels, motion_channels, hidden_channels, rows)
+        # what `calibrate` finds travels with the weights
+        self.register_buffer("threshold", torch.tensor([0.5]))
+        self.register_buffer("bias_s", torch.tensor([0.0]))
+
+    @property
+    def rate_hz(self) -> float:
+        """Values per second of the onset curve."""
+        return self.fps * STEPS_PER_FRAME
+
+    @torch.no_grad()
+    def forward(
+        self,
+        video: Tensor,
+        fps: float,
+        captions: Sequence[str] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> tuple[Tensor, int]:
+        """``[B, T, 3, H, W]`` in [0, 1] to a waveform ``[B, S]`` over ``[0, T / fps]`` s, and its sample rate."""
+        onsets = self.onsets(self.curve(video, fps))
+        num_samples = round(video.shape[1] / fps * self.sample_rate)
+        return render_bursts(onsets, num_samples, self.sample_rate, generators).to(video.device), self.sample_rate
+
+    @torch.no_grad()
+    def curve(self, video: Tensor, fps: float) -> Tensor:
+        """Probability that something is heard at ``n / rate_hz``: float32 ``[B, N]``, zero where nothing moves."""
+        with torch.autocast(video.device.type, enabled=False):
+            frames = self.working_frames(video, fps)
+            probability = self.network(frames).sigmoid()
+            moving = max_pool1d(motion_curve(frames), 2 * _REACH_FRAMES + 1, stride=1, padding=_REACH_FRAMES) > _STILL
+        return probability * moving.repeat_interleave(STEPS_PER_FRAME, dim=1)
+
+    def onsets(self, curves: Tensor | Sequence[Tensor]) -> list[list[float]]:
+        """Predicted onset times in seconds, one list for each of B curves ``[N]``."""
+        bias = self.bias_s.item()
+        return [[max(0.0, time - bias) for time in row] for row in self._peaks(curves, self.threshold.item())]
+
+    def working_frames(self, video: Tensor, fps: float) -> Tensor:
+        """``[B, T, 3, H, W]`` in [0, 1] at ``fps`` to the network's size and rate, float32.
+
+        Raises:
+            InputError: if there is no frame or ``fps`` is not positive.
+        """
+        if video.ndim != 5 or video.shape[2] != 3 or not video.shape[1]:
+            raise InputError(f"video is {list(video.shape)}; [clips, frames, 3, height, width] with frames is needed")
+        if not fps > 0:
+            raise InputError(f"fps is {fps}; it must be positive")
+        num_frames = video.shape[1]
+        if fps != self.fps:
+            wanted = max(1, round(num_frames / fps * self.fps))
+            # what is on screen half way through each working frame
+            middle_s = (torch.arange(wanted, dtype=torch.float64) + 0.5) / self.fps
+            index = (middle_s * fps).floor().long().clamp(max=num_frames - 1)
+            video = video[:, index.to(video.device)]
+        video = video.float()
+        if video.shape[-2:] == (self.height, self.width):
+            return video
+        shrink = video.shape[-2] >= self.height and video.shape[-1] >= self.width
+        flat = video.flatten(0, 1)
+        size = (self.height, self.width)
+        # area averaging loses no motion when shrinking; when enlarging it would leave blocks
+        small = interpolate(flat, size, mode="area") if shrink else interpolate(flat, size, mode="bilinear")
+        return small.view(len(video), -1, 3, self.height, self.width)
+
+    def calibrate(self, curves: Tensor | Sequence[Tensor], onsets: Sequence[Sequence[float]]) -> float:
+        """Sets the threshold that agrees best with true onsets, then the constant lead or lag against them.
+
+        Args:
+            curves: B curves ``[N]`` of held-out clips.
+            onsets: what should have been found, per clip, in seconds.
+
+        Returns:
+            Mean intersection over union within 0.1 s at the chosen threshold.
+        """
+        best, chosen = -1.0, 0.5
+        for step in range(2, 20):
+            threshold = step / 20
+            rows = self._peaks(curves, threshold)
+            pairs = [onset_iou(truth, row, [_MATCH_S]) for truth, row in zip(onsets, rows, strict=True)]
+            scores = [pair[0] for pair in pairs if pair is not None]
+            mean = sum(scores) / max(len(scores), 1)
+            if mean > best:
+                best, chosen = mean, threshold
+        self.threshold.fill_(chosen)
+        rows = self._peaks(curves, chosen)
+        lags = sorted(
+            row[found] - truth[event]
+            for truth, row in zip(onsets, rows, strict=True)
+            for event, found in match_events(truth, row, _MATCH_S)
+        )
+        self.bias_s.fill_(lags[len(lags) // 2] if lags else 0.0)
+        return best
+
+    def _peaks(self, curves: Tensor | Sequence[Tensor], threshold: float) -> list[list[float]]:
+        return [probability_peaks(curve, self.rate_hz, threshold, self.min_gap_s) for curve in curves]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> OnsetV2A:
+        """Reads what `save_pretrained` wrote.
+
+        Args:
+            folder: as `components.pretrained.resolve_folder` understands it.
+
+        Raises:
+            InputError: if the folder or a file is missing, damaged or does not fit.
+        """
+        path = resolve_folder(folder)
+        file = path / CONFIG_FILE
+        try:
+            model = cls(**json.loads(file.read_text()))
+        except FileNotFoundError:
+            raise InputError(f"{file} does not exist; give a folder written by OnsetV2A.save_pretrained") from None
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"{file} is not the config of an OnsetV2A ({error}); write it anew") from None
+        load_safetensors(model, path / WEIGHTS_FILE)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes ``config.json`` and ``model.safetensors``; the folder appears, or changes, as a whole."""
+        folder = Path(folder)
+        partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("part", "old"))
+        for left_over in (partial, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        partial.mkdir(parents=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, partial / WEIGHTS_FILE)
+        (partial / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
