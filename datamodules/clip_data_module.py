@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from components.errors import InputError
 from datamodules.clip_dataset import Clip, ClipDataset, ClipFormat, collate_clips
 from datamodules.consumed_sampler import ConsumedSampler, EvaluationSampler, SampleKey
+from datamodules.ranks import rank_and_world_size
 from datamodules.records import ClipRecord
 
 Split = Literal["train", "val", "test"]
@@ -102,17 +103,14 @@ class ClipDataModule(L.LightningDataModule):
         for split in splits[stage]:
             if split not in self._datasets:
                 self._datasets[split] = self._dataset(split)
-        if self._world_size > 1 and self._lightning_replaces_samplers:
-            raise InputError(
-                "trainer.use_distributed_sampler is true; set it to false, the data module deals the clips to the ranks"
-            )
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Endless loader of random clips that goes on after the samples consumed so far."""
         dataset = self._datasets["train"]
         self._consumed_before = self.consumed_samples
         self._batches_before = self._batches_seen
-        sampler = ConsumedSampler(len(dataset), self.seed, self._rank, self._world_size, self._consumed_before)
+        rank, world_size = rank_and_world_size(self.trainer)
+        sampler = ConsumedSampler(len(dataset), self.seed, rank, world_size, self._consumed_before)
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Clip]:
@@ -133,7 +131,8 @@ class ClipDataModule(L.LightningDataModule):
         if self._batches_before is None:
             return self._consumed_before
         batches = self._batches_seen - self._batches_before
-        return self._consumed_before + batches * self.batch_size * self._world_size
+        _, world_size = rank_and_world_size(self.trainer)
+        return self._consumed_before + batches * self.batch_size * world_size
 
     def state_dict(self) -> dict[str, Any]:
         """The number of consumed samples: all that the training order depends on besides the seed."""
@@ -165,7 +164,8 @@ class ClipDataModule(L.LightningDataModule):
     def _evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         dataset = self._datasets[split]
         length = len(dataset) if self.max_val_clips is None else min(len(dataset), self.max_val_clips)
-        return self._loader(dataset, EvaluationSampler(length, self._rank, self._world_size), self.val_batch_size)
+        rank, world_size = rank_and_world_size(self.trainer)
+        return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler[SampleKey], batch_size: int) -> DataLoader[Clip]:
         return DataLoader(
@@ -181,14 +181,6 @@ class ClipDataModule(L.LightningDataModule):
         )
 
     @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
     def _batches_seen(self) -> int:
         """Training batches this rank has worked through, over all resumptions."""
         if self.trainer is None:
@@ -197,8 +189,3 @@ class ClipDataModule(L.LightningDataModule):
         # "processed" counts the batch whose end is just announced (where checkpoints are written) but not one that
         # failed half way.
         return total.processed if isinstance(total, _ProcessedTracker) else total.completed
-
-    @property
-    def _lightning_replaces_samplers(self) -> bool:
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        return bool(getattr(connector, "use_distributed_sampler", False))

@@ -64,7 +64,7 @@ class ClipFormat:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; it must be positive")
 
     @property
@@ -111,6 +111,8 @@ class ClipDataset(Dataset[Clip]):
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
+        if not 0 <= max_corrupt_fraction <= 1:
+            raise InputError(f"max_corrupt_fraction is {max_corrupt_fraction}; it must lie between 0 and 1")
         self.records, self.form, self.clipping, self.seed = list(records), form, clipping, seed
         self.clips_per_video = clips_per_video if clipping == "fixed" else 1
         self.single_clip, self.on_corrupt = single_clip, on_corrupt

@@ -123,6 +123,9 @@ class ProceduralClips(AVSync15):
         for name, value in (("num_train", num_train), ("num_test", num_test), ("kinds", len(kinds))):
             if value < 1:
                 raise InputError(f"{name} is {value}; at least 1 is needed")
+        for name, value in (("height", height), ("width", width)):
+            if value % 2:
+                raise InputError(f"{name} is {value}; H.264 needs even sizes")
         super().__init__(
             root,
             num_frames=num_frames,

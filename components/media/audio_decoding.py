@@ -92,12 +92,13 @@ class _Block:
 
 def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[_Block]:
     rate, clock_s = 0, 0.0
+    base = float(stream.time_base or 0)
     for frame in container.decode(stream):
         if rate and frame.sample_rate != rate:
             raise RateChangeError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
         rate = frame.sample_rate
-        if frame.pts is not None and frame.time_base is not None:
-            clock_s = float(frame.pts * frame.time_base)
+        if frame.pts is not None:
+            clock_s = frame.pts * base
         block = _Block(_mono(frame), clock_s, rate)
         clock_s = block.end_s
         yield block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from av.container import InputContainer
@@ -103,10 +104,10 @@ def _frames_from(container: InputContainer, stream: VideoStream, origin_s: float
 
 def _timed_frames(container: InputContainer, stream: VideoStream, origin_s: float) -> Iterator[_Timed]:
     usual_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
+    base = float(stream.time_base or 0)
     for frame in container.decode(stream):
-        if frame.pts is None or frame.time_base is None:
+        if frame.pts is None:
             continue
-        base = float(frame.time_base)
         yield _Timed(frame, frame.pts * base - origin_s, frame.duration * base if frame.duration else usual_s)
 
 
@@ -127,18 +128,21 @@ class _CoverCrop:
         shown_width = frame.width * self.pixel_aspect
         scale = max(height / frame.height, width / shown_width)
         rows, columns = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
-        rgb = self._reformatter.reformat(
+        planar = self._reformatter.reformat(
             frame,
             width=columns,
             height=rows,
-            format="rgb24",
+            format="gbrp",  # planes, as the result wants them
             # Untagged HD is BT.709 by convention, untagged SD is BT.601 (swscale's own default).
             src_colorspace=Colorspace.ITU709
             if frame.colorspace == _UNSPECIFIED_MATRIX and frame.height >= 720
             else None,
+            # Without exact rounding unscaled pictures come out more than one level too dark.
             interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND,
             threads=1,  # swscale's threads are started anew for every frame: many times slower
         )
         top, left = (rows - height) // 2, (columns - width) // 2
-        image = rgb.to_ndarray()[top : top + height, left : left + width]
-        out[:] = np.rot90(image, turns).transpose(2, 0, 1)
+        planes: Any = planar.planes  # their buffer protocol is missing from the type stubs; order green, blue, red
+        for channel, plane in zip((1, 2, 0), planes, strict=True):
+            image = np.frombuffer(plane, np.uint8).reshape(rows, -1)[top : top + height, left : left + width]
+            out[:, channel] = np.rot90(image, turns) if turns else image
