@@ -50,7 +50,8 @@ def decode_span(
     end_s = begin_s + num_samples / sample_rate
     margin_s = filter_reach(stream.rate, sample_rate) / stream.rate + 0.01
     target = int((begin_s - margin_s - _PREROLL_S) / float(stream.time_base or 1))
-    container.seek(max(target, min(stream.start_time or 0, 0)), stream=stream, backward=True)
+    # A target before the first packet is right: the one at 0 needs its predecessor, the encoder's priming.
+    container.seek(target, stream=stream, backward=True)
     blocks: list[_Block] = []
     for block in _blocks(container, stream):
         if block.end_s >= begin_s - margin_s:

@@ -75,6 +75,9 @@ class MediaReader:
         self._video: VideoStream = videos[0]
         audios = self._container.streams.audio
         self._audio: AudioStream | None = audios[0] if audios else None
+        if any(stream.codec_context is None for stream in (self._video, self._audio) if stream is not None):
+            self._container.close()
+            raise InputError(f"{self.path} is corrupt or truncated (its tracks cannot be read); replace it")
         # Parallelism comes from loader workers; a decoder's own threads only add latency.
         self._video.codec_context.thread_count = 1
         if self._audio is not None:
