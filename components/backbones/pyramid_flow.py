@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.backbones.column import Column
@@ -16,7 +17,7 @@ from components.backbones.transformer_blocks import ColumnState
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
-    """A diffusion transformer over columns of clips.
+    """A diffusion transformer over columns of clips (`components.backbones.pretrained` loads one from a folder).
 
     Attributes:
         dim: width D.
@@ -59,24 +60,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
         known = inspect.signature(cls).parameters
         return cls(**{key: value for key, value in config.items() if key in known})
 
-    @classmethod
-    def from_pretrained(cls, folder: str) -> Self:
-        """Load ``config.json`` and the weights of a folder in the public layout.
-
-        Raises:
-            InputError: if the folder or a file is missing, or the weights do not fit the config.
-        """
-        from components.pretrained import load_safetensors, resolve_folder
-
-        path = resolve_folder(folder)
-        model = cls.from_config(json.loads((path / "config.json").read_text()))
-        load_safetensors(model, path / "diffusion_pytorch_model.safetensors")
-        return model
-
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         save_file(weights, folder / "diffusion_pytorch_model.safetensors")

@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.backbones.syncphony_dit import SyncphonyDiT
+from components.codecs.causal_video_vae_checkpoint import vae_from_config
+from components.codecs.causal_video_vae_codec import MINIFLUX_NORMALISATION, SD3_NORMALISATION, CausalVideoCodec
 from components.contracts import TextFeatures
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from tests.golden.dit_cases import load_transformer
@@ -73,3 +75,25 @@ def test_sampling(sampling_file: Path, first_late_block: int):
     for (unit, stage), mine in zip(wanted, ends, strict=True):
         torch.testing.assert_close(mine, case[f"out.unit.{unit}.stage.{stage}"], **CLOSE)
     torch.testing.assert_close(latents, case["out.latents"], **CLOSE)
+
+
+def test_image_and_frames(sampling_file: Path):
+    case = load_file(sampling_file)
+    vae_folder = sampling_file.parent.parent / "vae"
+    vae = vae_from_config(json.loads((vae_folder / "config.json").read_text()))
+    vae.load_state_dict(load_file(vae_folder / "weights.safetensors"), strict=True)
+    sd3 = sampling_file.stem.startswith("mmdit")
+    codec = CausalVideoCodec(vae, SD3_NORMALISATION if sd3 else MINIFLUX_NORMALISATION)
+    if "in.image_u8" in case:
+        pixels = case["in.image_u8"].float() / 127.5 - 1
+        if pixels.shape[-1] == 3:
+            pixels = pixels.movedim(-1, -3)
+        posterior = codec.posterior(pixels.reshape(1, 1, *pixels.shape[-3:]))
+        latent = codec.normalisation.normalise(posterior.sample(case["in.posterior_noise"]))
+        torch.testing.assert_close(latent, case["out.image_latent"], atol=5e-5, rtol=1e-4)
+    golden = case["out.frames_u8"]
+    frames = codec.decode(case["out.latents"][:, :, : codec.num_latents(golden.shape[0])])
+    mine = (frames * 127.5 + 127.5).clamp(0, 255).to(torch.uint8)[0].movedim(1, -1)
+    difference = (mine.int() - golden.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-3
