@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool1d
 
@@ -202,7 +202,7 @@ class OnsetV2A(V2AModel):
             shutil.rmtree(left_over, ignore_errors=True)
         partial.mkdir(parents=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, partial / WEIGHTS_FILE)
+        (partial / WEIGHTS_FILE).write_bytes(save(weights))
         (partial / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
         if folder.exists():
             folder.rename(old)

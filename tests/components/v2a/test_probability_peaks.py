@@ -1,0 +1,39 @@
+import doctest
+
+import pytest
+import torch
+
+from components.v2a import probability_peaks as module
+from components.v2a.onset_targets import onset_targets
+from components.v2a.probability_peaks import probability_peaks
+
+
+def test_recovers_the_times_of_target_curves_below_a_step():
+    times = [0.313, 0.741, 1.2, 1.777]
+    curve = onset_targets([times], 200, 96.0, 0.012)[0]
+    assert probability_peaks(curve, 96.0, 0.5, 0.08) == pytest.approx(times, abs=2e-3)
+
+
+def test_of_two_close_peaks_the_higher_stays():
+    curve = torch.zeros(50)
+    curve[[10, 14, 30]] = torch.tensor([0.6, 0.9, 0.7])
+    assert probability_peaks(curve, 100.0, 0.5, 0.08) == pytest.approx([0.14, 0.3])
+    assert probability_peaks(curve, 100.0, 0.5, 0.03) == pytest.approx([0.1, 0.14, 0.3])
+    assert probability_peaks(curve, 100.0, 0.8, 0.03) == pytest.approx([0.14])
+
+
+def test_flat_and_short_curves_have_no_peaks():
+    for length in (0, 1, 2, 40):
+        assert probability_peaks(torch.ones(length), 96.0, 0.1, 0.08) == []
+
+
+def test_targets_are_one_at_onsets_and_the_larger_bump_counts():
+    curves = onset_targets([[0.5, 0.51], []], 96, 96.0, 0.012)
+    assert curves[0, 48] == 1.0
+    assert curves.max() <= 1.0
+    assert not curves[1].any()
+    assert curves[0, 0] < 1e-6
+
+
+def test_example_in_the_documentation():
+    assert doctest.testmod(module).failed == 0

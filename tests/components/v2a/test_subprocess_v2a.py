@@ -1,0 +1,124 @@
+import json
+import sys
+
+import pytest
+import torch
+
+from components.contracts import clip_generator
+from components.errors import InputError
+from components.metrics.cyclesync import cyclesync_onsets
+from components.v2a.subprocess_v2a import JOBS_FILE, SubprocessV2A
+
+# A real external program: knows nothing of this package, hears a click at the brightest frame of each mp4.
+PROGRAM = """
+import json, sys, wave
+import av, numpy as np
+
+mode, jobs = sys.argv[1], sys.argv[2]
+jobs = json.load(open(jobs))
+if mode == "fail":
+    print("CUDA out of memory", file=sys.stderr)
+    sys.exit(3)
+if mode == "log":
+    json.dump(jobs, open("seen.json", "w"))
+for job in jobs:
+    if mode == "forget" and job["id"].endswith("1"):
+        continue
+    with av.open(job["video"]) as container:
+        assert not container.streams.audio
+        light = [frame.to_ndarray(format="gray").mean() for frame in container.decode(video=0)]
+    assert len(light) == job["num_frames"]
+    rate = 16000
+    seconds = job["duration_s"] * (0.5 if mode == "short" else 1.3 if mode == "long" else 1.0)
+    sound = np.zeros(round(seconds * rate), np.float32)
+    start = int(np.argmax(light) / job["fps"] * rate)
+    click = sound[start : start + 300]
+    click += np.random.default_rng(job["seed"]).uniform(-0.8, 0.8, len(click))
+    if mode == "nan":
+        sound[5] = np.nan
+        with av.open(job["audio"], "w") as out:
+            stream = out.add_stream("pcm_f32le", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(sound[None], format="flt", layout="mono")
+            frame.sample_rate = rate
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+        continue
+    with wave.open(job["audio"], "wb") as out:
+        out.setnchannels(1), out.setsampwidth(2), out.setframerate(rate)
+        out.writeframes((sound * 32767).astype("<i2").tobytes())
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def make(mode="ok", **kwargs):
+        return SubprocessV2A([sys.executable, str(program), mode, "{jobs}"], str(tmp_path / "work"), **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def video():
+    clips = torch.full((2, 24, 3, 15, 18), 0.2)  # odd height: padded for H.264
+    clips[0, 8], clips[1, 15] = 0.9, 0.9
+    return clips
+
+
+def test_sound_comes_from_the_program_and_is_on_time(adapter, video, tmp_path):
+    sound, rate = adapter()(video, 24.0)
+    assert (sound.shape, rate) == ((2, 22_050), 22_050)
+    assert cyclesync_onsets(sound, rate) == [pytest.approx([8 / 24], abs=0.04), pytest.approx([15 / 24], abs=0.04)]
+    assert not list((tmp_path / "work").iterdir())  # nothing is left behind
+
+
+def test_program_is_told_what_it_needs(adapter, video, tmp_path):
+    adapter("log", keep_files=True)(video, 12.0, ["a dog", "a drum"], [clip_generator(name, 0) for name in "ab"])
+    jobs = json.loads((tmp_path / "work" / "seen.json").read_text())
+    assert [job["caption"] for job in jobs] == ["a dog", "a drum"]
+    assert all((job["fps"], job["num_frames"], job["duration_s"]) == (12.0, 24, 2.0) for job in jobs)
+    assert jobs[0]["seed"] != jobs[1]["seed"]
+    (folder,) = (tmp_path / "work").glob("v2a-*")
+    assert {file.name for file in folder.iterdir()} == {
+        JOBS_FILE, "clip_00000.mp4", "clip_00000.wav", "clip_00001.mp4", "clip_00001.wav"
+    }  # fmt: skip
+
+
+def test_longer_sounds_are_cut(adapter, video):
+    assert adapter("long")(video, 24.0)[0].shape == (2, 22_050)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("fail", r"ended with status 3: CUDA out of memory"),
+        ("forget", r"left no 'clip_00001.wav'"),
+        ("short", r"lasts 0.500 s but the clip lasts 1.000 s"),
+        ("nan", r"holds NaN or infinity"),
+    ],
+)
+def test_failures_are_named_and_leave_nothing(adapter, video, tmp_path, mode, message):
+    with pytest.raises(InputError, match=message):
+        adapter(mode)(video, 24.0)
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_too_slow(adapter, video):
+    with pytest.raises(InputError, match=r"took longer than timeout_s = 0\.01"):
+        adapter(timeout_s=0.01)(video, 24.0)
+
+
+def test_commands_that_cannot_work(tmp_path):
+    with pytest.raises(InputError, match="command is empty"):
+        SubprocessV2A("", str(tmp_path))
+    with pytest.raises(InputError, match="'no-such-program-anywhere', which is no program here"):
+        SubprocessV2A("no-such-program-anywhere --fast", str(tmp_path))
+
+
+def test_list_is_appended_when_no_argument_names_it(video, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    sound, _ = SubprocessV2A(f"'{sys.executable}' '{program}' ok", str(tmp_path / "work"))(video, 24.0)
+    assert sound.any(dim=1).all()
