@@ -1,0 +1,254 @@
+"""CycleSync of everything a model generates, beside its ceiling and its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from callbacks.evaluation import EvaluationCallback, gathered
+from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
+from components.errors import InputError
+from components.metrics.cyclesync import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
+from components.metrics.onsets import OnsetDetector
+from components.pretrained import sha256_of_tensors
+
+GENERATED = "generated"
+REAL = "real"
+CHANCE = "chance"
+
+Onsets = list[list[float]]
+"""Onset times in seconds, one list per sound that was drawn for a clip."""
+
+
+@dataclass(frozen=True)
+class JudgedClip:
+    """The onsets of one clip in seconds.
+
+    Attributes:
+        id: name of the clip.
+        video_id: the recording it was cut from.
+        duration_s: how much of it is compared.
+        driving: onsets of the sound that drove the generation.
+        inferred: kind of video (``generated``, a variant's name, ``real``) -> onsets of the sounds inferred from it.
+        true: known onsets, or None.
+    """
+
+    id: str
+    video_id: str
+    duration_s: float
+    driving: list[float]
+    inferred: Mapping[str, Onsets]
+    true: list[float] | None
+
+
+class CycleSyncCallback(EvaluationCallback):
+    """Infers sound from every video with a frozen V2A model and scores its onsets against the driving sound's.
+
+    Reports, x100 with 95 % intervals over recordings:
+
+    - ``cyclesync``: the generation; ``cyclesync_<variant>``: each of its variants (``w0``, ``off_sync`` ...);
+    - ``cyclesync_real``: the real videos, the ceiling under this V2A model;
+    - ``cyclesync_chance``: the floor. With all clips of the set in the order of their ids, the sound inferred from
+      the generation of a clip is scored against the driving sound of the next clip (around the end of the list) that
+      comes from another recording. Every clip is used once on one side; no random numbers are involved, and the
+      pairing does not depend on batches or ranks. Left out where all clips come from one recording.
+
+    Scores are comparable only under the same V2A model, so its class and the SHA-256 of its weights go with each entry.
+    The onsets of driving sounds and real videos are kept between the validations of one run.
+
+    Args:
+        v2a: the judge; frozen here, never part of the trained model.
+        tolerance_s: how far apart matched onsets may be, in seconds.
+        extra_tolerances_s: further tolerances reported beside it.
+        num_samples: sounds drawn per video; their scores are averaged.
+        seed: together with a clip's id it seeds the sounds.
+        undefined: what a clip counts as when neither sound has an onset.
+        detector: the onset detector; None takes the standard one.
+
+    Raises:
+        InputError: if ``num_samples`` is below 1.
+    """
+
+    def __init__(
+        self,
+        v2a: V2AModel,
+        tolerance_s: float = 0.05,
+        extra_tolerances_s: Sequence[float] = (1 / 24, 0.1, 0.2),
+        num_samples: int = 1,
+        seed: int = 0,
+        undefined: UndefinedPolicy = "skip",
+        detector: OnsetDetector | None = None,
+    ) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise InputError(f"CycleSyncCallback.num_samples is {num_samples}; it must be at least 1")
+        self.v2a = v2a.requires_grad_(False).eval()
+        self.tolerance_s = tolerance_s
+        self.extra_tolerances_s = tuple(extra_tolerances_s)
+        self.num_samples = num_samples
+        self.seed = seed
+        self.undefined: UndefinedPolicy = undefined
+        self.detector = detector or OnsetDetector()
+        self._judge = {
+            "v2a": f"{type(v2a).__module__}.{type(v2a).__qualname__}",
+            "v2a_sha256": sha256_of_tensors({name: item.reshape(-1) for name, item in v2a.state_dict().items()}),
+        }
+        self._clips: list[JudgedClip] = []
+        self._real: dict[tuple[str, float], Onsets] = {}
+        self._driving: dict[tuple[str, float], list[float]] = {}
+        self._show_bar = True
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Moves the judge to where the videos are."""
+        self.v2a.to(module.device).eval()
+        self._clips = []
+        self._show_bar = trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+    @torch.no_grad()
+    def update(self, generation: Generation) -> None:
+        """Onsets of the driving sound, the generation, each variant and the real video."""
+        keep = generation.valid_mask().nonzero().flatten().tolist()
+        if not keep:
+            return
+        batch = generation.reference
+        ids = [batch.ids[row] for row in keep]
+        audio = generation.audio[keep]
+        videos = {GENERATED: generation.video, **{name: item.video for name, item in generation.variants.items()}}
+        duration_s = common_duration_s(generation.video.shape[1], generation.fps, (audio, generation.sample_rate))
+        inferred: dict[str, list[Onsets]] = {}
+        with tqdm(videos.items(), "CycleSync", leave=False, unit="set", disable=not self._show_bar) as bar:
+            for name, video in bar:
+                inferred[name] = self._infer(video[keep], generation.fps, batch, keep, duration_s)
+        if batch.video.shape[1] > 1:
+            inferred[REAL] = self._infer_real(batch, keep, duration_s)
+        self._listen(ids, audio, generation.sample_rate, duration_s)
+        self._clips += [
+            JudgedClip(
+                id=batch.ids[row],
+                video_id=batch.video_ids[row],
+                duration_s=duration_s,
+                driving=self._driving[batch.ids[row], duration_s],
+                inferred={name: onsets[index] for name, onsets in inferred.items()},
+                true=None if batch.onsets is None else list(batch.onsets[row]),
+            )
+            for index, row in enumerate(keep)
+        ]
+
+    def _infer(
+        self, video: Tensor, fps: float, batch: ClipBatch, rows: Sequence[int], duration_s: float
+    ) -> list[Onsets]:
+        """Onsets of the sounds drawn for each video ``[B, T, 3, H, W]`` in [0, 1]."""
+        captions = [batch.captions[row] for row in rows]
+        drawn = []
+        for sample in range(self.num_samples):
+            generators = [clip_generator(batch.ids[row], self.seed + sample) for row in rows]
+            with torch.autocast(video.device.type, enabled=False):
+                sound, rate = self.v2a(video.float(), fps, captions, generators)
+            if sound.shape[-1] / rate < duration_s - 1 / fps:
+                raise InputError(
+                    f"the V2A model {self._judge['v2a']} made {sound.shape[-1] / rate:.2f} s of sound for "
+                    f"{duration_s:.2f} s of video ({batch.ids[rows[0]]}); it has to cover the whole clip"
+                )
+            drawn.append(self.detector(sound, rate, duration_s))
+        return [list(onsets) for onsets in zip(*drawn, strict=True)]
+
+    def _infer_real(self, batch: ClipBatch, rows: Sequence[int], duration_s: float) -> list[Onsets]:
+        new = [row for row in rows if (batch.ids[row], duration_s) not in self._real]
+        if new:
+            found = self._infer(batch.video[new].float() / 255, batch.fps, batch, new, duration_s)
+            self._real |= {(batch.ids[row], duration_s): onsets for row, onsets in zip(new, found, strict=True)}
+        return [self._real[batch.ids[row], duration_s] for row in rows]
+
+    def _listen(self, ids: Sequence[str], audio: Tensor, sample_rate: int, duration_s: float) -> None:
+        new = [index for index, name in enumerate(ids) if (name, duration_s) not in self._driving]
+        if new:
+            found = self.detector(audio[new], sample_rate, duration_s)
+            self._driving |= {(ids[index], duration_s): onsets for index, onsets in zip(new, found, strict=True)}
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
+        self.v2a.cpu()
+        # a clip that evens out the batches of several ranks may come without a mask: its id tells
+        by_id = {clip.id: clip for clip in reversed(gathered(trainer, self._clips))}
+        clips = [by_id[name] for name in sorted(by_id)]
+        self._clips = []
+        kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.inferred))
+        results = {_entry(kind): self._score([(c, c) for c in clips if kind in c.inferred], kind) for kind in kinds}
+        if pairs := mismatched(clips):
+            results[_entry(CHANCE)] = self._score(pairs, GENERATED)
+        self.results = results
+        self.clip_rows = {clip.id: self._row(clip) for clip in clips}
+        self._log(trainer, module)
+
+    def _score(self, pairs: Sequence[tuple[JudgedClip, JudgedClip]], kind: str) -> MetricResult:
+        """CycleSync of ``(clip whose video is judged, clip whose sound it is judged by)``."""
+        videos = {name: index for index, name in enumerate(sorted({clip.video_id for clip, _ in pairs}))}
+        # every rank holds all clips, so there is nothing to synchronise
+        metric = CycleSync(
+            len(videos), self.tolerance_s, self.extra_tolerances_s, self.undefined, sync_on_compute=False
+        )
+        index = [videos[clip.video_id] for clip, _ in pairs]
+        for sample in range(self.num_samples):
+            heard, seen = zip(*(_compared(judge, clip, kind, sample) for clip, judge in pairs), strict=True)
+            metric.update(heard, seen, index)
+        found = metric.result()
+        counts = {"n_clips": len(pairs), "num_samples": self.num_samples}
+        return MetricResult(found.value, found.ci95, found.n, {**found.details, **counts, **self._judge})
+
+    def _row(self, clip: JudgedClip) -> dict[str, object]:
+        scores = {}
+        for kind, onsets in clip.inferred.items():
+            found = cyclesync_per_clip([clip.driving] * len(onsets), onsets, [self.tolerance_s])
+            known = [score for (score,) in found if score is not None]
+            scores[_entry(kind)] = 100 * sum(known) / len(known) if known else None
+        onsets_by_track = {"true": clip.true, "driving": clip.driving}
+        return {
+            "video_id": clip.video_id,
+            "duration_s": clip.duration_s,
+            "tolerance_s": self.tolerance_s,
+            "scores": scores,
+            "onsets": onsets_by_track | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
+        }
+
+    def _log(self, trainer: Trainer, module: LightningModule) -> None:
+        scalars: dict[str, float] = {}
+        for name, result in self.results.items():
+            low, high = result.ci95
+            scalars |= {
+                f"{self.stage}/{name}": result.value,
+                f"{self.stage}/{name}_low": low,
+                f"{self.stage}/{name}_high": high,
+            }
+        # to the loggers by hand: outside of `fit` Lightning would log at step 0, not at that of the loaded weights
+        module.log_dict(scalars, logger=False)
+        loggers: Sequence[Logger] = trainer.loggers
+        for logger in loggers:
+            logger.log_metrics(scalars, step=self.global_step)
+
+
+def mismatched(clips: Sequence[JudgedClip]) -> list[tuple[JudgedClip, JudgedClip]]:
+    """Each clip with the next one, around the end of the list, that was cut from another recording."""
+    pairs = []
+    for index, clip in enumerate(clips):
+        others = (*clips[index + 1 :], *clips[:index])
+        partner = next((other for other in others if other.video_id != clip.video_id), None)
+        if partner is not None:
+            pairs.append((clip, partner))
+    return pairs
+
+
+def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:
+    """Onsets of ``judge``'s sound and of those inferred from ``clip``, in the time both cover."""
+    end_s = min(judge.duration_s, clip.duration_s)
+    heard, seen = judge.driving, clip.inferred[kind][sample]
+    return [time for time in heard if time <= end_s], [time for time in seen if time <= end_s]
+
+
+def _entry(kind: str) -> str:
+    return "cyclesync" if kind == GENERATED else f"cyclesync_{kind}"

@@ -1,0 +1,117 @@
+"""The one place that maps Lightning's evaluation hooks onto what an evaluation callback does."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from components.contracts import Generation, MetricResult
+
+T = TypeVar("T")
+
+
+class EvaluationCallback(Callback):
+    """Sees every `Generation` of a validation or test, under ``fit``, ``validate`` and ``test`` alike.
+
+    Subclasses override what they need of ``start``, ``update``, ``finish`` and ``conclude``. Lightning's sanity check
+    before training and steps that return something else than a `Generation` are passed over.
+
+    Attributes:
+        results: metric name -> result of the last evaluation, the same on every rank.
+        clip_rows: clip id -> what is known of that clip; rank 0 holds all clips.
+        stage: ``val`` or ``test``.
+        global_step: optimizer steps behind the weights that are judged.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[str, MetricResult] = {}
+        self.clip_rows: dict[str, dict[str, object]] = {}
+        self.stage = "val"
+        self.global_step = 0
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """An evaluation begins."""
+
+    def update(self, generation: Generation) -> None:
+        """A batch of clips was generated."""
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """All clips were seen: fill ``results`` and ``clip_rows``; metrics may be logged. Called on every rank."""
+
+    def conclude(self, trainer: Trainer, module: LightningModule) -> None:
+        """All callbacks have finished: their results can be read."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remembers how long loaded weights were trained; the trainer's own counter stays 0 outside of ``fit``."""
+        self.global_step = checkpoint["global_step"]
+
+    def _begin(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        if trainer.sanity_checking:
+            return
+        self.stage = stage
+        if trainer.training or trainer.state.fn == "fit":
+            self.global_step = trainer.global_step
+        self.start(trainer, module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts."""
+        self._begin(trainer, pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts."""
+        self._begin(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Updates."""
+        if isinstance(outputs, Generation) and not trainer.sanity_checking:
+            self.update(outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Updates."""
+        if isinstance(outputs, Generation):
+            self.update(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finishes."""
+        if not trainer.sanity_checking:
+            self.finish(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finishes."""
+        self.finish(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Concludes."""
+        if not trainer.sanity_checking:
+            self.conclude(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Concludes."""
+        self.conclude(trainer, pl_module)
+
+
+def gathered(trainer: Trainer, items: list[T]) -> list[T]:
+    """The items of all ranks on every rank, rank 0's first. Every rank has to call it."""
+    if trainer.world_size == 1:
+        return items
+    parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

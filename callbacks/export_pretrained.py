@@ -1,0 +1,51 @@
+"""Exports the trained weights at the end of training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from components.errors import InputError
+
+
+class ExportPretrained(Callback):
+    """Calls ``save_pretrained(folder)`` of the model when ``fit`` has ended well.
+
+    The folder is written under another name and then renamed, so a whole one is never replaced by a part.
+
+    Args:
+        folder: where to; a folder that is there already is replaced.
+
+    Raises:
+        InputError: at the start of training, if the model has no ``save_pretrained``.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds out now, not after hours of training, whether the model can be exported."""
+        if not callable(getattr(pl_module, "save_pretrained", None)):
+            raise InputError(
+                f"ExportPretrained: {type(pl_module).__name__} has no save_pretrained(folder); "
+                "remove the callback from trainer.callbacks"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes, then renames."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        target = Path(self.folder)
+        partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
+        for leftover in (partial, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        pl_module.save_pretrained(partial)  # type: ignore[operator]
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+        rank_zero_info(f"wrote {target}")

@@ -1,0 +1,144 @@
+"""Prints the results of a run and writes ``results.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.evaluation import EvaluationCallback
+from callbacks.run_record import config_sha256, run_folder, seed, versions
+from components.contracts import MetricResult, ReportsResults
+from components.errors import InputError
+
+RESULTS_FILE = "results.json"
+
+
+def collect_results(trainer: Trainer) -> dict[str, MetricResult]:
+    """The results of all callbacks that report any, in the order of the callbacks."""
+    return {
+        name: result
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, ReportsResults)
+        for name, result in callback.results.items()
+    }
+
+
+class ResultsWriter(EvaluationCallback):
+    """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and a file in the run folder.
+
+    ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
+    "seed", "versions", "global_step", "ckpt_path"}``. It appears whole at the very end or not at all; one that an
+    earlier run left in the same folder is removed when a run starts. Bounds of an interval over one item are null.
+
+    Raises:
+        InputError: at the end, if a metric has no finite value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder: Path | None = None
+        self._collected: dict[str, MetricResult] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the run folder and removes what an earlier run left there."""
+        self._folder = run_folder(trainer)
+        self._collected = {}
+        if self._folder is not None and trainer.is_global_zero and stage != "predict":
+            (self._folder / RESULTS_FILE).unlink(missing_ok=True)
+
+    def conclude(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keeps the results of this evaluation; the last one counts."""
+        self._collected = collect_results(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes and prints; Lightning comes here only after everything else went well."""
+        if stage == "predict" or not trainer.is_global_zero:
+            return
+        check_finite(self._collected)
+        if stage == "fit" and not self._collected:
+            self.global_step = trainer.global_step
+        if self._folder is not None:
+            ckpt_path = trainer.ckpt_path
+            record = {
+                "metrics": {name: _entry(result) for name, result in self._collected.items()},
+                "config_sha256": config_sha256(self._folder),
+                "seed": seed(),
+                "versions": versions(),
+                "global_step": self.global_step,
+                "ckpt_path": None if ckpt_path is None else str(ckpt_path),
+            }
+            write_json(self._folder / RESULTS_FILE, record)
+        if self._collected:
+            console = Console()
+            console.print(results_table(self._collected, f"Results at step {self.global_step}"))
+            if self._folder is not None:
+                console.print(f"Results: {self._folder / RESULTS_FILE}", soft_wrap=True, highlight=False)
+
+
+def check_finite(results: Mapping[str, MetricResult]) -> None:
+    """Refuses results that are no numbers.
+
+    Raises:
+        InputError: naming the metric.
+    """
+    for name, result in results.items():
+        if not math.isfinite(result.value):
+            raise InputError(
+                f"metric {name} came out as {result.value} over {result.n} items, so no {RESULTS_FILE} is written; "
+                "check that the evaluation clips have audible onsets and that the model's output is finite"
+            )
+
+
+def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
+    """One row per metric: value, interval, number of items, tolerance where there is one."""
+    table = Table(title=title)
+    table.add_column("metric")
+    for heading in ("value", "95 % interval", "n", "tolerance"):
+        table.add_column(heading, justify="right")
+    for name, result in results.items():
+        tolerance = result.details.get("tolerance_s")
+        table.add_row(
+            name,
+            f"{result.value:.2f}",
+            interval_text(result),
+            str(result.n),
+            f"{tolerance:.3g} s" if isinstance(tolerance, float) else "",
+        )
+    return table
+
+
+def interval_text(result: MetricResult) -> str:
+    """``low - high``, or a dash where there is no interval."""
+    low, high = result.ci95
+    return f"{low:.2f} – {high:.2f}" if math.isfinite(low + high) else "–"
+
+
+def write_json(file: Path, record: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is never seen in part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+    partial.replace(file)
+
+
+def _entry(result: MetricResult) -> dict[str, object]:
+    entry = {"value": result.value, "ci95": list(result.ci95), "n": result.n, **result.details}
+    return {name: _finite(item) for name, item in entry.items()}
+
+
+def _finite(item: object) -> object:
+    """JSON knows no NaN: an interval or spread over one item becomes null."""
+    if isinstance(item, float):
+        return item if math.isfinite(item) else None
+    if isinstance(item, Mapping):
+        return {key: _finite(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [_finite(value) for value in item]
+    return item

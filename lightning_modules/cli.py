@@ -1,0 +1,122 @@
+"""The command line ``avsync``: one LightningCLI for every model and every data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.errors import InputError
+from lightning_modules.light_imports import without_transformers
+
+with without_transformers():
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from callbacks.nan_guard import NaNGuard
+    from callbacks.results import ResultsWriter
+    from lightning_modules.config_errors import parse_error_sentence
+    from lightning_modules.console import keep_console_clear
+    from lightning_modules.plugins import import_plugins
+    from lightning_modules.run_errors import check_checkpoint, checkpoint_error_sentence, input_error_sentence
+
+
+class ConfigInCheckpoint(SaveConfigCallback):
+    """Saves the configuration in the run folder and, as text, in every checkpoint."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds ``config_yaml``."""
+        checkpoint["config_yaml"] = self.parser.dump(self.config, skip_none=False)
+
+
+class AVSyncCLI(LightningCLI):
+    """Runs ``fit``, ``validate``, ``test`` and ``predict`` as the configuration says, into ``runs/<experiment>``."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the name of the experiment."""
+        text = "Folder of the run below trainer.default_root_dir (default: the name of the last config file)."
+        parser.add_argument("--experiment", type=str | None, default=None, help=text)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        arguments = self._subcommand_method_arguments[subcommand]
+        parser.set_defaults({name: False for name in ("verbose", "return_predictions") if name in arguments})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; complains in one sentence instead of pages of usage."""
+        try:
+            super().parse_arguments(parser, args)
+        except argparse.ArgumentError as error:
+            raise InputError(parse_error_sentence(str(error), sys.argv[1:] if args is None else args)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """The configuration decides: hyperparameters stored in a checkpoint never override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Looks at the checkpoint before anything slow happens."""
+        if ckpt_path := self._get(self.config, "ckpt_path"):
+            check_checkpoint(str(ckpt_path))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds what every run has: a run folder, bars that nest, the guard against NaN, the results."""
+        config = self._get(self.config_init, "trainer")
+        given = config.callbacks or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
+        for kind, default in [*bar, (NaNGuard, NaNGuard), (ResultsWriter, ResultsWriter)]:
+            if not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.append(default())
+        if config.logger in (None, True):
+            files = self._get(self.config, "config") or []
+            name = self._get(self.config, "experiment") or (Path(str(files[-1])).stem if files else "avsync")
+            kwargs["logger"] = TensorBoardLogger(config.default_root_dir, name, default_hp_metric=False)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs; a checkpoint that does not fit is named together with its keys."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (RuntimeError, KeyError) as error:
+            ckpt_path = self._get(self.config, "ckpt_path")
+            if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
+                raise InputError(sentence) from error
+            raise
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 2 for bad input, 143 if asked to terminate."""
+    keep_console_clear()
+    import_plugins()
+    try:
+        AVSyncCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={"default_root_dir": "runs"},
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            save_config_callback=ConfigInCheckpoint,
+            save_config_kwargs={"overwrite": True},
+            args=None if args is None else list(args),
+        )
+    except SIGTERMException:
+        return 143
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        if (sentence := input_error_sentence(error)) is None:
+            raise
+        sys.stderr.write(f"error: {sentence}\n")
+        return 2
+    return 0
