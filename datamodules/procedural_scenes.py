@@ -73,7 +73,7 @@ def bouncing_ball(
     canvas.draw(canvas.below(floor), ground)
     canvas.animate(len(times))
     glow = ellipse(canvas, centre_x, floor, radius * (3.0 - 1.6 * flash), radius * 0.4)
-    canvas.draw(glow, (1.0, 1.0, 0.9), 0.85 * flash)
+    canvas.draw(glow, (1.0, 1.0, 0.9), 0.85 * flash, blur=0.04)
     canvas.draw(ellipse(canvas, centre_x, floor + 0.03, radius * (0.5 + 0.5 * hit), 0.025), (0, 0, 0), 0.15 + 0.3 * hit)
     tall, wide = radius * (1 - 0.3 * flash), radius * (1 + 0.25 * flash)
     centre_y = rest_y + (floor - radius - rest_y) * hit + (radius - tall) * hit
@@ -114,7 +114,8 @@ def striking_mallet(
     canvas.animate(len(times))
     dip = 0.035 * flash
     lit = np.stack([c + (1.0 - c) * flash for c in metal], axis=-1)
-    canvas.draw(box(canvas, middle, bar_top + 0.05, bar_half[0] + 0.05, 0.11, 0.06), (1.0, 0.95, 0.75), 0.35 * flash)
+    halo = box(canvas, middle, bar_top + 0.05, bar_half[0] + 0.04, 0.09, 0.08)
+    canvas.draw(halo, (1.0, 0.95, 0.75), 0.6 * flash, blur=0.16)
     canvas.draw(box(canvas, middle, bar_top + bar_half[1] + dip, bar_half[0], bar_half[1], 0.02), lit)
     low = np.arcsin((bar_top - head_radius - pivot_y) / arm)
     angle = np.deg2rad(-62) + (low - np.deg2rad(-62)) * hit
@@ -215,15 +216,22 @@ class Canvas:
         """Signed distance of the half plane under ``y``."""
         return np.broadcast_to(y - self.y, (1, self.height, self.width))
 
-    def draw(self, distance: np.ndarray, colour: Sequence[float] | np.ndarray, alpha: float | np.ndarray = 1.0) -> None:
+    def draw(
+        self,
+        distance: np.ndarray,
+        colour: Sequence[float] | np.ndarray,
+        alpha: float | np.ndarray = 1.0,
+        blur: float = 0.0,
+    ) -> None:
         """Blends a shape in; a pixel is covered as far as the edge (distance 0) reaches into it.
 
         Args:
             distance: signed distance ``[1 or T, H, W]``, negative inside.
             colour: red, green, blue, or one such row per frame ``[T, 3]``.
             alpha: opacity, or one per frame ``[T]``.
+            blur: width over which the edge fades out (inwards and outwards), at least a pixel.
         """
-        cover = np.clip(0.5 - distance * self.height, 0, 1).astype(np.float32)
+        cover = np.clip(0.5 - distance / max(blur, 1 / self.height), 0, 1).astype(np.float32)
         cover = cover * _per_frame(alpha)
         paint = np.asarray(colour, np.float32).reshape(-1, 3)
         for channel in range(3):

@@ -77,7 +77,7 @@ class MediaReader:
         self._audio: AudioStream | None = audios[0] if audios else None
         if any(stream.codec_context is None for stream in (self._video, self._audio) if stream is not None):
             self._container.close()
-            raise InputError(f"{self.path} is corrupt or truncated (its tracks cannot be read); replace it")
+            raise InputError(f"{self.path} is corrupt, truncated or no media file (unknown codec); replace it")
         # Parallelism comes from loader workers; a decoder's own threads only add latency.
         self._video.codec_context.thread_count = 1
         if self._audio is not None:
