@@ -140,8 +140,9 @@ class SyncphonyModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Motion-aware loss of one autoregressive pyramid batch."""
-        calls = batch_idx if batch.position is None else batch.position // len(batch)
-        logs = self._losses(batch, calls, torch.Generator(self.device).manual_seed(self._seed(calls)))
+        # Counted from the data's position, so that a resumed run draws what the uninterrupted one would have drawn.
+        call = batch_idx if batch.position is None else batch.position // (len(batch) * self._world_size())
+        logs = self._losses(batch, call, torch.Generator(self.device).manual_seed(self._seed(call)))
         self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
