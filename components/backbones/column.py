@@ -2,6 +2,9 @@
 
 A column is a list of clips of one and the same sample row, the oldest history first and the clip being denoised last.
 History may be at lower resolution. Columns never see each other.
+
+Layouts and tables are cached by shape. They are made outside `torch.inference_mode`, because a table that is first
+needed while validating would otherwise be unusable in the backward pass of every later training step.
 """
 
 from __future__ import annotations
@@ -76,6 +79,7 @@ class TokenLayout:
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)
 def token_layout(
     shapes: tuple[ClipShape, ...], num_text: int, device: torch.device, stretch_history: bool = True
 ) -> TokenLayout:
@@ -99,6 +103,7 @@ def token_layout(
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)
 def causal_mask(layout: TokenLayout) -> Tensor:
     """Bool ``[S, S]``: query q may see key k iff ``time(q) >= time(k)``; text counts as time 0."""
     time = layout.positions[:, 0]
@@ -106,6 +111,7 @@ def causal_mask(layout: TokenLayout) -> Tensor:
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)
 def layout_rope(layout: TokenLayout, axes_dims: tuple[int, ...]) -> Tensor:
     """Rotary table of a column's tokens on (time, row, column): float32 ``[2, S, sum(axes_dims) / 2]``."""
     return rotary_table(layout.positions, axes_dims)

@@ -30,7 +30,11 @@ def pretrained_backbone(folder: str) -> PyramidFlowTransformer:
     """
     path = resolve_folder(folder)
     config = _config(path)
-    model = _variant(path, config).from_config(config)
+    variant = _variant(path, config)
+    try:
+        model = variant.from_config(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path / 'config.json'} describes no model ({error}): restore it from the release.") from None
     load_safetensors(model, path / "diffusion_pytorch_model.safetensors")
     return model
 

@@ -1,0 +1,99 @@
+"""Transformers in folders of the public layout: round trips, and what is said about damaged folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.backbones.column import Column
+from components.backbones.pretrained import pretrained_backbone
+from components.errors import InputError
+from tests.tiny_syncphony import VARIANTS, latents, text_features, tiny_backbone
+
+
+@pytest.fixture(params=VARIANTS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    tiny_backbone(request.param).save_pretrained(tmp_path / "saved" / request.param)
+    return tmp_path / "saved" / request.param
+
+
+def test_round_trip(folder: Path):
+    before, after = tiny_backbone(folder.name), pretrained_backbone(str(folder))
+    assert type(after) is type(before)
+    assert after.config == before.config
+    assert before.state_dict().keys() == after.state_dict().keys()
+    column = Column([latents(1, 1)], torch.tensor([200.0]), text_features(1))
+    with torch.no_grad():
+        assert torch.equal(before([column])[0], after([column])[0])
+
+
+def test_saving_again_gives_the_same_files(folder: Path, tmp_path: Path):
+    pretrained_backbone(str(folder)).save_pretrained(tmp_path / "again")
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_release_without_a_class_name_is_told_by_its_fields(folder: Path):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    del config["_class_name"]
+    file.write_text(json.dumps({**config, "_diffusers_version": "0.30.0", "use_flash_attn": False}))
+    assert type(pretrained_backbone(str(folder))) is type(tiny_backbone(folder.name))
+
+
+def test_wrong_class_name(folder: Path):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "UNet2DModel"}))
+    with pytest.raises(InputError, match=r"config.json names the class 'UNet2DModel'.*PyramidFluxTransformer"):
+        pretrained_backbone(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{", "", "\x00\x01", "[1, 2]", '"miniflux"'])
+def test_broken_json(folder: Path, text: str):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json"):
+        pretrained_backbone(str(folder))
+
+
+def test_json_that_is_no_text(folder: Path):
+    (folder / "config.json").write_bytes(b"\xff\xfe\x00{}")
+    with pytest.raises(InputError, match=r"config\.json"):
+        pretrained_backbone(str(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
+def test_missing_file(folder: Path, name: str):
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=name):
+        pretrained_backbone(str(folder))
+
+
+def test_missing_folder(tmp_path: Path):
+    with pytest.raises(InputError, match="nowhere"):
+        pretrained_backbone(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 1000, -1])
+def test_truncated_weights(folder: Path, keep: int):
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"diffusion_pytorch_model\.safetensors"):
+        pretrained_backbone(str(folder))
+
+
+def test_settings_that_do_not_fit_the_weights(folder: Path):
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "joint_attention_dim": 20}))
+    with pytest.raises(InputError, match=r"context_embedder.weight"):
+        pretrained_backbone(str(folder))
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_layers", "two"), ("num_attention_heads", None), ("in_channels", -4)])
+def test_settings_that_make_no_model(folder: Path, key: str, value: object):
+    """Such a config is the user's file, so it is named."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(InputError, match=r"config.json|safetensors"):
+        pretrained_backbone(str(folder))
