@@ -262,7 +262,7 @@ class SyncphonyModule(L.LightningModule):
         return (self.noise_seed << 40) ^ (call << 12) ^ self.global_rank
 
     def _pixels(self, video: Tensor) -> Tensor:
-        return video.float() / 127.5 - 1
+        return video.float().div_(127.5).sub_(1)
 
     def _frames_of_sound(self, batch: ClipBatch) -> int:
         """Frames of the longest clip that the sound covers and the codec can make."""

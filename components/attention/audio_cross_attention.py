@@ -71,7 +71,10 @@ class AudioCrossAttention(nn.Module):
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
         keys = rotate(self.norm_k(keys), windows.key_rope)
-        return HeardAudio(*(rearrange(x[:, :, windows.index], "b h l w d -> b l h w d") for x in (keys, values)))
+        gathered = (
+            x.index_select(2, windows.index.flatten()).unflatten(2, windows.index.shape) for x in (keys, values)
+        )
+        return HeardAudio(*(x.transpose(1, 2) for x in gathered))
 
     def forward(self, tokens: Tensor, layout: TokenLayout, heard: HeardAudio, windows: AudioWindows) -> Tensor:
         """What the sound adds to the video tokens.

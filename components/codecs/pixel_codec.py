@@ -51,13 +51,13 @@ class PixelCodec(VideoCodec):
         if height % s or width % s:
             raise ValueError(f"frames of {height}x{width} are not multiples of spatial_factor {s}")
         self.num_latents(t)
-        pixels = F.pixel_unshuffle(video.flatten(0, 1), 2).unflatten(1, (3, 4))
-        luma = self._mix(pixels, self.to_ycc[0])
-        mean = pixels.mean(dim=2)
+        planes = video.flatten(0, 1)
+        luma = self._mix(planes, self.to_ycc[0])
+        mean = F.avg_pool2d(planes, 2)
         chroma = torch.stack([self._mix(mean, row) for row in self.to_ycc[1:]], dim=1)
         packed = torch.cat(
             [
-                rearrange(luma, "(b t) (i j) (h p) (w q) -> b t (p i q j) h w", t=t, i=2, j=2, p=s // 2, q=s // 2),
+                rearrange(luma, "(b t) (h i) (w j) -> b t (i j) h w", t=t, i=s, j=s),
                 rearrange(chroma, "(b t) c (h i) (w j) -> b t (c i j) h w", t=t, i=s // 2, j=s // 2),
             ],
             dim=2,

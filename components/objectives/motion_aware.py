@@ -73,10 +73,13 @@ class MotionAwareLoss(nn.Module):
             clean_latents: the clips' latents ``[B, C, L, H, W]`` in one scale (`VideoCodec.uniform_scale`).
             stages: number of pyramid stages.
         """
-        pyramid = latent_pyramid(clean_latents, stages)
         terms = []
         for column, velocity in zip(columns, velocities, strict=True):
-            level, first, frames = pyramid[column.stage][column.rows], column.first_frame, column.target.shape[2]
-            previous = None if first == 0 else level[:, :, first - 1 : first - 1 + frames]
-            terms.append(self(velocity, column.target, level[:, :, first : first + frames], previous))
+            first, frames = column.first_frame, column.target.shape[2]
+            # Only the predicted frames and the one before them are brought to the column's resolution.
+            before = min(first, 1)
+            near = clean_latents[column.rows, :, first - before : first + frames]
+            level = latent_pyramid(near, stages)[column.stage]
+            previous = level[:, :, :frames] if before else None
+            terms.append(self(velocity, column.target, level[:, :, before:], previous))
         return terms

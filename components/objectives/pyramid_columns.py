@@ -166,9 +166,8 @@ class AutoregressivePyramid:
         """
         if latents.shape[0] % self.num_columns:
             raise ValueError(f"a batch of {latents.shape[0]} clips is not a multiple of {self.num_columns} columns")
-        pyramid = latent_pyramid(latents, self.schedule.stages)
         return [
-            self._column(pyramid, c, units_per_stage[stage], draws[c]) for c, stage in enumerate(self.stage_of_column)
+            self._column(latents, c, units_per_stage[stage], draws[c]) for c, stage in enumerate(self.stage_of_column)
         ]
 
     def _last_unit(self, num_latents: int, units: int) -> tuple[int, slice]:
@@ -180,29 +179,30 @@ class AutoregressivePyramid:
             raise ValueError(f"a prefix of {units} units does not fit a clip of {len(bounds) - 1} units")
         return units - 1, slice(bounds[units - 1], bounds[units])
 
-    def _column(self, pyramid: Sequence[Tensor], c: int, units: int, draws: ColumnDraws) -> TrainingColumn:
+    def _column(self, latents: Tensor, c: int, units: int, draws: ColumnDraws) -> TrainingColumn:
         stage, schedule = self.stage_of_column[c], self.schedule
-        batch, _, num_latents = pyramid[-1].shape[:3]
+        batch, _, num_latents = latents.shape[:3]
         rows = slice(c, batch, self.num_columns)
         unit, frames = self._last_unit(num_latents, units)
+        pyramid = latent_pyramid(latents[rows, :, : frames.stop], schedule.stages)
 
         noise = draws.noise
         for _ in range(schedule.stages - 1 - stage):
             noise = downsample_noise(noise)
-        clean = pyramid[stage][rows, :, frames]
+        clean = pyramid[stage][:, :, frames]
         end_level = schedule.end_sigma[stage]
         end = end_level * noise + (1 - end_level) * clean
         if stage == 0:
             start = noise
         else:
             start_level = schedule.start_sigma[stage]
-            coarse = upsample_nearest(pyramid[stage - 1][rows, :, frames])
+            coarse = upsample_nearest(pyramid[stage - 1][:, :, frames])
             start = start_level * noise + (1 - start_level) * coarse
         timesteps, local_sigma = schedule.train_point(stage, draws.u)
         r = local_sigma.view(-1, 1, 1, 1, 1)
         clips = []
         if self.autoregressive:
-            clean_history = history_clips([level[rows] for level in pyramid], stage, unit, self.frames_per_unit)
+            clean_history = history_clips(pyramid, stage, unit, self.frames_per_unit)
             k = (draws.history_strength * self.max_history_noise).view(-1, 1, 1, 1, 1)
             clips = [
                 (1 - k) * clip + k * extra
@@ -210,7 +210,7 @@ class AutoregressivePyramid:
             ]
         return TrainingColumn(
             stage=stage,
-            rows=torch.arange(batch, device=pyramid[-1].device)[rows],
+            rows=torch.arange(batch, device=latents.device)[rows],
             first_frame=frames.start,
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,
