@@ -1,0 +1,63 @@
+"""Writes what ``avsync predict`` generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from callbacks.clip_videos import file_stem, to_uint8, watchable
+from callbacks.run_record import run_folder
+from components.contracts import Generation
+from components.media.writer import write_mp4
+
+PREDICTIONS_FOLDER = "predictions"
+
+
+class PredictionWriter(Callback):
+    """``<run>/predictions/<id>.mp4`` with the driving sound, for every `Generation` that ``predict_step`` returns.
+
+    Args:
+        folder: where to write instead of the run folder's ``predictions``.
+        crf: quality of the videos, 0 (lossless) to 51.
+        min_side: shorter side in pixels that small videos are enlarged to by repeating pixels; 0 keeps their size.
+    """
+
+    def __init__(self, folder: str | None = None, crf: float = 14.0, min_side: int = 0) -> None:
+        self.folder = folder
+        self.crf = crf
+        self.min_side = min_side
+        self._written: list[Path] = []
+        self._target: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the folder."""
+        run = run_folder(trainer)
+        self._target = Path(self.folder) if self.folder else None if run is None else run / PREDICTIONS_FOLDER
+        self._written = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes one file per clip."""
+        if self._target is None or not isinstance(outputs, Generation):
+            return
+        for row in outputs.valid_mask().nonzero().flatten().tolist():
+            video = watchable(to_uint8(outputs.video[row]), self.min_side)
+            sound = outputs.audio[row, : round(len(video) / outputs.fps * outputs.sample_rate)]
+            file = self._target / f"{file_stem(outputs.reference.ids[row])}.mp4"
+            write_mp4(file, video, outputs.fps, sound, outputs.sample_rate, self.crf)
+            self._written.append(file)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where the files are."""
+        for file in self._written:
+            Console().print(f"Wrote {file}", soft_wrap=True, highlight=False)

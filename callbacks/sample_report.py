@@ -1,0 +1,205 @@
+"""Writes clips with sound and a page to watch them on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm.auto import tqdm
+
+from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable
+from callbacks.evaluation import EvaluationCallback
+from callbacks.report_page import ClipEntry, Point, ReportPage, Status
+from callbacks.report_plots import label_of
+from callbacks.results import collect_results
+from callbacks.run_record import config_text, run_folder, versions
+from callbacks.tensorboard_media import MAX_CLIPS, add_clip, add_sound
+from components.contracts import Generation, MetricResult, ReportsResults
+from components.errors import InputError
+from components.media.writer import write_mp4
+
+REPORT_FOLDER = "report"
+PAGE = "index.html"
+
+
+class SampleReport(EvaluationCallback):
+    """``<run>/report/index.html``: players, onset plots, scores, curves, configuration; renewed at every evaluation.
+
+    The videos (``report/media``) are the generation, its variants and the real clip, each with the driving sound, and
+    one video with all of them side by side. TensorBoard gets the first four clips as pictures and sound. Rank 0 shows
+    the first clips it evaluates itself.
+
+    The page says ``running`` until the run has ended well.
+
+    Args:
+        num_clips: how many clips to show.
+        min_side: shorter side in pixels that small videos are enlarged to.
+        crf: quality of the videos, 0 (lossless) to 51.
+        title: heading of the page; None takes the name of the run's folders.
+
+    Raises:
+        InputError: if ``num_clips`` is negative or ``min_side`` below 16.
+    """
+
+    def __init__(self, num_clips: int = 8, min_side: int = 192, crf: float = 18.0, title: str | None = None) -> None:
+        super().__init__()
+        if num_clips < 0:
+            raise InputError(f"SampleReport.num_clips is {num_clips}; it must be at least 0")
+        if min_side < 16:
+            raise InputError(f"SampleReport.min_side is {min_side}; it must be at least 16 pixels")
+        self.num_clips = num_clips
+        self.min_side = min_side
+        self.crf = crf
+        self.title = title
+        self._folder: Path | None = None
+        self._fitting = False
+        self._entries: list[ClipEntry] = []
+        self._shown: dict[str, dict[str, object]] = {}
+        self._latest: dict[str, MetricResult] = {}
+        self._history: dict[str, list[Point]] = {}
+        self._real_written: set[str] = set()
+        self._writers: list[SummaryWriter] = []
+        self._show_bar = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finds the run folder."""
+        folder = run_folder(trainer)
+        self._folder = folder if trainer.is_global_zero and stage != "predict" else None
+        self._fitting = stage == "fit"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far, so that a resumed run goes on drawing them."""
+        return {"history": {name: [list(point) for point in points] for name, points in self._history.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the curves of the run that is resumed; a validation starts its own."""
+        if self._fitting:
+            self._history = {
+                name: [cast(Point, tuple(point)) for point in points] for name, points in state_dict["history"].items()
+            }
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Clears the clips of the last evaluation."""
+        self._entries = []
+        self._show_bar = trainer.progress_bar_callback is not None
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        self._writers = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+    def update(self, generation: Generation) -> None:
+        """Writes the media of the first clips."""
+        if self._folder is None:
+            return
+        rows = generation.valid_mask().nonzero().flatten().tolist()[: self.num_clips - len(self._entries)]
+        with tqdm(rows, "report", leave=False, unit="clip", disable=not (rows and self._show_bar)) as bar:
+            for row in bar:
+                self._entries.append(self._write_clip(generation, row))
+
+    def _write_clip(self, generation: Generation, row: int) -> ClipEntry:
+        assert self._folder is not None
+        batch = generation.reference
+        clip_id, stem = batch.ids[row], file_stem(batch.ids[row])
+        sources = {"generated": generation.video[row]}
+        sources |= {name: variant.video[row] for name, variant in generation.variants.items()}
+        if batch.video.shape[1] > 1:
+            sources["real"] = batch.video[row]
+        shown = {kind: to_uint8(video) for kind, video in sources.items()}
+        audio = generation.audio[row].float().cpu()
+        report = self._folder / REPORT_FOLDER
+
+        def write(name: str, video: Tensor) -> str:
+            path = f"media/{stem}.{name}.mp4"
+            sound = audio[: round(len(video) / generation.fps * generation.sample_rate)]
+            write_mp4(report / path, video, generation.fps, sound, generation.sample_rate, self.crf)
+            return path
+
+        large = {kind: watchable(video, self.min_side) for kind, video in shown.items()}
+        wide = side_by_side({label_of(kind): video for kind, video in large.items()})
+        videos = {}
+        for kind, video in large.items():
+            if kind == "real" and clip_id in self._real_written:  # it does not change between evaluations
+                videos[kind] = f"media/{stem}.{kind}.mp4"
+            else:
+                videos[kind] = write(kind, video)
+        self._real_written.add(clip_id)
+        if len(self._entries) < MAX_CLIPS:
+            for writer in self._writers:
+                small = side_by_side({label_of(kind): watchable(video, 96) for kind, video in shown.items()})
+                add_clip(writer, f"{self.stage}_clips/{clip_id}", small, generation.fps, self.global_step)
+                add_sound(writer, f"{self.stage}_clips/{clip_id}", audio, generation.sample_rate, self.global_step)
+        return ClipEntry(clip_id, batch.captions[row], write("side_by_side", wide), videos)
+
+    def conclude(self, trainer: Trainer, module: LightningModule) -> None:
+        """Renews the page with the results of all callbacks."""
+        self._latest = collect_results(trainer)
+        for name, result in self._latest.items():
+            earlier = [point for point in self._history.get(name, []) if point[0] < self.global_step]
+            self._history[name] = [*earlier, (self.global_step, result.value, *result.ci95)]
+        self._shown = _collect_rows(trainer)
+        self._write_page("running")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The run has ended well."""
+        if self._folder is not None and (self._entries or self._latest):
+            self._write_page("finished")
+            Console().print(f"Report: {self._folder / REPORT_FOLDER / PAGE}", soft_wrap=True, highlight=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The run has ended otherwise: a page that is there must not look finished."""
+        if self._folder is not None and (self._folder / REPORT_FOLDER / PAGE).exists():
+            self._write_page("stopped", f"{type(exception).__name__} {exception}".strip())
+
+    def _write_page(self, status: Status, reason: str = "") -> None:
+        if self._folder is None:
+            return
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        remark = f"Evaluated at step {self.global_step:,} · page written {now} · {self._folder}"
+        if reason:
+            remark = f"Stopped before its end: {' '.join(reason.split())[:300]} · {remark}"
+        page = ReportPage(
+            title=self.title or f"{self._folder.parent.name} / {self._folder.name}",
+            status=status,
+            remark=remark,
+            results=self._latest,
+            curves=self._history,
+            clips=[_with_row(entry, self._shown.get(entry.id, {})) for entry in self._entries],
+            config=config_text(self._folder),
+            versions=versions(),
+        )
+        file = self._folder / REPORT_FOLDER / PAGE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{PAGE}.part")
+        partial.write_text(page.html())
+        partial.replace(file)
+
+
+def _collect_rows(trainer: Trainer) -> dict[str, dict[str, object]]:
+    """What all callbacks know of each clip; their scores are put together."""
+    rows: dict[str, dict[str, object]] = {}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, ReportsResults):
+            continue
+        for clip_id, row in callback.clip_rows.items():
+            known = rows.setdefault(clip_id, {})
+            scores = [cast(Mapping[str, Any], item.get("scores", {})) for item in (known, row)]
+            known |= {**row, "scores": {**scores[0], **scores[1]}}
+    return rows
+
+
+def _with_row(entry: ClipEntry, row: Mapping[str, Any]) -> ClipEntry:
+    return ClipEntry(
+        entry.id,
+        entry.caption,
+        entry.wide,
+        entry.videos,
+        scores=row.get("scores", {}),
+        onsets=row.get("onsets", {}),
+        duration_s=row.get("duration_s", 0.0),
+        tolerance_s=row.get("tolerance_s", 0.0),
+    )

@@ -1,0 +1,208 @@
+import math
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks.cyclesync import CycleSyncCallback, JudgedClip, mismatched
+from components.contracts import V2AModel
+from components.errors import InputError
+from components.metrics.matching import onset_iou
+from components.v2a.motion_v2a import MotionV2A
+from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips, clip_batch, generation
+
+IDS = sorted(JUMPS)
+
+
+def evaluated(tmp_path, callback, batches):
+    """The callback after a validation that sees ``batches`` of generations."""
+
+    class Given(JumpingSquares):
+        def validation_step(self, batch, batch_idx):
+            return batches[batch_idx]
+
+    class Indices(SquareClips):
+        def val_dataloader(self):
+            return torch.utils.data.DataLoader(range(len(batches)), batch_size=None)
+
+    trainer = quiet_trainer(tmp_path, callbacks=[callback])
+    trainer.validate(Given(), datamodule=Indices(), verbose=False)
+    return callback
+
+
+def quiet_trainer(tmp_path, **kwargs):
+    return L.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **kwargs,
+    )
+
+
+def test_every_kind_of_video_gets_its_known_score(tmp_path):
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(clip_batch(IDS))])
+    results = judged.results
+    assert results["cyclesync"].value == pytest.approx(100)
+    assert results["cyclesync_real"].value == pytest.approx(100)
+    assert results["cyclesync_off_sync"].value == pytest.approx(0)
+    # one of n onsets is met: 1/n, averaged over the two clips of each recording and then over recordings
+    by_hand = [100 / 2 * (1 / 3 + 1 / 3), 100 / 2 * (1 / 4 + 1 / 3), 100 / 2 * (1 / 2 + 1 / 4)]
+    assert results["cyclesync_w0"].value == pytest.approx(sum(by_hand) / 3)
+    spread = 1.96 * torch.tensor(by_hand).std().item() / math.sqrt(3)
+    low, high = results["cyclesync_w0"].ci95
+    assert (high - low) / 2 == pytest.approx(spread, rel=1e-3)
+    assert {result.n for result in results.values()} == {3}
+    assert results["cyclesync"].details["tolerance_s"] == 0.05
+    assert results["cyclesync"].details["n_clips"] == 6
+    assert results["cyclesync"].details["v2a"] == "components.v2a.motion_v2a.MotionV2A"
+
+
+def test_chance_pairs_each_clip_with_the_next_recording(tmp_path):
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(clip_batch(IDS))])
+    rows = judged.clip_rows
+    partners = [IDS[2], IDS[2], IDS[4], IDS[4], IDS[0], IDS[0]]  # two clips per recording, in the order of the ids
+    scores = [
+        onset_iou(rows[partner]["onsets"]["driving"], rows[clip]["onsets"]["generated"], [0.05])[0]
+        for clip, partner in zip(IDS, partners, strict=True)
+    ]
+    assert judged.results["cyclesync_chance"].value == pytest.approx(100 * sum(scores) / 6)
+    assert judged.results["cyclesync_chance"].value < 40
+
+
+def test_order_batches_and_repeats_do_not_matter(tmp_path):
+    whole = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(clip_batch(IDS), 2)])
+    shuffled = [IDS[i] for i in (5, 0, 3)], [IDS[i] for i in (4, 1, 2)]
+    repeat = clip_batch([IDS[0], IDS[5]], valid=[False, False])
+    unmasked_repeat = clip_batch([IDS[3]])
+    batches = [*(clip_batch(ids) for ids in shuffled), repeat, unmasked_repeat]
+    parts = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(batch, 2) for batch in batches])
+    assert parts.results == whole.results
+    assert parts.clip_rows == whole.clip_rows
+
+
+def test_rows_hold_scores_and_onsets_of_every_track(tmp_path):
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(clip_batch(IDS), 2)])
+    row = judged.clip_rows["frog/b_0"]
+    assert row["scores"]["cyclesync"] == pytest.approx(50)
+    assert row["scores"]["cyclesync_real"] == pytest.approx(100)
+    assert list(row["onsets"]) == ["true", "driving", "generated", "w0", "off_sync", "real"]
+    assert row["onsets"]["true"] == pytest.approx([frame / 24 for frame in JUMPS["frog/b_0"]])
+    assert len(row["onsets"]["generated"]) == 2
+    for heard, true in zip(row["onsets"]["driving"], row["onsets"]["true"], strict=True):
+        assert abs(heard - true) < 0.03
+
+
+def test_one_recording_has_no_chance_pairs(tmp_path):
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [generation(clip_batch(IDS[:2]))])
+    assert "cyclesync_chance" not in judged.results
+    assert judged.results["cyclesync"].n == 1
+
+
+def test_mismatched_skips_clips_of_the_same_recording():
+    clips = [JudgedClip(str(k), video, 1.0, [], {}, None) for k, video in enumerate("aabbb")]
+    assert [(clip.id, partner.id) for clip, partner in mismatched(clips)] == [
+        ("0", "2"),
+        ("1", "2"),
+        ("2", "0"),
+        ("3", "0"),
+        ("4", "0"),
+    ]
+
+
+class CountingV2A(V2AModel):
+    """`MotionV2A` that counts the clips it is given and whose loudness is drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = MotionV2A()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.clips = 0
+        self.draws = []
+
+    def forward(self, video, fps, captions=None, generators=None):
+        self.clips += len(video)
+        self.draws += [torch.rand((), generator=generator).item() for generator in generators]
+        return self.inner(video, fps, captions, generators)
+
+
+def test_real_videos_are_heard_once_per_run(tmp_path):
+    v2a = CountingV2A()
+    callback = CycleSyncCallback(v2a)
+    trainer = quiet_trainer(tmp_path, callbacks=[callback], max_steps=6, val_check_interval=3, num_sanity_val_steps=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    kinds_per_validation = 3  # generated, w0, off_sync
+    assert v2a.clips == 2 * 6 * kinds_per_validation + 6
+
+
+def test_v2a_is_frozen_and_no_part_of_the_model(tmp_path):
+    v2a = CountingV2A()
+    callback = CycleSyncCallback(v2a)
+    assert not v2a.training and not v2a.weight.requires_grad
+    module = JumpingSquares()
+    evaluated(tmp_path, callback, [generation(clip_batch(IDS))])
+    assert not any("v2a" in name for name in module.state_dict())
+    other = CountingV2A()
+    other.weight.data += 1
+    hashes = [CycleSyncCallback(judge)._judge["v2a_sha256"] for judge in (v2a, CountingV2A(), other)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_draws_belong_to_the_clip_and_are_averaged(tmp_path):
+    v2a = CountingV2A()
+    judged = evaluated(tmp_path, CycleSyncCallback(v2a, num_samples=2), [generation(clip_batch(IDS), variants=False)])
+    generated, real = v2a.draws[:12], v2a.draws[12:]
+    assert generated == real
+    assert len(set(generated)) == 12
+    assert judged.results["cyclesync"].value == pytest.approx(100)
+    assert judged.results["cyclesync"].details["n_clips"] == 6
+    assert judged.results["cyclesync"].details["num_samples"] == 2
+
+
+def test_too_short_a_sound_is_refused(tmp_path):
+    class Short(MotionV2A):
+        def forward(self, video, fps, captions=None, generators=None):
+            sound, rate = super().forward(video, fps, captions, generators)
+            return sound[:, : rate // 2], rate
+
+    with pytest.raises(InputError, match=r"made 0\.50 s of sound for 1\.54 s"):
+        evaluated(tmp_path, CycleSyncCallback(Short()), [generation(clip_batch(IDS))])
+
+
+def test_outputs_without_clips_leave_no_results(tmp_path):
+    assert evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [None, torch.zeros(1)]).results == {}
+
+
+def test_scores_are_logged_with_the_steps_of_the_weights(tmp_path):
+    callback = CycleSyncCallback(MotionV2A())
+    logger = L.pytorch.loggers.CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    trainer = quiet_trainer(tmp_path, callbacks=[callback], max_steps=3)
+    trainer.logger = logger
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert trainer.callback_metrics["val/cyclesync"] == pytest.approx(callback.results["cyclesync"].value)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    again = CycleSyncCallback(MotionV2A())
+    trainer = quiet_trainer(tmp_path, callbacks=[again])
+    logged = {}
+    logger.log_metrics = lambda metrics, step=None: logged.update({step: metrics})
+    trainer.logger = logger
+    trainer.validate(JumpingSquares(), datamodule=SquareClips(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert again.results == callback.results
+    assert logged[3]["val/cyclesync"] == callback.results["cyclesync"].value
+    assert logged[3]["val/cyclesync_low"] <= logged[3]["val/cyclesync_high"]
+
+
+def test_bad_number_of_samples():
+    with pytest.raises(InputError, match="num_samples is 0"):
+        CycleSyncCallback(MotionV2A(), num_samples=0)
+
+
+def test_a_clip_without_its_video_has_no_ceiling(tmp_path):
+    made = generation(clip_batch(IDS))
+    first_frames = replace(made, reference=replace(made.reference, video=made.reference.video[:, :1]))
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [first_frames])
+    assert "cyclesync_real" not in judged.results and "cyclesync" in judged.results
