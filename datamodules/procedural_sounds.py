@@ -91,7 +91,8 @@ def _vowels(size: float, sample_rate: int, rng: np.random.Generator) -> Voice:
     def sound(since: np.ndarray, event: Event) -> np.ndarray:
         detune = (harmonics[:, None] - formants[event.vowel]) / _BANDWIDTHS
         gains = (_FORMANT_GAINS / (1 + detune**2)).sum(axis=1) + 0.02
-        angles = (2 * np.pi * harmonics[:, None] * since).astype(np.float32)
+        # The first pulse comes when the attack is over, not a pitch period later.
+        angles = (2 * np.pi * harmonics[:, None] * (since - _ATTACK_S)).astype(np.float32)
         wave = gains.astype(np.float32) @ np.cos(angles)
         return wave * np.exp(-since / 0.065)
 

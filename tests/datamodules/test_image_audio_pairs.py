@@ -1,0 +1,88 @@
+"""The user's own images and sounds, through a real ``predict``."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from components.contracts import ClipBatch
+from components.errors import InputError
+from components.media.writer import write_wav
+from datamodules.image_audio_pairs import ImageAudioPairs
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, list[str]]:
+    for k in range(3):
+        Image.fromarray(np.full((30, 50, 3), 60 * (k + 1), np.uint8)).save(tmp_path / f"i{k}.png")
+        tone = 0.5 * torch.sin(torch.arange(44100 * 3) * 0.03 * (k + 1))
+        write_wav(tmp_path / f"s{k}.wav", tone, 44100)
+    return {
+        "images": [str(tmp_path / f"i{k}.png") for k in range(3)],
+        "sounds": [str(tmp_path / f"s{k}.wav") for k in range(3)],
+        "captions": ["one", "two", "three"],
+    }
+
+
+def pairs(files: dict[str, list[str]], **more: Any) -> ImageAudioPairs:
+    return ImageAudioPairs(
+        **{"num_frames": 24, "fps": 12.0, "height": 16, "width": 16, "batch_size": 2, **files, **more}
+    )
+
+
+class Echo(L.LightningModule):
+    def predict_step(self, batch: ClipBatch, index: int) -> ClipBatch:
+        return batch
+
+
+def test_predict_gets_first_frames_sounds_and_prompts(files: dict[str, list[str]], tmp_path: Path) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    batches = trainer.predict(Echo(), datamodule=pairs(files))
+    assert [len(batch) for batch in batches] == [2, 1]
+    assert batches[0].video.shape == (2, 1, 3, 16, 16)
+    assert batches[0].video[1].float().mean() == pytest.approx(120, abs=1)
+    assert batches[0].audio.shape == (2, 32000)
+    assert [name for batch in batches for name in batch.ids] == ["000_i0_s0", "001_i1_s1", "002_i2_s2"]
+    assert list(batches[1].captions) == ["three"]
+    assert batches[0].position is None
+    expected = 0.5 * torch.sin(torch.arange(32000) * 44100 / 16000 * 0.03)
+    assert (batches[0].audio[0] - expected)[100:-100].abs().max() < 1e-3
+
+
+def test_a_short_sound_ends_in_silence_and_says_so(
+    files: dict[str, list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_wav(tmp_path / "short.wav", torch.full((8000,), 0.5), 16000)
+    files["sounds"][0] = str(tmp_path / "short.wav")
+    with caplog.at_level(logging.WARNING, "avsync.data"):
+        audio = next(iter(pairs(files).predict_dataloader())).audio
+    assert audio.shape == (2, 32000)
+    assert audio[0, 8000:].abs().max() == 0
+    assert audio[0, :8000].min() > 0.49
+    assert "short.wav lasts 0.500 s, the video 2.000 s: it ends in silence" in caplog.text
+
+
+def test_bad_input(files: dict[str, list[str]], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="images is empty"):
+        pairs({"images": [], "sounds": [], "captions": []})
+    with pytest.raises(InputError, match="there are 3 images, 2 sounds and 3 captions; give one of each per video"):
+        pairs({**files, "sounds": files["sounds"][:2]})
+    with pytest.raises(InputError, match="batch_size is 0"):
+        pairs(files, batch_size=0)
+    with pytest.raises(InputError, match="fps is -1"):
+        pairs(files, fps=-1)
+    write_wav(tmp_path / "silent.wav", torch.zeros(48000), 16000)
+    with pytest.raises(InputError, match=r"silent\.wav is silent in its first 2\.000 s; give a sound to move to"):
+        next(iter(pairs({**files, "sounds": [str(tmp_path / "silent.wav")] * 3}).predict_dataloader()))
+    with pytest.raises(InputError, match=r"gone\.png does not exist"):
+        next(iter(pairs({**files, "images": [str(tmp_path / "gone.png")] * 3}).predict_dataloader()))
+    (tmp_path / "page.png").write_bytes(b"<html>")
+    with pytest.raises(InputError, match=r"page\.png is corrupt"):
+        next(iter(pairs({**files, "images": [str(tmp_path / "page.png")] * 3}).predict_dataloader()))
