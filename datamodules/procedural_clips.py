@@ -25,7 +25,7 @@ from datamodules.procedural_sounds import render_sound
 from datamodules.records import ClipRecord
 
 # Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 _PROMPTS = {
     "bouncing_ball": "a bouncing ball",
     "striking_mallet": "a mallet striking a bar",
