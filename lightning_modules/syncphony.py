@@ -57,6 +57,7 @@ class SyncphonyModule(L.LightningModule):
         prompt_suffix: appended to every prompt when sampling.
         variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
         noise_seed: seed of everything random in training and sampling.
+        export_dtype: precision of the weights `save_pretrained` writes.
 
     Raises:
         InputError: if a variant is unknown, or the audio encoder does not fit the transformer.
@@ -79,6 +80,7 @@ class SyncphonyModule(L.LightningModule):
         prompt_suffix: str = "",
         variants: Sequence[str] = (),
         noise_seed: int = 0,
+        export_dtype: str = "float32",
     ) -> None:
         super().__init__()
         unknown = sorted(set(variants) - set(VARIANTS))
@@ -111,6 +113,9 @@ class SyncphonyModule(L.LightningModule):
         self.prompt_suffix = prompt_suffix
         self.variants = tuple(variants)
         self.noise_seed = noise_seed
+        if export_dtype not in ("float32", "bfloat16"):
+            raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
+        self.export_dtype = getattr(torch, export_dtype)
         self.strict_loading = False  # checkpoints hold trainable weights; `on_load_checkpoint` checks the rest
 
     def train(self, mode: bool = True) -> SyncphonyModule:
@@ -222,7 +227,7 @@ class SyncphonyModule(L.LightningModule):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the transformer, late blocks merged in, as a folder in the public layout."""
-        self.dit.backbone.save_pretrained(folder)
+        self.dit.backbone.save_pretrained(folder, self.export_dtype)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trainable weights only, and the identity of what they were trained on top of."""

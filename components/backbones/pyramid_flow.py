@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -60,10 +61,10 @@ class PyramidFlowTransformer(nn.Module, ABC):
         known = inspect.signature(cls).parameters
         return cls(**{key: value for key, value in config.items() if key in known})
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors`` into ``folder``."""
+    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, in ``dtype`` if given, into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
         save_file(weights, folder / "diffusion_pytorch_model.safetensors")
         text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2)
         (folder / "config.json").write_text(text + "\n")

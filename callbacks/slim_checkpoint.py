@@ -1,0 +1,45 @@
+"""A checkpoint small enough to ship: weights only, in bfloat16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.run_record import run_folder
+
+
+class SlimCheckpoint(Callback):
+    """At the successful end of ``fit`` writes ``<run>/checkpoints/<name>`` for ``--ckpt_path`` of other commands.
+
+    It holds what the model's checkpoints hold, without optimizer state and with floating-point weights in bfloat16.
+
+    Args:
+        name: file name.
+    """
+
+    def __init__(self, name: str = "slim.ckpt") -> None:
+        self.name = name
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes under another name, then renames."""
+        folder = run_folder(trainer)
+        if folder is None:
+            return
+        file = folder / "checkpoints" / self.name
+        partial = file.with_name(f".{file.name}.part")
+        trainer.save_checkpoint(partial, weights_only=True)
+        if trainer.is_global_zero:
+            checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=True)
+            checkpoint["state_dict"] = {key: _small(value) for key, value in checkpoint["state_dict"].items()}
+            torch.save(checkpoint, partial)
+            Path(partial).replace(file)
+            rank_zero_info(f"wrote {file}")
+
+
+def _small(value: Tensor) -> Tensor:
+    return value.to(torch.bfloat16) if value.is_floating_point() else value
