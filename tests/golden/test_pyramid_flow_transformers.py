@@ -3,9 +3,11 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.backbones.column import Column
@@ -27,8 +29,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     files = [f for v in VARIANTS for f in sorted((root / v).glob("*.safetensors")) if f.name != "weights.safetensors"]
     over("grads_file", [f for f in files if f.stem.endswith("_grads")])
     over("calls_file", [f for f in files if "sample_calls" in f.stem])
-    over("forward_file", [f for f in files if not f.stem.endswith("_grads") and "sample_calls" not in f.stem])
+    forward = [f for f in files if not f.stem.endswith("_grads") and "sample_calls" not in f.stem]
+    over("forward_file", forward)
+    over("detailed_file", [f for f in forward if "mid.cond_vector" in keys_of(f)])
+    over("temporal_file", [f for f in forward if spans_time(f)])
     over("keys_file", sorted(f for f in root.glob("full_size_keys_*.json") if "vae" not in f.stem))
+
+
+def keys_of(file: Path) -> set[str]:
+    with safe_open(file, "pt") as stored:
+        return set(stored.keys())
+
+
+def spans_time(file: Path) -> bool:
+    """Whether any column has more than one latent frame, so that the causal mask forbids something."""
+    with safe_open(file, "pt") as stored:
+        clips = [key for key in stored.keys() if key.startswith("in.clip.")]  # noqa: SIM118
+        return any(key.endswith(".1") or stored.get_slice(key).get_shape()[2] > 1 for key in clips)
 
 
 def test_forward(forward_file):
@@ -41,11 +58,9 @@ def test_forward(forward_file):
             torch.testing.assert_close(model([column])[0], case[f"out.{c}"], **CLOSE)
 
 
-def test_without_the_causal_mask(forward_file):
-    case, model = load_file(forward_file), load_transformer(forward_file.parent)
+def test_without_the_causal_mask(temporal_file):
+    case, model = load_file(temporal_file), load_transformer(temporal_file.parent)
     columns = columns_of(case)
-    if all(len(column.clips) == 1 and column.clips[0].shape[2] == 1 for column in columns):
-        pytest.skip("single frames: the mask has nothing to forbid")
     model.temporal_causal = False
     with torch.no_grad():
         outputs = model(columns)
@@ -54,10 +69,8 @@ def test_without_the_causal_mask(forward_file):
     assert max((mine - golden).abs().max() for mine, golden in zip(outputs, numbered(case, "out"), strict=True)) > 0.1
 
 
-def test_intermediates(forward_file):
-    case, model = load_file(forward_file), load_transformer(forward_file.parent)
-    if "mid.cond_vector" not in case:
-        pytest.skip("this case stores no intermediates")
+def test_intermediates(detailed_file):
+    case, model = load_file(detailed_file), load_transformer(detailed_file.parent)
     columns = columns_of(case)
     k = len(columns)
     with torch.no_grad():
@@ -96,7 +109,9 @@ def test_gradients(grads_file):
     norms = json.loads(grads_file.with_name(grads_file.stem.removesuffix("_grads") + "_grad_norms.json").read_text())
     model = load_transformer(grads_file.parent).train()
     outputs = model(columns_of(case))
-    losses = [(out - t).square().flatten(1).mean(1) for out, t in zip(outputs, numbered(grads, "in.target"), strict=True)]
+    losses = [
+        (out - t).square().flatten(1).mean(1) for out, t in zip(outputs, numbered(grads, "in.target"), strict=True)
+    ]
     loss = torch.cat(losses).mean()
     torch.testing.assert_close(loss, grads["out.loss"], rtol=1e-5, atol=0)
     loss.backward()
@@ -120,7 +135,9 @@ def test_sampler_calls(calls_file):
         column = Column(numbered(case, f"{call}.in.clip"), case[f"{call}.in.timestep"], text)
         with torch.no_grad():
             torch.testing.assert_close(model([column])[0], case[f"{call}.out"], **CLOSE)
-            half = replace(column, clips=[c[1:] for c in column.clips], timesteps=column.timesteps[1:], text=text_row(text))
+            half = replace(
+                column, clips=[c[1:] for c in column.clips], timesteps=column.timesteps[1:], text=text_row(text)
+            )
             torch.testing.assert_close(model([half])[0], case[f"{call}.out"][1:], **CLOSE)
 
 
