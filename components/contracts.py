@@ -16,6 +16,8 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from components.errors import InputError
+
 
 class _Movable:
     """Moves the tensors of a dataclass between devices (Lightning calls ``to`` on whole batches)."""
@@ -158,10 +160,15 @@ class VideoCodec(nn.Module, ABC):
         """Latent frames of a clip of ``frames`` frames.
 
         Raises:
-            ValueError: if ``frames - 1`` is not a multiple of the temporal factor.
+            InputError: if ``frames - 1`` is not a multiple of the temporal factor.
         """
-        if frames < 1 or (frames - 1) % self.temporal_factor:
-            raise ValueError(f"{frames} frames is not 1 + a multiple of {self.temporal_factor} (the temporal factor)")
+        factor = self.temporal_factor
+        if frames < 1 or (frames - 1) % factor:
+            below = max(1, 1 + (frames - 1) // factor * factor)
+            raise InputError(
+                f"clips of {frames} frames do not fit the codec, which takes 1 + a multiple of {factor}: "
+                f"set num_frames to {below} or {below + factor}"
+            )
         return 1 + (frames - 1) // self.temporal_factor
 
     def num_frames(self, latents: int) -> int:

@@ -267,6 +267,15 @@ class SyncphonyModule(L.LightningModule):
         return (self.noise_seed << 40) ^ (call << 12) ^ self.global_rank
 
     def _pixels(self, video: Tensor) -> Tensor:
+        """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
+        step = self.codec.spatial_factor * self.dit.backbone.patch * 2 ** (self.pyramid.schedule.stages - 1)
+        for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
+            if side % step:
+                low = max(step, side // step * step)
+                raise InputError(
+                    f"{name} {side} cannot be divided by codec, patches and pyramid: it must be a multiple of {step}; "
+                    f"set the data module's {name} to {low} or {low + step}."
+                )
         return video.float().div_(127.5).sub_(1)
 
     def _frames_of_sound(self, batch: ClipBatch) -> int:

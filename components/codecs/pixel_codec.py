@@ -10,6 +10,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from components.contracts import VideoCodec
+from components.errors import InputError
 
 # ITU-R BT.601 analogue luma and colour differences, for RGB in [-1, 1].
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
@@ -44,12 +45,12 @@ class PixelCodec(VideoCodec):
         """``[B, T, 3, H, W]`` in [-1, 1] to ``[B, C, L, H / s, W / s]``; deterministic.
 
         Raises:
-            ValueError: if the sides are not multiples of ``spatial_factor`` or T is not ``1 + f n``.
+            InputError: if the sides are not multiples of ``spatial_factor`` or T is not ``1 + f n``.
         """
         b, t, _, height, width = video.shape
         s, f = self.spatial_factor, self.temporal_factor
         if height % s or width % s:
-            raise ValueError(f"frames of {height}x{width} are not multiples of spatial_factor {s}")
+            raise InputError(f"frames of {height}x{width} pixels do not fit the codec: both must be multiples of {s}")
         self.num_latents(t)
         planes = video.flatten(0, 1)
         luma = self._mix(planes, self.to_ycc[0])
