@@ -16,6 +16,8 @@ Status = Literal["running", "finished", "stopped"]
 Point = tuple[int, float, float, float]
 """Training step, value, low and high end of the interval."""
 
+_FIRST_FRAME = "#t=0.001"  # browsers that load metadata only show the picture at a time they are told
+
 
 @dataclass(frozen=True)
 class ClipEntry:
@@ -147,7 +149,7 @@ class ReportPage:
 
 def _clip(clip: ClipEntry) -> str:
     players = "".join(
-        f'<figure><video controls loop playsinline preload="metadata" src="{escape(path)}"></video>'
+        f'<figure><video controls loop playsinline preload="metadata" src="{escape(path)}{_FIRST_FRAME}"></video>'
         f"<figcaption>{escape(label_of(kind))}{_of_kind(clip, kind)}</figcaption></figure>"
         for kind, path in clip.videos.items()
     )
@@ -156,7 +158,7 @@ def _clip(clip: ClipEntry) -> str:
     return (
         f'<section class="card clip" id="{escape(clip.id)}"><header><h3>{escape(clip.id)}</h3>'
         f'<span class="caption">{escape(clip.caption)}</span></header>'
-        f'<video class="wide" controls loop playsinline preload="metadata" src="{escape(clip.wide)}"></video>'
+        f'<video class="wide" controls loop playsinline preload="metadata" src="{escape(clip.wide)}{_FIRST_FRAME}"></video>'
         f'{plot}<div class="players">{players}</div></section>'
     )
 

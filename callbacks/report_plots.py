@@ -76,18 +76,19 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
     """Metrics over training steps with their intervals.
 
     Args:
-        curves: metric name -> points ``(step, value, low, high)`` in order of step; NaN bounds draw no interval.
+        curves: metric name -> points ``(step, value, low, high)`` in order of step; NaN bounds draw no interval, NaN
+            values no point.
     """
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return ""
     width, height, left, bottom = PLOT_WIDTH + LABEL_WIDTH, 260, 46, 28
     first, last = min(step for step, *_ in points), max(step for step, *_ in points)
-    top_value = max(value for _, *values in points for value in values if math.isfinite(value))
-    low_value = min(0.0, *(value for _, *values in points for value in values if math.isfinite(value)))
+    values = [value for _, value, *_ in points if math.isfinite(value)]
+    top_value, low_value = max(0.0, *values), min(0.0, *values)
     tick = _round_step((top_value - low_value or 1.0) / 5)
-    top_value = math.ceil(top_value / tick + 1e-9) * tick
-    low_value = math.floor(low_value / tick) * tick
+    top_value = math.ceil(top_value / tick - 1e-9) * tick or tick
+    low_value = math.floor(low_value / tick + 1e-9) * tick
 
     def x(step: int) -> float:
         if first == last:
@@ -95,7 +96,9 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
         return left + 12 + (step - first) / (last - first) * (width - left - 30)
 
     def y(value: float) -> float:
-        return 8 + (top_value - value) / (top_value - low_value) * (height - bottom - 8)
+        # intervals may reach beyond what a score can be: they end at the frame
+        share = (top_value - min(max(value, low_value), top_value)) / (top_value - low_value)
+        return 8 + share * (height - bottom - 8)
 
     parts = [f'<svg class="curves" viewBox="0 0 {width} {height}" role="img" aria-label="metrics over steps">']
     for index in range(round((top_value - low_value) / tick) + 1):

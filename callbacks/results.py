@@ -115,9 +115,9 @@ def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
 
 
 def interval_text(result: MetricResult) -> str:
-    """``low - high``, or a dash where there is no interval."""
+    """``low to high``, or a dash where there is no interval."""
     low, high = result.ci95
-    return f"{low:.2f} – {high:.2f}" if math.isfinite(low + high) else "–"
+    return f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–"
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

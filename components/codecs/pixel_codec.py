@@ -29,6 +29,9 @@ class PixelCodec(VideoCodec):
         scale: factor on the values, so that the latents' spread is near 1.
     """
 
+    to_ycc: Tensor
+    to_rgb: Tensor
+
     def __init__(self, temporal_factor: int = 8, spatial_factor: int = 2, scale: float = 1.0) -> None:
         super().__init__()
         if spatial_factor % 2:
@@ -47,7 +50,7 @@ class PixelCodec(VideoCodec):
         Raises:
             InputError: if the sides are not multiples of ``spatial_factor`` or T is not ``1 + f n``.
         """
-        b, t, _, height, width = video.shape
+        _, t, _, height, width = video.shape
         s, f = self.spatial_factor, self.temporal_factor
         if height % s or width % s:
             raise InputError(f"frames of {height}x{width} pixels do not fit the codec: both must be multiples of {s}")
