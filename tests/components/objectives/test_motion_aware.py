@@ -1,0 +1,125 @@
+"""The motion-aware loss on hand-computed numbers, and which frames it looks at."""
+
+import pytest
+import torch
+
+from components.objectives.motion_aware import MotionAwareLoss
+from components.objectives.pyramid_columns import TrainingColumn
+from components.schedules.pyramid_schedule import latent_pyramid
+from tests.tiny_syncphony import generator, latents, training_columns
+
+
+def row(*values: float) -> torch.Tensor:
+    """One clip of one channel, one frame, 1 x n latent pixels."""
+    return torch.tensor(values).reshape(1, 1, 1, 1, -1)
+
+
+def test_hand_computed_numbers():
+    """Errors 1, -2, 0, 3 weighted by squared motions 0, 4, 9, 0.25."""
+    prediction, target = row(1, 1, 5, 4), row(0, 3, 5, 1)
+    clean, previous = row(2, 3, 0, 1), row(2, 1, 3, 0.5)
+    terms = MotionAwareLoss(weight=0.5)(prediction, target, clean, previous)
+    assert terms.base.tolist() == [(1 + 4 + 0 + 9) / 4]
+    assert terms.motion.tolist() == [(0 + 4 * 4 + 0 + 9 * 0.25) / 4]
+    assert terms.total.tolist() == [3.5 + 0.5 * 4.5625]
+
+
+def test_rows_are_judged_one_by_one():
+    torch.manual_seed(0)
+    prediction, target, clean, previous = torch.randn(4, 3, 2, 1, 4, 4)
+    together = MotionAwareLoss()(prediction, target, clean, previous)
+    assert together.total.shape == (3,)
+    for i in range(3):
+        alone = MotionAwareLoss()(*(x[i : i + 1] for x in (prediction, target, clean, previous)))
+        torch.testing.assert_close(alone.total, together.total[i : i + 1])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 7.0])
+def test_lambda_scales_the_motion_part_only(weight: float):
+    torch.manual_seed(1)
+    prediction, target, clean, previous = torch.randn(4, 2, 3, 1, 4, 4)
+    one, terms = (
+        MotionAwareLoss(1.0)(prediction, target, clean, previous),
+        MotionAwareLoss(weight)(prediction, target, clean, previous),
+    )
+    assert torch.equal(terms.base, one.base) and torch.equal(terms.motion, one.motion)
+    torch.testing.assert_close(terms.total, one.base + weight * one.motion)
+
+
+def test_without_motion_only_the_base_is_left():
+    torch.manual_seed(2)
+    prediction, target, clean = torch.randn(3, 2, 3, 1, 4, 4)
+    terms = MotionAwareLoss(5.0)(prediction, target, clean, clean.clone())
+    assert torch.equal(terms.total, terms.base) and torch.equal(terms.motion, torch.zeros(2))
+
+
+def test_the_image_has_no_motion_term():
+    torch.manual_seed(3)
+    prediction, target, clean = torch.randn(3, 2, 3, 1, 4, 4)
+    terms = MotionAwareLoss(5.0)(prediction, target, clean, None)
+    assert torch.equal(terms.total, terms.base) and torch.equal(terms.motion, torch.zeros(2))
+
+
+def test_gradient_is_the_weighted_errors():
+    torch.manual_seed(4)
+    prediction, target, clean, previous = torch.randn(4, 1, 2, 1, 2, 2)
+    prediction.requires_grad_()
+    MotionAwareLoss(2.0)(prediction, target, clean, previous).total.sum().backward()
+    expected = 2 * (prediction - target) * (1 + 2.0 * (clean - previous) ** 2) / 8
+    torch.testing.assert_close(prediction.grad, expected.detach())
+
+
+def test_bfloat16_predictions_are_judged_in_float32():
+    terms = MotionAwareLoss()(row(1.0).bfloat16(), row(0.9), row(1.0), row(0.0))
+    assert terms.total.dtype == torch.float32
+    assert float(terms.base) == pytest.approx(0.01, rel=1e-3)
+
+
+def answers(columns: list[TrainingColumn]) -> list[torch.Tensor]:
+    g = generator(5)
+    return [torch.randn(column.target.shape, generator=g) for column in columns]
+
+
+@pytest.mark.parametrize("units", [(2, 2, 2), (5, 3, 4), (1, 2, 1)])
+def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(units: tuple[int, int, int]):
+    """Other frames and other rows of the clean latents do not matter; these two do, at the stage's resolution."""
+    clips = latents(8)
+    columns = training_columns(clips, units)
+    velocities = answers(columns)
+    loss = MotionAwareLoss()
+    terms = loss.over_columns(columns, velocities, clips, stages=3)
+    levels = latent_pyramid(clips, 3)
+    for c, (column, velocity, term) in enumerate(zip(columns, velocities, terms, strict=True)):
+        frame = units[column.stage] - 1
+        level = levels[column.stage][column.rows]
+        previous = None if frame == 0 else level[:, :, frame - 1 : frame]
+        expected = loss(velocity, column.target, level[:, :, frame : frame + 1], previous)
+        assert torch.equal(term.total, expected.total)
+        for other in range(5):
+            changed = clips.clone()
+            changed[column.rows, :, other] += torch.randn(4, 8, 16, generator=generator(other))
+            again = loss.over_columns(columns, velocities, changed, stages=3)[c]
+            matters = frame > 0 and other in (frame, frame - 1)
+            assert torch.equal(again.total, term.total) is not matters
+        others = clips.clone()
+        keep = torch.ones(8, dtype=torch.bool)
+        keep[column.rows] = False
+        others[keep] = 0.0
+        assert torch.equal(loss.over_columns(columns, velocities, others, stages=3)[c].total, term.total)
+
+
+def test_several_frames_per_unit_pair_each_frame_with_its_predecessor():
+    from components.objectives.pyramid_columns import AutoregressivePyramid
+
+    pyramid, clips = AutoregressivePyramid(stage_of_column=(2,), frames_per_unit=2), latents(1)
+    columns = pyramid.build(clips, [1, 1, 3], pyramid.draw(clips, [1, 1, 3], generator(0)))
+    velocities = answers(columns)
+    terms = MotionAwareLoss().over_columns(columns, velocities, clips, stages=3)[0]
+    error = (velocities[0] - columns[0].target) ** 2
+    motion = (clips[:, :, 3:5] - clips[:, :, 2:4]) ** 2
+    torch.testing.assert_close(terms.motion, (error * motion).mean().reshape(1))
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match=r"-0\.5"):
+        MotionAwareLoss(-0.5)
