@@ -7,7 +7,7 @@ from torch import nn
 
 from components import pretrained
 from components.errors import InputError
-from components.pretrained import load_safetensors, resolve_folder, sha256_of
+from components.pretrained import load_safetensors, resolve_folder, sha256_of, sha256_of_tensors
 
 
 def test_existing_folder_is_taken_as_given(tmp_path):
@@ -91,3 +91,16 @@ def test_sha256(tmp_path):
     assert sha256_of(file) == hashlib.sha256(b"abc" * 100_000).hexdigest()
     with pytest.raises(InputError, match="cannot read"):
         sha256_of(tmp_path / "none")
+
+
+def test_sha256_of_tensors_sees_names_shapes_types_and_values():
+    tensors = {"a": torch.arange(6.0).view(2, 3), "scale": torch.tensor(2.0)}
+    digest = sha256_of_tensors(tensors)
+    assert sha256_of_tensors(dict(reversed(tensors.items()))) == digest
+    others = [
+        {"b": tensors["a"], "scale": tensors["scale"]},
+        {**tensors, "a": tensors["a"].view(3, 2)},
+        {**tensors, "a": tensors["a"].bfloat16()},
+        {**tensors, "scale": torch.tensor(2.1)},
+    ]
+    assert len({sha256_of_tensors(other) for other in others} | {digest}) == 5
