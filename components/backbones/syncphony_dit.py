@@ -59,6 +59,7 @@ class SyncphonyDiT(nn.Module):
             raise InputError(f"frozen_dtype is {frozen_dtype!r}: give float32 or bfloat16.")
         self.backbone = backbone
         self.first_late_block = first_late_block
+        self.audio_dim = audio_dim
         self.timeline = timeline or AudioTimeline()
         self.prefix_is_frozen = not train_embedders
         dim, heads = backbone.dim, backbone.num_heads

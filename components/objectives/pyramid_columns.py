@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from components.errors import InputError
 from components.schedules.pyramid_schedule import (
     PyramidSchedule,
     downsample_noise,
@@ -165,7 +166,10 @@ class AutoregressivePyramid:
             draws: one per column.
         """
         if latents.shape[0] % self.num_columns:
-            raise ValueError(f"a batch of {latents.shape[0]} clips is not a multiple of {self.num_columns} columns")
+            raise InputError(
+                f"a batch of {latents.shape[0]} clips is not a multiple of {self.num_columns} columns: "
+                f"set the data module's batch_size to a multiple of {self.num_columns}."
+            )
         return [
             self._column(latents, c, units_per_stage[stage], draws[c]) for c, stage in enumerate(self.stage_of_column)
         ]
