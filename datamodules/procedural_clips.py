@@ -23,6 +23,7 @@ from datamodules.clip_data_module import Split
 from datamodules.procedural_scenes import MIN_GAP_S, SCENES, Event
 from datamodules.procedural_sounds import render_sound
 from datamodules.records import ClipRecord
+from datamodules.tamed_random import TamedRandom
 
 # Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
 RENDERER_VERSION = 3
@@ -52,6 +53,7 @@ class Rendering:
         width: columns.
         sample_rate: sound samples per second.
         crf: H.264 quality.
+        variety: how much the looks of two clips of one scene differ, 0 to 1.
         version: of the renderer.
     """
 
@@ -66,6 +68,7 @@ class Rendering:
     width: int
     sample_rate: int
     crf: float
+    variety: float = 1.0
     version: int = RENDERER_VERSION
 
     @property
@@ -95,6 +98,7 @@ class ProceduralClips(AVSync15):
         width: columns, even.
         sample_rate: sound samples per second.
         crf: H.264 quality of the files.
+        variety: how much the looks of two clips of one scene differ, 0 (not at all) to 1; sounds always vary fully.
         num_workers: loader processes per rank.
         cache: keep recordings in memory after their first use.
         **kwargs: see ``ClipDataModule``.
@@ -114,6 +118,7 @@ class ProceduralClips(AVSync15):
         width: int = 32,
         sample_rate: int = 16000,
         crf: float = 10.0,
+        variety: float = 1.0,
         num_workers: int = 0,
         cache: bool = True,
         **kwargs: Any,
@@ -123,6 +128,8 @@ class ProceduralClips(AVSync15):
         for name, value in (("num_train", num_train), ("num_test", num_test), ("kinds", len(kinds))):
             if value < 1:
                 raise InputError(f"{name} is {value}; at least 1 is needed")
+        if not 0 <= variety <= 1:
+            raise InputError(f"variety is {variety}; it must lie between 0 and 1")
         for name, value in (("height", height), ("width", width)):
             if value % 2:
                 raise InputError(f"{name} is {value}; H.264 needs even sizes")
@@ -155,6 +162,7 @@ class ProceduralClips(AVSync15):
             width=width,
             sample_rate=sample_rate,
             crf=float(crf),
+            variety=float(variety),
         )
         self.root = Path(root) / self.rendering.folder
 
@@ -220,7 +228,9 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
     events = draw_events(duration_s, rng)
     size = rng.uniform()
     times = np.arange(num_frames) / rendering.fps
-    frames = SCENES[kind](events, times, rendering.height, rendering.width, size, rng)
+    looks = TamedRandom(rng.bit_generator, rendering.variety)
+    seen_size = 0.5 + rendering.variety * (size - 0.5)
+    frames = SCENES[kind](events, times, rendering.height, rendering.width, seen_size, looks)
     num_samples = round(duration_s * rendering.sample_rate)
     sound = render_sound(kind, events, num_samples, rendering.sample_rate, size, rng)
     name = f"{kind}/{kind}_{split}_{index:05d}.mp4"

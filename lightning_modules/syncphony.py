@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from components.contracts import (
 )
 from components.errors import InputError
 from components.objectives.motion_aware import MotionAwareLoss
+from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.pretrained import sha256_of_tensors
@@ -49,6 +51,7 @@ class SyncphonyModule(L.LightningModule):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         pyramid: how training columns are built.
+        prediction: what the transformer's output means; the velocity unless said otherwise.
         loss: the motion-aware loss.
         sampler: how latents are sampled, including the guidance scales.
         shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
@@ -60,7 +63,7 @@ class SyncphonyModule(L.LightningModule):
         export_dtype: precision of the weights `save_pretrained` writes.
 
     Raises:
-        InputError: if a variant is unknown, or the audio encoder does not fit the transformer.
+        InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class SyncphonyModule(L.LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         pyramid: AutoregressivePyramid | None = None,
+        prediction: Prediction | None = None,
         loss: MotionAwareLoss | None = None,
         sampler: PyramidSampler | None = None,
         shortest_prefix: int = 2,
@@ -88,10 +92,19 @@ class SyncphonyModule(L.LightningModule):
             raise InputError(f"variants names {unknown}: choose from {list(VARIANTS)}.")
         if (audio_encoder is None) != (dit.audio_embedder is None):
             raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
+        if audio_encoder is not None and audio_encoder.dim != dit.audio_dim:
+            raise InputError(f"dit.audio_dim is {dit.audio_dim} but the audio encoder gives {audio_encoder.dim}.")
+        wanted = tuple(dit.backbone.config[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
+        if (text_encoder.dim, text_encoder.pooled_dim) != wanted:
+            raise InputError(
+                f"the text encoder gives tokens of width {text_encoder.dim} and pooled vectors of width "
+                f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
+            )
         if codec.latent_channels != dit.backbone.latent_channels:
+            mend = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
             raise InputError(
                 f"the codec has {codec.latent_channels} latent channels but the backbone takes "
-                f"{dit.backbone.latent_channels}: set the backbone's in_channels to {codec.latent_channels * 4}."
+                f"{dit.backbone.latent_channels}: set the backbone's in_channels to {mend}."
             )
         if codec.temporal_factor != dit.timeline.temporal_factor:
             raise InputError(
@@ -105,8 +118,15 @@ class SyncphonyModule(L.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.pyramid = pyramid or AutoregressivePyramid()
+        self.prediction = prediction or VelocityPrediction()
         self.loss = loss or MotionAwareLoss()
         self.sampler = sampler or PyramidSampler()
+        trained, sampled = ((p.schedule.stages, p.frames_per_unit) for p in (self.pyramid, self.sampler))
+        if trained != sampled:
+            raise InputError(
+                f"pyramid has {trained[0]} stages and frames_per_unit {trained[1]} but sampler has {sampled[0]} stages "
+                f"and frames_per_unit {sampled[1]}: set them equal."
+            )
         self.shortest_prefix = shortest_prefix
         self.text_dropout = text_dropout
         self.negative_prompt = negative_prompt
@@ -219,6 +239,7 @@ class SyncphonyModule(L.LightningModule):
                 shape,
                 ClipNoise(generators),
                 image_latent=image,
+                prediction=self.prediction,
                 sync_scale=sync_scale,
                 off_sync=off_sync,
                 progress=bar.update,
@@ -264,7 +285,9 @@ class SyncphonyModule(L.LightningModule):
         return self._frozen_sha256
 
     def _seed(self, call: int) -> int:
-        return (self.noise_seed << 40) ^ (call << 12) ^ self.global_rank
+        """Differs between runs, steps and ranks in its low 32 bits too: a generator on the CPU uses no others."""
+        name = f"{self.noise_seed} {call} {self.global_rank}"
+        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
@@ -330,7 +353,10 @@ class SyncphonyModule(L.LightningModule):
             )
             for column in columns
         ]
-        velocities = self.dit(inputs, off_sync=features is None)
+        velocities = [
+            self.prediction.velocity(output, c.clips[-1], c.stage, c.local_sigma, self.pyramid.schedule)
+            for output, c in zip(self.dit(inputs, off_sync=features is None), columns, strict=True)
+        ]
         terms = self.loss.over_columns(columns, velocities, self.codec.uniform_scale(latents), stages)
         logs = {
             "loss": torch.cat([t.total for t in terms]).mean(),

@@ -17,6 +17,7 @@ from components.backbones.column import Column
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import ReportsProgress, TextFeatures
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
+from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.pyramid_columns import history_clips, unit_starts
 from components.samplers.sampling_noise import SamplingNoise
 from components.schedules.pyramid_schedule import (
@@ -92,6 +93,7 @@ class PyramidSampler:
         image_latent: Tensor | None = None,
         sync_scale: float | None = None,
         off_sync: bool = False,
+        prediction: Prediction | None = None,
         progress: ReportsProgress | None = None,
         on_stage: list[Tensor] | None = None,
     ) -> Tensor:
@@ -105,6 +107,7 @@ class PyramidSampler:
             image_latent: frame 0 ``[B, C, 1, h, w]``; None generates it.
             sync_scale: audio sync guidance instead of the sampler's own.
             off_sync: generate with the audio layers skipped (the paper's off-sync model).
+            prediction: what the model's output means; the velocity if None.
             progress: called after every step.
             on_stage: if given, the latents at the end of every unit's every stage are appended.
         """
@@ -113,6 +116,7 @@ class PyramidSampler:
         level0_noise = noise.initial(shape)
         for _ in range(schedule.stages - 1):
             level0_noise = downsample_noise(level0_noise)
+        prediction = prediction or VelocityPrediction()
         listens = conditions.audio is not None and not off_sync
         sync = AudioSyncGuidance((self.sync_scale if sync_scale is None else sync_scale) if listens else 0.0)
 
@@ -137,7 +141,10 @@ class PyramidSampler:
                     branches = evaluate_branches(
                         model, [*history, x], timestep, conditions, text.enabled, sync.enabled, not listens
                     )
-                    x = euler_step(x, guided_velocity(branches, text, sync), local[j], local[j + 1])
+                    # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
+                    output = guided_velocity(branches, text, sync)
+                    velocity = prediction.velocity(output, x, stage, x.new_full((len(x),), local[j]), schedule)
+                    x = euler_step(x, velocity, local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
                 if on_stage is not None:
