@@ -42,10 +42,11 @@ def watchable(video: Tensor, min_side: int) -> Tensor:
         video: uint8 ``[T, 3, H, W]``.
         min_side: least height and width; larger videos keep their size.
     """
-    height, width = video.shape[-2:]
+    frames, channels, height, width = video.shape
     factor = max(1, math.ceil(min_side / min(height, width)))
-    video = video.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-    height, width = video.shape[-2:]
+    repeated = video[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
+    height, width = height * factor, width * factor
+    video = repeated.reshape(frames, channels, height, width)
     return pad(video, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else video
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
+from math import isfinite
 from typing import Literal
 
 from callbacks.report_plots import color_class, curve_plot, interval_bar, label_of, onset_plot
@@ -87,11 +88,11 @@ class ReportPage:
     def _results(self) -> str:
         if not self.results:
             return ""
-        numbers = [n for result in self.results.values() for n in (result.value, *result.ci95) if n == n]
+        numbers = [n for result in self.results.values() for n in (result.value, *result.ci95) if isfinite(n)]
         scale = (min(0.0, *numbers), max(1e-9, *numbers))
         rows = "".join(
             f'<tr><td><span class="dot {color_class(name)}"></span>{escape(name)}</td>'
-            f'<td class="value">{result.value:.2f}</td><td>{interval_text(result)}</td>'
+            f'<td class="value">{_number(result.value, 2)}</td><td>{interval_text(result)}</td>'
             f"<td>{interval_bar(result.value, *result.ci95, scale, name)}</td><td>{result.n}</td>"
             f"<td>{_tolerance(result)}</td></tr>"
             for name, result in self.results.items()
@@ -130,7 +131,7 @@ class ReportPage:
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         rows = "".join(
             f'<tr><td><a href="#{escape(clip.id)}">{escape(clip.id)}</a></td>'
-            + "".join(f"<td>{_score(clip.scores.get(name))}</td>" for name in names)
+            + "".join(f"<td>{_number(clip.scores.get(name), 1)}</td>" for name in names)
             + "</tr>"
             for clip in self.clips
         )
@@ -149,8 +150,7 @@ class ReportPage:
 
 def _clip(clip: ClipEntry) -> str:
     players = "".join(
-        f'<figure><video controls loop playsinline preload="metadata" src="{escape(path)}{_FIRST_FRAME}"></video>'
-        f"<figcaption>{escape(label_of(kind))}{_of_kind(clip, kind)}</figcaption></figure>"
+        f"<figure>{_player(path)}<figcaption>{escape(label_of(kind))}{_of_kind(clip, kind)}</figcaption></figure>"
         for kind, path in clip.videos.items()
     )
     onsets = {name: times for name, times in clip.onsets.items() if times is not None}
@@ -158,9 +158,13 @@ def _clip(clip: ClipEntry) -> str:
     return (
         f'<section class="card clip" id="{escape(clip.id)}"><header><h3>{escape(clip.id)}</h3>'
         f'<span class="caption">{escape(clip.caption)}</span></header>'
-        f'<video class="wide" controls loop playsinline preload="metadata" src="{escape(clip.wide)}{_FIRST_FRAME}"></video>'
-        f'{plot}<div class="players">{players}</div></section>'
+        f'{_player(clip.wide, "wide")}{plot}<div class="players">{players}</div></section>'
     )
+
+
+def _player(path: str, kind: str = "small") -> str:
+    source = f"{escape(path)}{_FIRST_FRAME}"
+    return f'<video class="{kind}" controls loop playsinline preload="metadata" src="{source}"></video>'
 
 
 def _of_kind(clip: ClipEntry, kind: str) -> str:
@@ -168,15 +172,15 @@ def _of_kind(clip: ClipEntry, kind: str) -> str:
     suffix = "" if kind == "generated" else f"_{kind}"
     others = [f"_{other}" for other in clip.videos if other not in (kind, "generated")]
     found = [
-        f" · {escape(name.removesuffix(suffix))} <b>{_score(score)}</b>"
+        f" · {escape(name.removesuffix(suffix))} <b>{_number(score, 1)}</b>"
         for name, score in clip.scores.items()
         if name.endswith(suffix) and not (kind == "generated" and name.endswith(tuple(others)))
     ]
     return "".join(found)
 
 
-def _score(score: float | None) -> str:
-    return "–" if score is None else f"{score:.1f}"
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None or not isfinite(value) else f"{value:.{digits}f}"
 
 
 def _tolerance(result: MetricResult) -> str:

@@ -79,12 +79,13 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
         curves: metric name -> points ``(step, value, low, high)`` in order of step; NaN bounds draw no interval, NaN
             values no point.
     """
+    curves = {name: [point for point in curve if math.isfinite(point[1])] for name, curve in curves.items()}
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return ""
     width, height, left, bottom = PLOT_WIDTH + LABEL_WIDTH, 260, 46, 28
     first, last = min(step for step, *_ in points), max(step for step, *_ in points)
-    values = [value for _, value, *_ in points if math.isfinite(value)]
+    values = [value for _, value, *_ in points]
     top_value, low_value = max(0.0, *values), min(0.0, *values)
     tick = _round_step((top_value - low_value or 1.0) / 5)
     top_value = math.ceil(top_value / tick - 1e-9) * tick or tick
@@ -129,7 +130,9 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
 
 
 def interval_bar(value: float, low: float, high: float, scale: tuple[float, float], name: str) -> str:
-    """A dot with whiskers on an axis shared by all rows of a table."""
+    """A dot with whiskers on an axis shared by all rows of a table; nothing for a value that is no number."""
+    if not math.isfinite(value):
+        return ""
 
     def x(number: float) -> float:
         return 4 + (number - scale[0]) / (scale[1] - scale[0]) * 212

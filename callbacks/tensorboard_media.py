@@ -25,7 +25,11 @@ def add_clip(writer: SummaryWriter, tag: str, video: Tensor, fps: float, step: i
         step: training step.
     """
     every = max(1, round(fps / _MAX_FPS))
-    frames = [Image.fromarray(frame) for frame in video[::every].permute(0, 2, 3, 1).numpy()]
+    # the octree is several times quicker than the default choice of 256 colours
+    frames = [
+        Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE)
+        for frame in video[::every].permute(0, 2, 3, 1).numpy()
+    ]
     encoded = BytesIO()
     frames[0].save(encoded, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * every / fps), loop=0)
     height, width = video.shape[-2:]

@@ -86,7 +86,9 @@ class AVSyncCLI(LightningCLI):
         """Runs; a checkpoint that does not fit is named together with its keys."""
         try:
             super()._run_subcommand(subcommand)
-        except (RuntimeError, KeyError) as error:
+        except Exception as error:
+            if self.trainer.progress_bar_callback is not None:
+                sys.stderr.write("\n")  # the bar's line has no end yet
             ckpt_path = self._get(self.config, "ckpt_path")
             if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
                 raise InputError(sentence) from error

@@ -1,0 +1,197 @@
+import json
+import re
+import shutil
+
+import lightning as L
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks.cyclesync import CycleSyncCallback
+from callbacks.results import ResultsWriter
+from callbacks.sample_report import SampleReport
+from components.errors import InputError
+from components.media.reader import probe, read_audio, read_video
+from components.metrics.onsets import OnsetDetector
+from components.v2a.motion_v2a import MotionV2A
+from tests.callbacks.jumping_squares import COLORS, FRAMES, JUMPS, JumpingSquares, SquareClips, render
+
+KINDS = ("generated", "w0", "off_sync", "real", "side_by_side")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+]
+
+
+def make_trainer(folder, *extra, **kwargs):
+    return L.Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(folder, "squares", default_hp_metric=False),
+        callbacks=[CycleSyncCallback(MotionV2A()), SampleReport(num_clips=3), ResultsWriter(), *extra],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=1,
+        log_every_n_steps=1,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a finished run of two validations, and what the page said while it was running."""
+    folder = tmp_path_factory.mktemp("runs")
+    version = folder / "squares/version_0"
+    while_running = []
+
+    class Peek(L.Callback):
+        def setup(self, trainer, pl_module, stage):
+            (version / "config.yaml").write_text("trainer:\n  max_steps: 2  # <tags> & more\n")
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            page = version / "report/index.html"
+            while_running.append(page.read_text() if page.exists() else None)
+
+    trainer = make_trainer(folder, Peek(), max_steps=2, val_check_interval=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    return version, while_running
+
+
+def test_page_is_renewed_at_every_validation_and_says_when_it_is_finished(run):
+    version, while_running = run
+    before, between = while_running
+    assert before is None, "the sanity check before training writes no page"
+    assert 'class="status running"' in between and "Evaluated at step 1 " in between
+    page = (version / "report/index.html").read_text()
+    assert 'class="status finished"' in page and "Evaluated at step 2 " in page
+    assert between.count("<circle") < page.count("<circle"), "the curves hold the earlier validation too"
+    assert "cyclesync at step 1: " in page and "cyclesync at step 2: " in page
+
+
+def test_page_needs_no_network_and_names_only_files_that_are_there(run):
+    version, _ = run
+    page = (version / "report/index.html").read_text()
+    assert not re.search(r'(?:src|href)="(?:https?:)?//', page) and "@import" not in page
+    sources = re.findall(r'src="([^"#]+)', page)
+    assert len(sources) == 3 * len(KINDS)
+    assert all((version / "report" / source).is_file() for source in sources)
+    assert len(list((version / "report/media").iterdir())) == len(sources)
+    assert "&lt;tags&gt; &amp; more" in page
+
+
+def test_page_holds_the_numbers_of_the_results(run):
+    version, _ = run
+    page = (version / "report/index.html").read_text()
+    for name, entry in json.loads((version / "results.json").read_text())["metrics"].items():
+        assert f'{name}</td><td class="value">{entry["value"]:.2f}</td>' in page
+
+
+def test_videos_are_enlarged_and_carry_the_driving_sound(run):
+    version, _ = run
+    media = {file.name.split(".")[1]: file for file in (version / "report/media").glob("hammering_a_0-*")}
+    assert set(media) == set(KINDS)
+    for file in media.values():
+        info = probe(file)
+        assert min(info.width, info.height) >= 192
+        assert info.duration_s == pytest.approx(FRAMES / 24, abs=0.05)
+        assert read_audio(file, 0.0, 16_000, 16_000).abs().max() > 0.1
+    shown = read_video(media["real"], 0.0, FRAMES, 24.0, 32, 32).float() / 255
+    assert (shown - render(JUMPS["hammering/a_0"], COLORS["hammering"])).abs().mean() < 0.03
+    wide = read_video(media["side_by_side"], 0.0, FRAMES, 24.0, 226, 780).float() / 255
+    jumps = [MotionV2A()(panel[None].float(), 24.0) for panel in wide.split(196, dim=-1)]
+    counts = [len(OnsetDetector()(sound, rate)[0]) for sound, rate in jumps]
+    assert counts == [3, 1, 2, 3], "generated (3 onsets met after 2 steps), w0, off-sync, real"
+
+
+def test_tensorboard_gets_scalars_pictures_and_sound(run):
+    version, _ = run
+    events = EventAccumulator(str(version), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    assert {"val/cyclesync", "val/cyclesync_low", "val/cyclesync_high", "val/cyclesync_real"} <= set(tags["scalars"])
+    assert [scalar.step for scalar in events.Scalars("val/cyclesync")] == [1, 2]
+    clips = {f"val_clips/{name}" for name in ("hammering/a_0", "hammering/a_1", "frog/b_0")}
+    assert set(tags["images"]) == clips and set(tags["audio"]) == clips
+    picture = events.Images("val_clips/hammering/a_0")[-1]
+    assert picture.encoded_image_string.startswith(b"GIF89a") and picture.step == 2
+
+
+def test_a_resumed_run_goes_on_drawing_and_a_validation_starts_anew(run, tmp_path):
+    version, _ = run
+    (checkpoint,) = (version / "checkpoints").glob("*.ckpt")
+    trainer = make_trainer(tmp_path, max_steps=3, val_check_interval=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips(), ckpt_path=checkpoint)
+    page = (tmp_path / "squares/version_0/report/index.html").read_text()
+    assert all(f"cyclesync at step {step}: " in page for step in (1, 2, 3))
+
+    trainer = make_trainer(tmp_path)
+    trainer.validate(JumpingSquares(), datamodule=SquareClips(), ckpt_path=checkpoint, verbose=False)
+    page = (tmp_path / "squares/version_1/report/index.html").read_text()
+    assert 'class="status finished"' in page and "Evaluated at step 2 " in page
+    assert "cyclesync at step 1: " not in page and "cyclesync at step 2: " in page
+    folders = (version, tmp_path / "squares/version_1")
+    records = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert records[0]["metrics"] == records[1]["metrics"]
+
+
+def test_a_run_that_fails_is_never_called_finished(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=5, val_check_interval=1)
+    with pytest.raises(OSError):
+        trainer.fit(JumpingSquares(fail_at=2), datamodule=SquareClips())
+    page = (tmp_path / "squares/version_0/report/index.html").read_text()
+    assert 'class="status stopped"' in page and "the disk is gone" in page
+    assert not (tmp_path / "squares/version_0/results.json").exists()
+
+
+def test_fast_dev_run_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer(tmp_path / "runs", fast_dev_run=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(("settings", "key"), [({"num_clips": -1}, "num_clips"), ({"min_side": 2}, "min_side")])
+def test_bad_settings_are_named(settings, key):
+    with pytest.raises(InputError, match=key):
+        SampleReport(**settings)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the program chromium on the PATH")
+def test_clips_play_in_a_browser(run):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    version, _ = run
+    complaints = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        page = browser.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.goto((version / "report/index.html").as_uri())
+        assert page.locator(".status").inner_text() == "finished"
+        assert page.locator("video").count() == 3 * len(KINDS)
+        page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.readyState >= 1)")
+        durations = page.evaluate("[...document.querySelectorAll('video')].map((v) => v.duration)")
+        assert durations == pytest.approx([FRAMES / 24] * 3 * len(KINDS), abs=0.05)
+        first, second = page.locator("video").first, page.locator("video").nth(1)
+        for video in (first, second):
+            video.evaluate("(v) => v.play()")
+            page.wait_for_function("(v) => v.readyState >= 3 && v.currentTime > 0.3", arg=video.element_handle())
+            assert video.evaluate("(v) => v.webkitAudioDecodedByteCount") > 0, "the sound is decoded"
+            assert video.evaluate("(v) => v.error") is None
+        assert first.evaluate("(v) => v.paused"), "only one clip sounds at a time"
+        plot = page.locator("svg.onsets").first
+        assert float(plot.locator(".playhead").get_attribute("x1")) > float(plot.get_attribute("data-left"))
+        box = plot.bounding_box()
+        plot.click(position={"x": box["width"] * 0.6, "y": 20})
+        page.wait_for_function("(v) => !v.seeking", arg=first.element_handle())
+        scale = box["width"] / float(plot.get_attribute("viewBox").split()[2])
+        left, width = (float(plot.get_attribute(f"data-{name}")) * scale for name in ("left", "width"))
+        wanted = (box["width"] * 0.6 - left) / width * FRAMES / 24
+        assert first.evaluate("(v) => v.currentTime") == pytest.approx(wanted, abs=0.02)
+        browser.close()
+    assert complaints == []
