@@ -88,8 +88,10 @@ class ReportPage:
     def _results(self) -> str:
         if not self.results:
             return ""
-        numbers = [n for result in self.results.values() for n in (result.value, *result.ci95) if isfinite(n)]
-        scale = (min(0.0, *numbers), max(1e-9, *numbers))
+        numbers = [0.0, 1e-9] + [
+            n for result in self.results.values() for n in (result.value, *result.ci95) if isfinite(n)
+        ]
+        scale = (min(numbers), max(numbers))
         rows = "".join(
             f'<tr><td><span class="dot {color_class(name)}"></span>{escape(name)}</td>'
             f'<td class="value">{_number(result.value, 2)}</td><td>{interval_text(result)}</td>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -18,7 +19,8 @@ REFERENCE_TRACKS = ("true", "driving")
 
 def color_class(kind: str) -> str:
     """The style sheet's class of a kind of video or of the metric that judges it."""
-    return f"k-{kind.removeprefix('cyclesync').strip('_') or 'generated'}"
+    name = kind.removeprefix("cyclesync").strip("_") or "generated"
+    return "k-" + re.sub(r"\W", "_", name)
 
 
 def onset_plot(onsets: Mapping[str, Sequence[float]], duration_s: float, tolerance_s: float) -> str:

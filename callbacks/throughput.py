@@ -67,7 +67,8 @@ class Throughput(Callback):
             "perf/step_s": self._seconds / self._batches,
             "perf/peak_memory_mib": peak_memory_mib(pl_module.device),
         }
-        pl_module.log_dict(figures, on_step=True, on_epoch=False, batch_size=1)
+        for logger in trainer.loggers:  # `log` would repeat the figures at each step until the next ones
+            logger.log_metrics(figures, step=trainer.global_step)
         self._reset()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -121,13 +121,14 @@ class JumpingSquares(L.LightningModule):
 
 
 class SquareClips(L.LightningDataModule):
-    """All six clips, two in a batch."""
+    """The first ``count`` of the six clips, two in a batch."""
 
-    def __init__(self, batch_size: int = 2):
+    def __init__(self, batch_size: int = 2, count: int = 6):
         super().__init__()
         self.batch_size = batch_size
+        self.count = count
 
     def _loader(self):
-        return DataLoader(list(JUMPS), batch_size=self.batch_size, collate_fn=clip_batch)
+        return DataLoader(list(JUMPS)[: self.count], batch_size=self.batch_size, collate_fn=clip_batch)
 
     train_dataloader = val_dataloader = test_dataloader = predict_dataloader = _loader

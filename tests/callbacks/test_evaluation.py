@@ -1,0 +1,118 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from callbacks.evaluation import EvaluationCallback
+from components.contracts import Generation
+from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+
+
+class Diary(EvaluationCallback):
+    def __init__(self):
+        super().__init__()
+        self.entries = []
+
+    def start(self, trainer, module):
+        self.entries.append(f"start {self.stage} {self.global_step}")
+
+    def update(self, generation):
+        assert isinstance(generation, Generation)
+        self.entries.append(" ".join(generation.reference.ids))
+
+    def finish(self, trainer, module):
+        self.entries.append("finish")
+
+    def conclude(self, trainer, module):
+        self.entries.append("conclude")
+
+
+class Numbers(JumpingSquares):
+    """Validates without generating."""
+
+    def validation_step(self, batch, batch_idx):
+        return self.layer.weight.sum()
+
+
+CLIPS = ["hammering/a_0 hammering/a_1", "frog/b_0 frog/b_1", "bell/c_0 bell/c_1"]
+
+
+def trainer_with(folder, callback, **kwargs):
+    return L.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        **kwargs,
+    )
+
+
+def test_fit_validate_and_test_look_alike_and_the_sanity_check_is_skipped(tmp_path):
+    diary = Diary()
+    trainer = trainer_with(tmp_path, diary, max_steps=2, val_check_interval=1, num_sanity_val_steps=2)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert diary.entries == [
+        *("start val 1", *CLIPS, "finish", "conclude"),
+        *("start val 2", *CLIPS, "finish", "conclude"),
+    ]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    for verb, stage in (("validate", "val"), ("test", "test")):
+        diary = Diary()
+        run = getattr(trainer_with(tmp_path, diary), verb)
+        run(JumpingSquares(), datamodule=SquareClips(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+        assert diary.entries == [f"start {stage} 2", *CLIPS, "finish", "conclude"]
+
+
+def test_other_outputs_are_passed_over(tmp_path):
+    diary = Diary()
+    trainer_with(tmp_path, diary).validate(Numbers(), datamodule=SquareClips(), verbose=False)
+    assert diary.entries == ["start val 0", "finish", "conclude"]
+
+
+SCRIPT = """
+import sys
+import lightning as L
+from callbacks.cyclesync import CycleSyncCallback
+from callbacks.results import ResultsWriter
+from components.v2a.motion_v2a import MotionV2A
+from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+
+if __name__ == "__main__":
+    devices = int(sys.argv[1])
+    trainer = L.Trainer(
+        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", default_root_dir=f"of_{devices}",
+        logger=False, enable_progress_bar=False, callbacks=[CycleSyncCallback(MotionV2A()), ResultsWriter()],
+    )
+    # five clips on two ranks: one rank repeats a clip, which must not count
+    module = JumpingSquares()
+    module.hits += 1
+    trainer.validate(module, datamodule=SquareClips(batch_size=2, count=5), verbose=False)
+"""
+
+
+def test_any_number_of_ranks_gives_the_same_results(tmp_path):
+    (tmp_path / "ranks.py").write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "ranks.py", str(devices)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / f"of_{n}/results.json").read_text())["metrics"] for n in (1, 2))
+    assert one == two
+    # two onsets of each clip are met: recordings of (3, 3), (4, 3) and (2) onsets
+    assert one["cyclesync"]["n_clips"] == 5
+    assert one["cyclesync"]["value"] == pytest.approx(100 / 3 * (2 / 3 + (2 / 4 + 2 / 3) / 2 + 1))

@@ -1,0 +1,59 @@
+import lightning as L
+import pytest
+import torch
+
+from callbacks.export_pretrained import ExportPretrained
+from components.errors import InputError
+from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+
+
+def fit(module, folder, steps=2):
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[ExportPretrained(str(folder))],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_steps=steps,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, datamodule=SquareClips())
+
+
+def test_the_trained_weights_replace_an_earlier_export(tmp_path):
+    target = tmp_path / "weights/squares"
+    target.mkdir(parents=True)
+    (target / "stale.pt").touch()
+    module = JumpingSquares()
+    fit(module, target)
+    assert [file.name for file in target.iterdir()] == ["layer.pt"]
+    assert torch.equal(torch.load(target / "layer.pt")["weight"], module.layer.weight)
+    assert [file.name for file in target.parent.iterdir()] == ["squares"]
+
+
+def test_a_failed_run_or_export_leaves_the_earlier_one(tmp_path):
+    class Breaks(JumpingSquares):
+        def save_pretrained(self, folder):
+            (folder / "half.pt").touch()
+            raise OSError("no space left")
+
+    target = tmp_path / "squares"
+    target.mkdir()
+    (target / "good.pt").touch()
+    with pytest.raises(OSError, match="disk"):
+        fit(JumpingSquares(fail_at=1), target)
+    with pytest.raises(OSError, match="space"):
+        fit(Breaks(), target)
+    assert [file.name for file in target.iterdir()] == ["good.pt"]
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_training(tmp_path):
+    class Plain(JumpingSquares):
+        save_pretrained = None
+
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("training had begun")
+
+    with pytest.raises(InputError, match=r"Plain has no save_pretrained\(folder\)"):
+        fit(Plain(), tmp_path / "x")

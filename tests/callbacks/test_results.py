@@ -1,0 +1,111 @@
+import json
+import math
+
+import lightning as L
+import pytest
+
+from callbacks.results import ResultsWriter, check_finite, interval_text, write_json
+from components.contracts import MetricResult
+from components.errors import InputError
+from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+
+
+class Reports(L.Callback):
+    """Reports one metric: how often it was asked."""
+
+    def __init__(self, value=None, ci95=(0.0, 9.0), n=2):
+        self.results, self.clip_rows = {}, {}
+        self.value, self.ci95, self.n = value, ci95, n
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        seen = self.results["asked"].value + 1 if self.results else 1.0
+        value = seen if self.value is None else self.value
+        self.results = {"asked": MetricResult(value, self.ci95, self.n, {"spread": math.nan, "at": {"0.1": (1.0,)}})}
+
+
+def trainer_with(folder, *callbacks, **kwargs):
+    return L.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **kwargs,
+    )
+
+
+def test_results_of_the_last_validation_count(tmp_path, capsys):
+    # the writer comes first: it must wait for the others
+    trainer = trainer_with(tmp_path, ResultsWriter(), Reports(), max_steps=3, val_check_interval=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["metrics"] == {
+        "asked": {"value": 3.0, "ci95": [0.0, 9.0], "n": 2, "spread": None, "at": {"0.1": [1.0]}}
+    }
+    assert record["global_step"] == 3 and record["config_sha256"] is None and record["ckpt_path"] is None
+    assert "asked" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_nothing_is_there_before_the_end(tmp_path):
+    class Looks(L.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_validation_end(self, trainer, pl_module):
+            self.seen.append((tmp_path / "results.json").exists())
+
+        def on_fit_end(self, trainer, pl_module):
+            self.seen.append((tmp_path / "results.json").exists())
+
+    (tmp_path / "results.json").write_text("{}")
+    looks = Looks()
+    trainer = trainer_with(tmp_path, ResultsWriter(), looks, max_steps=1, val_check_interval=1)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert looks.seen == [False, False]
+
+
+def test_a_failure_at_the_very_end_leaves_nothing(tmp_path):
+    class FailsLast(L.Callback):
+        def on_fit_end(self, trainer, pl_module):
+            raise OSError("no space left")
+
+    trainer = trainer_with(tmp_path, Reports(), ResultsWriter(), FailsLast(), max_steps=1, val_check_interval=1)
+    with pytest.raises(OSError):
+        trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_an_interval_over_one_item_is_null(tmp_path):
+    trainer = trainer_with(tmp_path, Reports(ci95=(math.nan, math.nan), n=1), ResultsWriter())
+    trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    assert json.loads((tmp_path / "results.json").read_text())["metrics"]["asked"]["ci95"] == [None, None]
+    assert interval_text(MetricResult(1.0, (math.nan, math.nan), 1)) == "–"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_no_number_is_refused(tmp_path, value):
+    with pytest.raises(InputError, match=r"metric a came out as (nan|inf) over 4 items"):
+        check_finite({"a": MetricResult(value, (0, 0), 4)})
+    trainer = trainer_with(tmp_path, Reports(value), ResultsWriter())
+    with pytest.raises(InputError, match="metric asked"):
+        trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_run_without_evaluation_has_no_metrics(tmp_path, capsys):
+    trainer = trainer_with(tmp_path, ResultsWriter(), max_steps=2, limit_val_batches=0)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["metrics"] == {} and record["global_step"] == 2
+    assert "Results at" not in capsys.readouterr().out
+
+
+def test_a_broken_record_never_replaces_a_whole_one(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": math.nan})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
