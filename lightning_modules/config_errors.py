@@ -100,7 +100,7 @@ def _joined(text: str, rest: Iterable[str], indent: int) -> str:
         if line.strip().startswith(("- ", *_SCAFFOLD)) or _indent(line) < indent:
             break
         text += " " + line.strip()
-    return text
+    return " ".join(text.split())
 
 
 def _indent(line: str) -> int:
