@@ -17,7 +17,8 @@ def test_the_sentence_is_found_behind_other_exceptions():
 def test_the_sentence_is_found_in_a_worker_process_traceback():
     text = (
         "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in f\n    raise InputError("a")\ncomponents.errors.InputError: a.mp4 is empty; remove it\n'
+        '  File "x.py", line 1, in f\n    raise InputError("a")\n'
+        "components.errors.InputError: a.mp4 is empty; remove it\n"
     )
     assert input_error_sentence(InputError(text)) == "a.mp4 is empty; remove it"
 
