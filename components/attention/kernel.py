@@ -10,8 +10,9 @@ from torch import Tensor
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention of ``q``, ``k``, ``v`` ``[B, H, S, d]``; the result has ``v``'s dtype.
 
-    On a CPU it runs in float32 whatever the inputs are: the backward pass of PyTorch's fused CPU kernel is several
-    times slower in bfloat16 than in float32 (``benchmarks/cpu_attention.py``), unlike the matrix products around it.
+    On a CPU it runs in float32 whatever the inputs are: unlike the matrix products around it, PyTorch's fused CPU
+    kernel is no faster in bfloat16, and its backward pass over about a hundred tokens is two to three times slower
+    (``benchmarks/cpu_attention.py``).
 
     Args:
         q: queries.

@@ -1,0 +1,9 @@
+"""Speed and memory claims as ratios: two ways of doing the same work, side by side in one run.
+
+Each is ``python -m benchmarks.NAME`` and says on which machine and at which size it measured:
+
+- ``frozen_prefix``: a training step with frozen early blocks against one with all blocks trainable;
+- ``shared_prefix``: a guided sampling step with a shared early prefix against three separate calls;
+- ``decode_throughput``: our clip reader against bare PyAV on the same files;
+- ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
+"""

@@ -1,0 +1,76 @@
+"""Every benchmark runs at its smallest size and prints its ratio."""
+
+import importlib
+import re
+
+import pytest
+
+from benchmarks import measure
+
+MODEL = [
+    "--heads",
+    "1",
+    "--joint-blocks",
+    "1",
+    "--single-blocks",
+    "1",
+    "--clips",
+    "4",
+    "--latents",
+    "2",
+    "--size",
+    "8",
+    "--channels",
+    "4",
+    "--repeats",
+    "1",
+]
+SMALL = {
+    "frozen_prefix": (MODEL, "ratio frozen / all", 3),
+    "shared_prefix": (MODEL, "ratio shared / separate", 2),
+    "decode_throughput": (["--clips", "1", "--frames", "25", "--size", "32", "--repeats", "1"], "read_clip", 1),
+    "cpu_attention": (["--tokens", "16", "--total", "32", "--heads", "1", "--repeats", "1"], "attention, 16 tokens", 2),
+}
+
+
+def printed(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    importlib.import_module(f"benchmarks.{name}").main(options)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("clock", [[], ["--cpu-time"]])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_prints_its_ratios(name: str, clock: list[str], capsys: pytest.CaptureFixture[str]):
+    options, row, count = SMALL[name]
+    text = printed(name, [*options, *clock], capsys)
+    (line,) = [line for line in text.splitlines() if line.startswith(row)]
+    ratios = [float(number) for number in re.findall(r"(?<!\S)\d+\.\d\d(?!\S| ms)", line)]
+    assert len(ratios) == count and all(0 < ratio < 100 for ratio in ratios)
+    assert "threads" in text and "torch" in text
+    assert ("processor time" if clock else "wall time") in text
+
+
+def test_frozen_blocks_keep_fewer_activations_and_less_state(capsys: pytest.CaptureFixture[str]):
+    options, row, _ = SMALL["frozen_prefix"]
+    text = printed("frozen_prefix", options, capsys)
+    (line,) = [line for line in text.splitlines() if line.startswith(row)]
+    _, activations, state = (float(number) for number in line.split()[-3:])
+    assert activations < 0.9 and state < 0.9
+
+
+def test_both_ways_of_guiding_agree(capsys: pytest.CaptureFixture[str]):
+    options, _, _ = SMALL["shared_prefix"]
+    found = re.search(r"spread (\S+)\) differ by at most (\S+)", printed("shared_prefix", options, capsys))
+    assert found and float(found[1]) > 0.1 and float(found[2]) < 1e-3
+
+
+def test_rounds_are_interleaved_in_turning_order():
+    import argparse
+
+    calls: list[str] = []
+    actions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    args = argparse.Namespace(repeats=3, cpu_time=False)
+    seconds = measure.interleaved(actions, args)
+    assert "".join(calls) == "baabbaab"
+    assert [len(times) for times in seconds.values()] == [3, 3]
+    assert measure.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
