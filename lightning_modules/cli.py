@@ -96,7 +96,7 @@ class AVSyncCLI(LightningCLI):
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 2 for bad input, 143 if asked to terminate."""
+    """Runs one command and returns its exit status: 2 for bad input, 130 or 143 if interrupted or terminated."""
     keep_console_clear()
     import_plugins()
     try:
@@ -114,6 +114,8 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except SIGTERMException:
         return 143
+    except KeyboardInterrupt:  # before or after the trainer, which itself turns it into status 1
+        return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
