@@ -79,9 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             cells += [*(f"{1000 * statistics.median(s):.2f} ms" for s in (half, full)), f"{ratio(half, full):.2f}"]
         rows.append(cells)
     print(machine_facts("cpu", "bfloat16 against float32"))
-    print(
-        f"{args.heads} heads of {args.head_dim}, causal mask over frames; {clock_name(args)}; ratio = bfloat16 / float32"
-    )
+    facts = f"{args.heads} heads of {args.head_dim}, causal mask over frames"
+    print(f"{facts}; {clock_name(args)}; ratio = bfloat16 / float32")
     header = ["", *("forward bf16", "fp32", "ratio"), *("with backward bf16", "fp32", "ratio")]
     print_table(header, rows)
 
