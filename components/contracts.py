@@ -182,6 +182,13 @@ class VideoCodec(nn.Module, ABC):
         last = latent * self.temporal_factor
         return (last - self.temporal_factor + 1) / fps, (last + 1) / fps
 
+    def hold(self, latents: Tensor) -> Tensor:
+        """Latents of a picture that stays as one latent frame ``[B, C, 1, h, w]`` leaves it, at any resolution.
+
+        The identity unless the codec knows better.
+        """
+        return latents
+
     def uniform_scale(self, latents: Tensor) -> Tensor:
         """Latents with frame 0 expressed in the normalisation of the later frames, so that differences compare.
 

@@ -240,6 +240,7 @@ class SyncphonyModule(L.LightningModule):
                 ClipNoise(generators),
                 image_latent=image,
                 prediction=self.prediction,
+                hold=self.codec.hold,
                 sync_scale=sync_scale,
                 off_sync=off_sync,
                 progress=bar.update,
@@ -354,10 +355,14 @@ class SyncphonyModule(L.LightningModule):
             for column in columns
         ]
         velocities = [
-            self.prediction.velocity(output, c.clips[-1], c.stage, c.local_sigma, self.pyramid.schedule)
+            self.prediction.velocity(output, c.clips, c.stage, c.local_sigma, self.pyramid.schedule, self.codec.hold)
             for output, c in zip(self.dit(inputs, off_sync=features is None), columns, strict=True)
         ]
         terms = self.loss.over_columns(columns, velocities, self.codec.uniform_scale(latents), stages)
+        terms = [
+            t.weighted(self.prediction.loss_weight(c.stage, c.local_sigma, self.pyramid.schedule))
+            for t, c in zip(terms, columns, strict=True)
+        ]
         logs = {
             "loss": torch.cat([t.total for t in terms]).mean(),
             "base": torch.cat([t.base.detach() for t in terms]).mean(),

@@ -112,9 +112,9 @@ def causal_mask(layout: TokenLayout) -> Tensor:
 
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
-def layout_rope(layout: TokenLayout, axes_dims: tuple[int, ...]) -> Tensor:
+def layout_rope(layout: TokenLayout, axes_dims: tuple[int, ...], theta: float = 10000.0) -> Tensor:
     """Rotary table of a column's tokens on (time, row, column): float32 ``[2, S, sum(axes_dims) / 2]``."""
-    return rotary_table(layout.positions, axes_dims)
+    return rotary_table(layout.positions, axes_dims, theta)
 
 
 def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causal: bool) -> Tensor | None:

@@ -29,6 +29,8 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         axes_dims_rope: head channels that rotate with time, row and column.
         use_temporal_causal: tokens see only their own and earlier latent frames.
         interp_condition_pos: stretch lower-resolution history onto the grid of the current clip.
+        rope_theta: base of the rotary frequencies. All public checkpoints use 10000; on grids of a few patches most of
+            those frequencies hardly turn, and a small base lets a small model tell neighbours apart.
 
     Raises:
         ValueError: if the rotary axes do not add up to the head width or ``in_channels`` is not a multiple of 4.
@@ -48,6 +50,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         axes_dims_rope: Sequence[int] = (16, 24, 24),
         use_temporal_causal: bool = True,
         interp_condition_pos: bool = True,
+        rope_theta: float = 10000.0,
     ) -> None:
         super().__init__()
         if sum(axes_dims_rope) != attention_head_dim:
@@ -66,6 +69,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
             "axes_dims_rope": list(axes_dims_rope),
             "use_temporal_causal": use_temporal_causal,
             "interp_condition_pos": interp_condition_pos,
+            "rope_theta": rope_theta,
         }
         self.dim = dim = attention_head_dim * num_attention_heads
         self.num_heads = heads = num_attention_heads
@@ -73,6 +77,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         self.axes_dims = tuple(axes_dims_rope)
         self.temporal_causal = use_temporal_causal
         self.stretch_history = interp_condition_pos
+        self.rope_theta = rope_theta
 
         self.time_text_embed = TimeTextEmbedding(dim, pooled_projection_dim)
         self.context_embedder = nn.Linear(joint_attention_dim, dim)
@@ -108,7 +113,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
             tokens=torch.cat([self.context_embedder(text), video], dim=1),
             condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),
             layout=layout,
-            rope=layout_rope(layout, self.axes_dims),
+            rope=layout_rope(layout, self.axes_dims, self.rope_theta),
             mask=attention_mask(layout, text_mask, self.temporal_causal),
         )
 

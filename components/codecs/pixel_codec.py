@@ -81,6 +81,11 @@ class PixelCodec(VideoCodec):
         ycc = torch.cat([luma, chroma], dim=2)
         return torch.stack([self._mix(ycc.movedim(2, 1), row) for row in self.to_rgb], dim=2)
 
+    def hold(self, latents: Tensor) -> Tensor:
+        """The last of the f frames, f times."""
+        f = self.temporal_factor
+        return repeat(latents[:, -latents.shape[1] // f :], "b c 1 h w -> b (f c) 1 h w", f=f)
+
     @staticmethod
     def _mix(planes: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum over dimension 1; three multiply-adds beat a matrix product of inner size 3."""

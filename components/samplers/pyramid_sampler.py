@@ -17,7 +17,7 @@ from components.backbones.column import Column
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import ReportsProgress, TextFeatures
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
-from components.objectives.prediction import Prediction, VelocityPrediction
+from components.objectives.prediction import Hold, Prediction, VelocityPrediction
 from components.objectives.pyramid_columns import history_clips, unit_starts
 from components.samplers.sampling_noise import SamplingNoise
 from components.schedules.pyramid_schedule import (
@@ -94,6 +94,7 @@ class PyramidSampler:
         sync_scale: float | None = None,
         off_sync: bool = False,
         prediction: Prediction | None = None,
+        hold: Hold | None = None,
         progress: ReportsProgress | None = None,
         on_stage: list[Tensor] | None = None,
     ) -> Tensor:
@@ -108,6 +109,7 @@ class PyramidSampler:
             sync_scale: audio sync guidance instead of the sampler's own.
             off_sync: generate with the audio layers skipped (the paper's off-sync model).
             prediction: what the model's output means; the velocity if None.
+            hold: the codec's `VideoCodec.hold`, for predictions that build on the newest history frame.
             progress: called after every step.
             on_stage: if given, the latents at the end of every unit's every stage are appended.
         """
@@ -143,7 +145,8 @@ class PyramidSampler:
                     )
                     # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
                     output = guided_velocity(branches, text, sync)
-                    velocity = prediction.velocity(output, x, stage, x.new_full((len(x),), local[j]), schedule)
+                    level = x.new_full((len(x),), local[j])
+                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _as_it_is)
                     x = euler_step(x, velocity, local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
@@ -212,3 +215,7 @@ def stack_text(first: TextFeatures, second: TextFeatures) -> TextFeatures:
     if first.pooled is not None and second.pooled is not None:
         pooled = torch.cat([first.pooled, second.pooled])
     return TextFeatures(torch.cat(tokens), torch.cat(masks), pooled)
+
+
+def _as_it_is(latents: Tensor) -> Tensor:
+    return latents
