@@ -186,6 +186,18 @@ def test_a_checkpoint_holds_trainable_weights_and_comes_back(tmp_path: Path):
     assert all(torch.equal(p, frozen[name]) for name, p in fresh.named_parameters() if name in frozen)
 
 
+def test_a_run_on_other_frozen_weights_does_not_start(tmp_path: Path):
+    run = trainer(tmp_path, 1)
+    run.fit(tiny_module(), TinyData())
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    other = tiny_module(tiny_dit(seed=1))
+    for act in (trainer(tmp_path, 2).fit, trainer(tmp_path, 2, limit_val_batches=1).validate):
+        with pytest.raises(InputError, match="other frozen weights"):
+            act(other, TinyData(), ckpt_path=tmp_path / "one.ckpt")
+    with pytest.raises(InputError, match="does not fit this model: missing"):
+        trainer(tmp_path, 2).fit(tiny_module(tiny_dit(first_late_block=1)), TinyData(), ckpt_path=tmp_path / "one.ckpt")
+
+
 def saved(module: SyncphonyModule) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

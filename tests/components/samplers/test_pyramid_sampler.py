@@ -175,6 +175,21 @@ def test_early_blocks_see_no_row_twice(variant: str, negative: bool, off_sync_to
     assert rows == [[early]] * first_late + [[late]] * (NUM_BLOCKS[variant] - first_late)
 
 
+@pytest.mark.parametrize(
+    ("text_scale", "sync_scale", "early", "late"),
+    [(4.0, 2.0, 2, 3), (4.0, 0.0, 2, 2), (1.0, 2.0, 1, 2), (1.0, 0.0, 1, 1)],
+)
+def test_guidance_that_is_off_costs_nothing(text_scale: float, sync_scale: float, early: int, late: int):
+    """Rows per clip in every step of a whole run."""
+    dit = tiny_dit("miniflux", 2)
+    sampler = PyramidSampler(video_steps=(1, 2, 1), video_text_scale=text_scale, sync_scale=sync_scale)
+    with BlockOutputs(dit.backbone) as states:
+        sampled(dit, [0, 1], sampler)
+    steps = sampler.num_steps(LATENTS, from_image=True)
+    for i, recorded in enumerate(states):
+        assert [state.tokens.shape[0] for state in recorded] == [2 * (early if i < 2 else late)] * steps
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_branches_equal_three_separate_calls(variant: str):
