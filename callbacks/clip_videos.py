@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -71,6 +72,13 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
         panels += [torch.cat((strip, held), dim=-2), held.new_full((length, 3, strip.shape[-2] + height, _GAP), 0)]
     joined = torch.cat(panels[:-1], dim=-1)
     return pad(joined, (0, joined.shape[-1] % 2, 0, joined.shape[-2] % 2))
+
+
+def write_picture(path: Path, frame: Tensor) -> None:
+    """Writes uint8 ``[3, H, W]`` as JPEG; the file appears whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(partial, "JPEG", quality=85)
+    partial.replace(path)
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,10 @@ for (const clip of document.querySelectorAll(".clip")) {
   plot?.addEventListener("click", (event) => {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
     const share = (point.x - geometry.left) / geometry.width;
-    videos[0].currentTime = Math.max(0, Math.min(1, share)) * geometry.duration;
+    const time = Math.max(0, Math.min(1, share)) * geometry.duration;
+    const seek = () => (videos[0].currentTime = time);
+    if (videos[0].readyState) return seek();
+    videos[0].addEventListener("loadedmetadata", seek, { once: true });
+    videos[0].preload = "auto";
   });
 }

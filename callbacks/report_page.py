@@ -17,8 +17,6 @@ Status = Literal["running", "finished", "stopped"]
 Point = tuple[int, float, float, float]
 """Training step, value, low and high end of the interval."""
 
-_FIRST_FRAME = "#t=0.001"  # browsers that load metadata only show the picture at a time they are told
-
 
 @dataclass(frozen=True)
 class ClipEntry:
@@ -27,8 +25,8 @@ class ClipEntry:
     Attributes:
         id: name of the clip.
         caption: its prompt.
-        wide: path of the side-by-side video, relative to the page.
-        videos: kind (``generated``, a variant, ``real``) -> path of its video.
+        wide: path of the side-by-side mp4, relative to the page; its first frame lies beside it as jpg.
+        videos: kind (``generated``, a variant, ``real``) -> path of its mp4, likewise.
         scores: metric name -> score of this clip, None where undefined.
         onsets: track -> onset times in seconds; None or absent where unknown.
         duration_s: length that is compared.
@@ -150,6 +148,11 @@ class ReportPage:
         return f'<h2>Record</h2><div class="card">{escape(versions)}{config}</div>'
 
 
+def poster_of(path: str) -> str:
+    """Where the picture lies that is shown before the video at ``path`` is played."""
+    return path.removesuffix(".mp4") + ".jpg"
+
+
 def _clip(clip: ClipEntry) -> str:
     players = "".join(
         f"<figure>{_player(path)}<figcaption>{escape(label_of(kind))}{_of_kind(clip, kind)}</figcaption></figure>"
@@ -165,8 +168,9 @@ def _clip(clip: ClipEntry) -> str:
 
 
 def _player(path: str, kind: str = "small") -> str:
-    source = f"{escape(path)}{_FIRST_FRAME}"
-    return f'<video class="{kind}" controls loop playsinline preload="metadata" src="{source}"></video>'
+    # nothing is loaded before it is played: forty videos that load at once keep a browser busy for long
+    source, poster = escape(path), escape(poster_of(path))
+    return f'<video class="{kind}" controls loop playsinline preload="none" poster="{poster}" src="{source}"></video>'
 
 
 def _of_kind(clip: ClipEntry, kind: str) -> str:

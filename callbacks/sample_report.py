@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable
+from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
 from callbacks.evaluation import EvaluationCallback
-from callbacks.report_page import ClipEntry, Point, ReportPage, Status
+from callbacks.report_page import ClipEntry, Point, ReportPage, Status, poster_of
 from callbacks.report_plots import label_of
 from callbacks.results import collect_results
 from callbacks.run_record import config_text, run_folder, versions
@@ -117,6 +117,7 @@ class SampleReport(EvaluationCallback):
             path = f"media/{stem}.{name}.mp4"
             sound = audio[: round(len(video) / generation.fps * generation.sample_rate)]
             write_mp4(report / path, video, generation.fps, sound, generation.sample_rate, self.crf)
+            write_picture(report / poster_of(path), video[0])
             return path
 
         large = {kind: watchable(video, self.min_side) for kind, video in shown.items()}

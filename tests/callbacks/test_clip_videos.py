@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable
+from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
 
 
 @given(height=st.integers(1, 50), width=st.integers(1, 50), min_side=st.integers(0, 200))
@@ -52,3 +53,13 @@ def test_file_stems_are_plain_names(clip_id, stem):
 def test_file_stems_differ_where_ids_do():
     ids = ["a/b", "a_b", "a b", "a//b", "a/b "]
     assert len({file_stem(name) for name in ids}) == len(ids)
+
+
+def test_a_picture_is_written_whole(tmp_path):
+    frame = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    frame[0, :, :30] = 250
+    write_picture(tmp_path / "a.jpg", frame)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jpg"]
+    with Image.open(tmp_path / "a.jpg") as picture:
+        assert picture.format == "JPEG" and picture.size == (60, 40)
+        assert picture.getpixel((10, 20))[0] > 230 and picture.getpixel((50, 20))[0] < 20
