@@ -65,9 +65,12 @@ class PyramidFlowTransformer(nn.Module, ABC):
         """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, in ``dtype`` if given, into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        save_file(weights, folder / "diffusion_pytorch_model.safetensors")
-        text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2)
-        (folder / "config.json").write_text(text + "\n")
+        file, config = folder / "diffusion_pytorch_model.safetensors", folder / "config.json"
+        partial = [path.with_name(f".{path.name}.part") for path in (file, config)]
+        save_file(weights, partial[0])
+        partial[1].write_text(json.dumps({"_class_name": self.class_name, **self.config}, indent=2) + "\n")
+        for path, written in zip((file, config), partial, strict=True):
+            written.replace(path)
 
 
 def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -62,6 +62,7 @@ def test_padding_sees_padding_only():
 def test_tables_are_those_of_the_positions():
     layout = token_layout(SHAPES, 3, CPU)
     assert torch.equal(layout_rope(layout, (4, 6, 6)), rotary_table(layout.positions, (4, 6, 6)))
+    assert torch.equal(layout_rope(layout, (4, 6, 6), 10.0), rotary_table(layout.positions, (4, 6, 6), 10.0))
     assert token_layout(SHAPES, 3, CPU) is layout
 
 

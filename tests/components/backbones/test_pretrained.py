@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from components.backbones.column import Column
+from components.backbones.miniflux import MiniFluxTransformer
 from components.backbones.pretrained import pretrained_backbone
 from components.errors import InputError
 from tests.tiny_syncphony import VARIANTS, latents, text_features, tiny_backbone
@@ -26,6 +27,37 @@ def test_round_trip(folder: Path):
     column = Column([latents(1, 1)], torch.tensor([200.0]), text_features(1))
     with torch.no_grad():
         assert torch.equal(before([column])[0], after([column])[0])
+
+
+def test_no_partial_file_is_left_or_seen(folder: Path):
+    names = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    before = [(folder / name).read_bytes() for name in names]
+    other = tiny_backbone(folder.name, seed=1)
+    other.config["impossible"] = object()  # cannot be written as JSON: fails half-way
+    with pytest.raises(TypeError):
+        other.save_pretrained(folder)
+    assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_bfloat16_export_is_half_the_size_and_close(tmp_path: Path):
+    backbone = tiny_backbone("miniflux")
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone.save_pretrained(tmp_path / str(dtype), dtype)
+    sizes = [
+        (tmp_path / str(d) / "diffusion_pytorch_model.safetensors").stat().st_size
+        for d in (torch.float32, torch.bfloat16)
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    back = pretrained_backbone(str(tmp_path / "torch.bfloat16"))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(back.state_dict()[key], value.bfloat16().float())
+
+
+def test_rotary_base_is_kept(tmp_path: Path):
+    backbone = MiniFluxTransformer(8, 1, 1, 8, 1, 4, 4, (2, 2, 4), rope_theta=30.0)
+    backbone.save_pretrained(tmp_path / "model")
+    assert pretrained_backbone(str(tmp_path / "model")).config == backbone.config
 
 
 def test_saving_again_gives_the_same_files(folder: Path, tmp_path: Path):
