@@ -106,6 +106,8 @@ class ReportPage:
     def _curves(self) -> str:
         groups: dict[str, dict[str, Sequence[Point]]] = {}
         for name, points in self.curves.items():
+            if len({step for step, *_ in points}) < 2:
+                continue  # a single evaluation is told by the table of results
             groups.setdefault(name.partition("_")[0], {})[name] = points
         plots = "".join(
             f'<div class="card">{curve_plot(group)}<div class="legend">'

@@ -13,6 +13,7 @@ ROW = 26
 LABEL_WIDTH = 132
 PLOT_WIDTH = 640
 _EDGE = 14
+_MOST_POINTS = 60
 
 REFERENCE_TRACKS = ("true", "driving")
 
@@ -123,10 +124,10 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
                 for s, _, low, high in bounded
             ]
         parts.append(f'<polyline class="curve {kind}" points="{_path((x(s), y(v)) for s, v, *_ in curve)}"/>')
-        parts += [
+        parts += [  # many points would hide the line
             f'<circle class="point {kind}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5">'
-            f"<title>{escape(name)} at step {s:,}: {v:.2f}</title></circle>"
-            for s, v, *_ in curve
+            f"<title>{escape(name)} at step {s:,}: {v:.4g}</title></circle>"
+            for s, v, *_ in (curve if len(curve) <= _MOST_POINTS else curve[-1:])
         ]
     return "".join([*parts, "</svg>"])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 from components.media.writer import write_mp4
 
+_MOST_POINTS = 512
 REPORT_FOLDER = "report"
 PAGE = "index.html"
 
@@ -43,12 +45,20 @@ class SampleReport(EvaluationCallback):
         min_side: shorter side in pixels that small videos are enlarged to.
         crf: quality of the videos, 0 (lossless) to 51.
         title: heading of the page; None takes the name of the run's folders.
+        curves: logged training metrics that are drawn over the steps, beside the results of the evaluations.
 
     Raises:
         InputError: if ``num_clips`` is negative or ``min_side`` below 16.
     """
 
-    def __init__(self, num_clips: int = 8, min_side: int = 192, crf: float = 18.0, title: str | None = None) -> None:
+    def __init__(
+        self,
+        num_clips: int = 8,
+        min_side: int = 192,
+        crf: float = 18.0,
+        title: str | None = None,
+        curves: Sequence[str] = ("train/loss",),
+    ) -> None:
         super().__init__()
         if num_clips < 0:
             raise InputError(f"SampleReport.num_clips is {num_clips}; it must be at least 0")
@@ -58,6 +68,8 @@ class SampleReport(EvaluationCallback):
         self.min_side = min_side
         self.crf = crf
         self.title = title
+        self.curves = tuple(curves)
+        self._stride = 1
         self._folder: Path | None = None
         self._fitting = False
         self._entries: list[ClipEntry] = []
@@ -76,14 +88,34 @@ class SampleReport(EvaluationCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The curves so far, so that a resumed run goes on drawing them."""
-        return {"history": {name: [list(point) for point in points] for name, points in self._history.items()}}
+        return {
+            "stride": self._stride,
+            "history": {name: [list(point) for point in points] for name, points in self._history.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the curves of the run that is resumed; a validation starts its own."""
         if self._fitting:
+            self._stride = state_dict["stride"]
             self._history = {
                 name: [cast(Point, tuple(point)) for point in points] for name, points in state_dict["history"].items()
             }
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes a point of the training curves whenever the trainer logs, less often in long runs."""
+        step = trainer.global_step
+        if step % (trainer.log_every_n_steps * self._stride):  # type: ignore[attr-defined]
+            return
+        for name in self.curves:
+            points = self._history.setdefault(name, [])
+            if name not in trainer.callback_metrics or (points and points[-1][0] == step):
+                continue
+            points.append((step, trainer.callback_metrics[name].item(), math.nan, math.nan))
+        if any(len(self._history[name]) > _MOST_POINTS for name in self.curves):
+            self._stride *= 2
+            self._history |= {name: self._history[name][1::2] for name in self.curves}
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Clears the clips of the last evaluation."""

@@ -48,7 +48,7 @@ def page(**changes):
         "status": "running",
         "remark": "step 3 & on",
         "results": {"cyclesync": MetricResult(50.0, (40.0, 60.0), 9, {"tolerance_s": 0.05})},
-        "curves": {"cyclesync": [(3, 50.0, 40.0, 60.0)], "desync": [(3, 0.5, 0.4, 0.6)]},
+        "curves": {name: [(3, 0.5, 0.4, 0.6), (4, 0.6, 0.5, 0.7)] for name in ("cyclesync", "cyclesync_w0", "desync")},
         "clips": [clip],
         "config": "a: <b>",
         "versions": {"torch": "2"},
@@ -65,6 +65,10 @@ def test_page_is_well_formed_and_escapes_what_it_is_given():
 
 def test_metrics_of_different_scales_get_their_own_plot():
     assert sum(attrs.get("class") == "curves" for tag, attrs in parsed(page()) if tag == "svg") == 2
+
+
+def test_a_single_evaluation_draws_no_curve():
+    assert 'class="curves"' not in page(curves={"cyclesync": [(3, 50.0, 40.0, 60.0)]}).html()
 
 
 def test_scores_stand_under_the_video_they_judge():

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 
@@ -30,10 +31,16 @@ CHROMIUM_FLAGS = [
 
 
 def make_trainer(folder, *extra, **kwargs):
+    report = SampleReport(num_clips=3, curves=["train/base"])
     return L.Trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(folder, "squares", default_hp_metric=False),
-        callbacks=[CycleSyncCallback(MotionV2A()), SampleReport(num_clips=3), ResultsWriter(), *extra],
+        callbacks=[
+            CycleSyncCallback(MotionV2A()),
+            SampleReport(num_clips=3, curves=["train/base"]),
+            ResultsWriter(),
+            *extra,
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=1,
@@ -69,8 +76,9 @@ def test_page_is_renewed_at_every_validation_and_says_when_it_is_finished(run):
     assert 'class="status running"' in between and "Evaluated at step 1 " in between
     page = (version / "report/index.html").read_text()
     assert 'class="status finished"' in page and "Evaluated at step 2 " in page
-    assert between.count("<circle") < page.count("<circle"), "the curves hold the earlier validation too"
-    assert "cyclesync at step 1: " in page and "cyclesync at step 2: " in page
+    assert 'class="curves"' not in between, "one point is no curve"
+    for name in ("cyclesync", "cyclesync_real", "train/base"):
+        assert f"{name} at step 1: " in page and f"{name} at step 2: " in page
 
 
 def test_page_needs_no_network_and_names_only_files_that_are_there(run):
@@ -132,7 +140,7 @@ def test_a_resumed_run_goes_on_drawing_and_a_validation_starts_anew(run, tmp_pat
     trainer.validate(JumpingSquares(), datamodule=SquareClips(), ckpt_path=checkpoint, verbose=False)
     page = (tmp_path / "squares/version_1/report/index.html").read_text()
     assert 'class="status finished"' in page and "Evaluated at step 2 " in page
-    assert "cyclesync at step 1: " not in page and "cyclesync at step 2: " in page
+    assert 'class="curves"' not in page
     folders = (version, tmp_path / "squares/version_1")
     records = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert records[0]["metrics"] == records[1]["metrics"]
@@ -152,6 +160,28 @@ def test_fast_dev_run_writes_nothing(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path / "runs", fast_dev_run=1)
     trainer.fit(JumpingSquares(), datamodule=SquareClips())
     assert not list(tmp_path.rglob("*.html")) and not list(tmp_path.rglob("*.mp4"))
+
+
+def test_curves_of_long_runs_are_thinned_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("callbacks.sample_report._MOST_POINTS", 8)
+    report = SampleReport(num_clips=0, curves=["train/base", "train/motion"])
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        logger=False,
+        callbacks=[report],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_steps=60,
+        log_every_n_steps=2,
+        limit_val_batches=0,
+    )
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    for name in ("train/base", "train/motion"):
+        steps = [point[0] for point in report.state_dict()["history"][name]]
+        assert steps == [8, 16, 24, 32, 40, 48, 56]
+        assert all(math.isfinite(point[1]) for point in report.state_dict()["history"][name])
 
 
 @pytest.mark.parametrize(("settings", "key"), [({"num_clips": -1}, "num_clips"), ({"min_side": 2}, "min_side")])
