@@ -35,12 +35,7 @@ def make_trainer(folder, *extra, **kwargs):
     return L.Trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(folder, "squares", default_hp_metric=False),
-        callbacks=[
-            CycleSyncCallback(MotionV2A()),
-            SampleReport(num_clips=3, curves=["train/base"]),
-            ResultsWriter(),
-            *extra,
-        ],
+        callbacks=[CycleSyncCallback(MotionV2A()), report, ResultsWriter(), *extra],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=1,
