@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from components.contracts import (
     TextFeatures,
     VideoCodec,
     clip_generator,
+    mixed_seed,
 )
 from components.errors import InputError
 from components.objectives.motion_aware import MotionAwareLoss
@@ -287,8 +287,7 @@ class SyncphonyModule(L.LightningModule):
 
     def _seed(self, call: int) -> int:
         """Differs between runs, steps and ranks in its low 32 bits too: a generator on the CPU uses no others."""
-        name = f"{self.noise_seed} {call} {self.global_rank}"
-        return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+        return mixed_seed(self.noise_seed, call, self.global_rank)
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""

@@ -13,7 +13,9 @@ from components.contracts import TextEncoder, TextFeatures
 
 
 class HashedWords(TextEncoder):
-    """One token per word, a unit-variance vector seeded by the word's CRC-32; the pooled vector is their mean.
+    """One token per word, a unit-variance vector seeded by the word's CRC-32.
+
+    The pooled vector is their sum over the root of their number.
 
     Enough to tell the classes of a small data set apart; the empty prompt is one zero token.
 

@@ -78,8 +78,8 @@ class CleanPrediction(Prediction):
 
     Args:
         min_sigma: noise level s below which the weight of the error of c grows no further.
-        from_still: predict what is added to a still that continues the newest history frame (`VideoCodec.hold`), so that
-            what does not move need not pass through the model. Without history the still is zero.
+        from_still: predict what is added to a still that continues the newest history frame (`VideoCodec.hold`), so
+            that what does not move need not pass through the model. Without history the still is zero.
     """
 
     def __init__(self, min_sigma: float = 1.0, from_still: bool = False) -> None:

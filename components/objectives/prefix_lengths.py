@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from components.contracts import mixed_seed
+
 
 def units_per_stage(n: int, num_units: int, stages: int, first: int = 1, available: int | None = None) -> list[int]:
     """Prefix lengths per stage so that tokens per step stay even.
@@ -41,5 +43,5 @@ def stratified_n(step: int, rank: int, world_size: int, num_units: int, first: i
     """
     count = num_units + 1 - first
     cycle, place = divmod(step * world_size + rank, count)
-    generator = torch.Generator().manual_seed((seed << 20) + cycle)
+    generator = torch.Generator().manual_seed(mixed_seed(seed, cycle))
     return first + int(torch.randperm(count, generator=generator)[place])
