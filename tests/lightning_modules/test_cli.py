@@ -238,6 +238,11 @@ def python(*args, **kwargs):
     )
 
 
+def heed_interrupts():
+    """A shell starts background jobs with SIGINT ignored, and so would everything they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_help_imports_no_model_library():
     code = (
         "import sys; from lightning_modules.cli import main; "
@@ -260,7 +265,7 @@ def test_a_command_is_needed(capsys):
 def test_an_interrupted_run_does_not_look_complete(sent, status):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
     write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], report], trainer__max_steps=100_000)
-    process = python("-m", "lightning_modules", "fit", "--config", "squares.yaml")
+    process = python("-m", "lightning_modules", "fit", "--config", "squares.yaml", preexec_fn=heed_interrupts)
     page = Path("runs/squares/version_0/report/index.html")
     deadline = time.monotonic() + 300
     while not page.exists() and process.poll() is None and time.monotonic() < deadline:
