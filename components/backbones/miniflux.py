@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from components.backbones.column import Column, attention_mask, layout_rope, token_layout
 from components.backbones.pyramid_flow import PyramidFlowTransformer, patch_grid, trim_text
@@ -116,11 +115,3 @@ class MiniFluxTransformer(PyramidFlowTransformer):
             rope=layout_rope(layout, self.axes_dims, self.rope_theta),
             mask=attention_mask(layout, text_mask, self.temporal_causal),
         )
-
-    def read_out(self, state: ColumnState) -> Tensor:
-        """Final norm (scale first, shift second) and projection of the current clip's tokens."""
-        t, h, w = state.layout.shapes[-1]
-        x = state.tokens[:, -state.layout.num_current :]
-        scale, shift = self.norm_out(state.condition)
-        x = self.proj_out(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
-        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)

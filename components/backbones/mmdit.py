@@ -154,11 +154,3 @@ class PyramidMMDiT(PyramidFlowTransformer):
             rope=layout_rope(layout, self.axes_dims),
             mask=attention_mask(layout, text_mask, self.temporal_causal),
         )
-
-    def read_out(self, state: ColumnState) -> Tensor:
-        """Final norm (scale first, shift second) and projection of the current clip's tokens."""
-        t, h, w = state.layout.shapes[-1]
-        x = state.tokens[:, -state.layout.num_current :]
-        scale, shift = self.norm_out(state.condition)
-        x = self.proj_out(torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
-        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from einops import rearrange
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.backbones.column import Column
-from components.backbones.transformer_blocks import ColumnState
+from components.backbones.transformer_blocks import ColumnState, Modulation, modulate
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
@@ -34,6 +35,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
     num_heads: int
     latent_channels: int
     patch: int = 2
+    norm_out: Modulation
+    proj_out: nn.Linear
 
     @property
     @abstractmethod
@@ -44,9 +47,15 @@ class PyramidFlowTransformer(nn.Module, ABC):
     def embed(self, column: Column) -> ColumnState:
         """Tokens, condition vector, positions and mask of a column."""
 
-    @abstractmethod
     def read_out(self, state: ColumnState) -> Tensor:
-        """Velocity ``[R, C, t, h, w]`` of the column's last clip."""
+        """Velocity ``[R, C, t, h, w]`` of the column's last clip.
+
+        The final norm takes scale before shift; the projection gives (row, column, channel) of each patch.
+        """
+        t, h, w = state.layout.shapes[-1]
+        scale, shift = self.norm_out(state.condition)
+        x = self.proj_out(modulate(state.tokens[:, -state.layout.num_current :], shift, scale))
+        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)
 
     def forward(self, columns: Sequence[Column]) -> list[Tensor]:
         """Velocity of every column's last clip. Columns do not influence each other."""
