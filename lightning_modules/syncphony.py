@@ -27,6 +27,7 @@ from components.contracts import (
     mixed_seed,
 )
 from components.errors import InputError
+from components.guidance.guidance import TextGuidance
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
@@ -220,9 +221,10 @@ class SyncphonyModule(L.LightningModule):
         generators = [clip_generator(name, self.noise_seed, self.device) for name in batch.ids]
         image = self.codec.encode(self._pixels(batch.video[:, :1]), generators)
         prompts = [caption + self.prompt_suffix for caption in batch.captions]
+        guided_by_text = TextGuidance(self.sampler.video_text_scale).enabled  # frame 0 is given, never generated
         conditions = Conditions(
             text=self.text_encoder(prompts),
-            negative_text=self.text_encoder([self.negative_prompt] * len(batch)),
+            negative_text=self.text_encoder([self.negative_prompt] * len(batch)) if guided_by_text else None,
             audio=None if off_sync else self._listen(self._hear(batch), num_latents),
         )
         shape = (len(batch), self.codec.latent_channels, num_latents, *image.shape[-2:])
