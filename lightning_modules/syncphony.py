@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,26 @@ from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.pretrained import sha256_of_tensors
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
+from lightning_modules.syncphony_parts import check_parts_fit, check_pyramids_fit
 
-VARIANTS = ("w0", "off_sync")
+_VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
+
+
+@dataclass(frozen=True)
+class EncodedConditions:
+    """What B clips are generated from, encoded.
+
+    Attributes:
+        conditions: text features and what the late blocks hear.
+        image: latent frame 0, ``[B, C, 1, h, w]``.
+        num_latents: latent frames of the clips.
+        generators: one per clip, in the state in which its sampling noise begins.
+    """
+
+    conditions: Conditions
+    image: Tensor
+    num_latents: int
+    generators: Sequence[torch.Generator]
 
 
 class SyncphonyModule(L.LightningModule):
@@ -88,30 +106,10 @@ class SyncphonyModule(L.LightningModule):
         export_dtype: str = "float32",
     ) -> None:
         super().__init__()
-        unknown = sorted(set(variants) - set(VARIANTS))
+        unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
         if unknown:
-            raise InputError(f"variants names {unknown}: choose from {list(VARIANTS)}.")
-        if (audio_encoder is None) != (dit.audio_embedder is None):
-            raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
-        if audio_encoder is not None and audio_encoder.dim != dit.audio_dim:
-            raise InputError(f"dit.audio_dim is {dit.audio_dim} but the audio encoder gives {audio_encoder.dim}.")
-        wanted = tuple(dit.backbone.config[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
-        if (text_encoder.dim, text_encoder.pooled_dim) != wanted:
-            raise InputError(
-                f"the text encoder gives tokens of width {text_encoder.dim} and pooled vectors of width "
-                f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
-            )
-        if codec.latent_channels != dit.backbone.latent_channels:
-            mend = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
-            raise InputError(
-                f"the codec has {codec.latent_channels} latent channels but the backbone takes "
-                f"{dit.backbone.latent_channels}: set the backbone's in_channels to {mend}."
-            )
-        if codec.temporal_factor != dit.timeline.temporal_factor:
-            raise InputError(
-                f"dit.timeline.temporal_factor is {dit.timeline.temporal_factor} but the codec's is "
-                f"{codec.temporal_factor}: set them equal."
-            )
+            raise InputError(f"variants names {unknown}: choose from {list(_VARIANT_SETTINGS)}.")
+        check_parts_fit(dit, codec, text_encoder, audio_encoder)
         self.dit = dit
         self.codec = codec.requires_grad_(False)
         self.text_encoder = text_encoder.requires_grad_(False)
@@ -122,12 +120,7 @@ class SyncphonyModule(L.LightningModule):
         self.prediction = prediction or VelocityPrediction()
         self.loss = loss or MotionAwareLoss()
         self.sampler = sampler or PyramidSampler()
-        trained, sampled = ((p.schedule.stages, p.frames_per_unit) for p in (self.pyramid, self.sampler))
-        if trained != sampled:
-            raise InputError(
-                f"pyramid has {trained[0]} stages and frames_per_unit {trained[1]} but sampler has {sampled[0]} stages "
-                f"and frames_per_unit {sampled[1]}: set them equal."
-            )
+        check_pyramids_fit(self.pyramid, self.sampler)
         self.shortest_prefix = shortest_prefix
         self.text_dropout = text_dropout
         self.negative_prompt = negative_prompt
@@ -186,18 +179,17 @@ class SyncphonyModule(L.LightningModule):
         return self._generation(batch, self.generate(batch, label="generating"))
 
     def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
-        settings: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
+        given = self.encode_conditions(batch)
         variants = {
-            name: self._generation(batch, self.generate(batch, label=f"{label}, {name}", **settings[name]))
+            name: self._generation(batch, self.sample(given, label=f"{label}, {name}", **_VARIANT_SETTINGS[name]))
             for name in self.variants
         }
-        guided = self._generation(batch, self.generate(batch, label=label))
+        guided = self._generation(batch, self.sample(given, label=label))
         return replace(guided, variants=variants)
 
     def _generation(self, batch: ClipBatch, video: Tensor) -> Generation:
         return Generation(video, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
 
-    @torch.no_grad()
     def generate(
         self,
         batch: ClipBatch,
@@ -216,6 +208,11 @@ class SyncphonyModule(L.LightningModule):
             off_sync: skip the audio layers.
             label: what the progress bar says.
         """
+        return self.sample(self.encode_conditions(batch), sync_scale, off_sync, label)
+
+    @torch.no_grad()
+    def encode_conditions(self, batch: ClipBatch) -> EncodedConditions:
+        """Image latent, text, keys and values of the sound: what all variants of a generation share."""
         frames = batch.video.shape[1] if batch.video.shape[1] > 1 else self._frames_of_sound(batch)
         num_latents = self.codec.num_latents(frames)
         generators = [clip_generator(name, self.noise_seed, self.device) for name in batch.ids]
@@ -225,11 +222,29 @@ class SyncphonyModule(L.LightningModule):
         conditions = Conditions(
             text=self.text_encoder(prompts),
             negative_text=self.text_encoder([self.negative_prompt] * len(batch)) if guided_by_text else None,
-            audio=None if off_sync else self._listen(self._hear(batch), num_latents),
+            audio=self._listen(self._hear(batch), num_latents),
         )
-        shape = (len(batch), self.codec.latent_channels, num_latents, *image.shape[-2:])
+        return EncodedConditions(conditions, image, num_latents, generators)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        given: EncodedConditions,
+        sync_scale: float | None = None,
+        off_sync: bool = False,
+        label: str = "generating",
+    ) -> Tensor:
+        """Videos ``[B, T, 3, H, W]`` in [0, 1]; every call with the same ``given`` starts from the same noise.
+
+        Args:
+            given: what `encode_conditions` made of a batch.
+            sync_scale: audio sync guidance instead of the sampler's own.
+            off_sync: skip the audio layers.
+            label: what the progress bar says.
+        """
+        batch_size, _, _, height, width = given.image.shape
         with tqdm(
-            total=self.sampler.num_steps(num_latents, from_image=True),
+            total=self.sampler.num_steps(given.num_latents, from_image=True),
             desc=label,
             unit="step",
             leave=False,
@@ -237,10 +252,10 @@ class SyncphonyModule(L.LightningModule):
         ) as bar:
             latents = self.sampler.sample(
                 self.dit,
-                conditions,
-                shape,
-                ClipNoise(generators),
-                image_latent=image,
+                given.conditions,
+                (batch_size, self.codec.latent_channels, given.num_latents, height, width),
+                ClipNoise([generator.clone_state() for generator in given.generators]),
+                image_latent=given.image,
                 prediction=self.prediction,
                 hold=self.codec.hold,
                 sync_scale=sync_scale,
