@@ -7,6 +7,8 @@ pixels, N audio tokens, M text tokens, D features.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -195,6 +197,13 @@ class VideoCodec(nn.Module, ABC):
         """
         return latents
 
+    def still(self, image: Tensor, num_latents: int) -> Tensor:
+        """Latents ``[B, C, L, h, w]`` of a clip in which ``image`` ``[B, 3, H, W]`` never changes.
+
+        The whole clip is encoded: later latents of a picture that stays differ from its first one.
+        """
+        return self.encode(image.unsqueeze(1).expand(-1, self.num_frames(num_latents), -1, -1, -1))
+
     def uniform_scale(self, latents: Tensor) -> Tensor:
         """Latents with frame 0 expressed in the normalisation of the later frames, so that differences compare.
 
@@ -204,19 +213,68 @@ class VideoCodec(nn.Module, ABC):
 
 
 class AudioCodec(nn.Module, ABC):
-    """Waveform ``[B, S]`` to latents ``[B, C, N]`` and back; ``latent_rate_hz`` latents per second."""
+    """Waveforms to latents and back. Latents are normalised: ready for the backbone as they are.
 
-    latent_rate_hz: float
-    latent_channels: int
+    Latent j stands for the samples ``[j * latent_hop, (j + 1) * latent_hop)``. How many there are is decided by the
+    clip's duration and never by a file's length: cut or pad the waveform with `fit` first.
+
+    Attributes:
+        sample_rate: samples per second that go in and come out.
+        latent_hop: samples per latent.
+        latent_channels: width of a latent.
+    """
+
     sample_rate: int
+    latent_hop: int
+    latent_channels: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silence: dict[int, Tensor] = {}
 
     @abstractmethod
-    def encode(self, waveform: Tensor) -> Tensor:
-        """``[B, S]`` in [-1, 1] to ``[B, C, N]``."""
+    def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """``[B, S]`` in [-1, 1] to ``[B, C, S // latent_hop]``; ``generators`` draw the posterior per clip."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """``[B, C, N]`` to ``[B, S]`` in [-1, 1]."""
+        """``[B, C, N]`` to ``[B, N * latent_hop]`` in [-1, 1]."""
+
+    @property
+    def latent_rate_hz(self) -> float:
+        """Latents per second."""
+        return self.sample_rate / self.latent_hop
+
+    def num_latents_for(self, duration_s: float) -> int:
+        """How many whole latents fit into ``duration_s`` seconds (121 frames at 24 fps: 157 at 31.25 Hz)."""
+        return math.floor(duration_s * self.latent_rate_hz + 1e-6)
+
+    def latent_centers_s(self, num_latents: int) -> Tensor:
+        """Times of the latents' centres in seconds, ``(j + 1/2) * latent_hop / sample_rate``: float32 ``[N]``."""
+        return (torch.arange(num_latents) + 0.5) / self.latent_rate_hz
+
+    def fit(self, waveform: Tensor, num_latents: int, sample_rate: int | None = None) -> Tensor:
+        """``waveform`` ``[B, S]`` cut, or padded with silence, to the samples of ``num_latents`` latents.
+
+        Raises:
+            InputError: if ``sample_rate`` is given and is not the codec's.
+        """
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise InputError(
+                f"{type(self).__name__} works at {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
+                "set the data module's sample_rate to match"
+            )
+        return torch.nn.functional.pad(waveform, (0, num_latents * self.latent_hop - waveform.shape[-1]))
+
+    def silence(self, num_latents: int) -> Tensor:
+        """Latents ``[C, N]`` of digital silence (the muted driver of SyncCFG); computed once per length."""
+        device = next(itertools.chain(self.buffers(), self.parameters()), torch.zeros(())).device
+        if num_latents not in self._silence:
+            with torch.no_grad():
+                waveform = torch.zeros(1, num_latents * self.latent_hop, device=device)
+                self._silence[num_latents] = self.encode(waveform)[0]
+        # a copy, because a tensor made in inference mode could not enter training
+        return self._silence[num_latents].to(device, copy=True)
 
 
 class AudioEncoder(nn.Module, ABC):
@@ -230,7 +288,7 @@ class AudioEncoder(nn.Module, ABC):
 
 
 class TextEncoder(nn.Module, ABC):
-    """Prompts to text tokens; ``dim`` is their width, ``pooled_dim`` that of the pooled vector."""
+    """Prompts to text tokens; ``dim`` is their width, ``pooled_dim`` that of the pooled vector (0: there is none)."""
 
     dim: int
     pooled_dim: int
@@ -238,6 +296,24 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, prompts: Sequence[str]) -> TextFeatures:
         """B prompts to tokens ``[B, M, dim]`` and pooled ``[B, pooled_dim]``; the empty prompt is the null text."""
+
+
+class TranscriptEncoder(TextEncoder):
+    """Spoken words, letter by letter, to tokens ``[B, M, dim]`` without a pooled vector."""
+
+    pooled_dim = 0
+
+    @abstractmethod
+    def forward(self, prompts: Sequence[str], ids: Sequence[str] | None = None) -> TextFeatures:
+        """B transcripts to tokens ``[B, M, dim]``; the empty one is the null transcript.
+
+        Args:
+            prompts: what is said in each clip.
+            ids: the clips' names, for error messages.
+
+        Raises:
+            InputError: if a transcript is too long, naming the clip.
+        """
 
 
 class V2AModel(nn.Module, ABC):
