@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.evaluation import EvaluationCallback, gathered
+from callbacks.evaluation import EvaluationCallback, each_once, gathered, mismatched
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
@@ -174,9 +173,7 @@ class CycleSyncCallback(EvaluationCallback):
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
         self.v2a.cpu()
-        # a clip that evens out the batches of several ranks may come without a mask: its id tells
-        by_id = {clip.id: clip for clip in reversed(gathered(trainer, self._clips))}
-        clips = [by_id[name] for name in sorted(by_id)]
+        clips = each_once(gathered(trainer, self._clips))
         self._clips = []
         kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.inferred))
         results = {_entry(kind): self._score([(c, c) for c in clips if kind in c.inferred], kind) for kind in kinds}
@@ -184,7 +181,7 @@ class CycleSyncCallback(EvaluationCallback):
             results[_entry(CHANCE)] = self._score(pairs, GENERATED)
         self.results = results
         self.clip_rows = {clip.id: self._row(clip) for clip in clips}
-        self._log(trainer, module)
+        self.log_results(trainer, module)
 
     def _score(self, pairs: Sequence[tuple[JudgedClip, JudgedClip]], kind: str) -> MetricResult:
         """CycleSync of ``(clip whose video is judged, clip whose sound it is judged by)``."""
@@ -215,32 +212,6 @@ class CycleSyncCallback(EvaluationCallback):
             "scores": scores,
             "onsets": onsets_by_track | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
         }
-
-    def _log(self, trainer: Trainer, module: LightningModule) -> None:
-        scalars: dict[str, float] = {}
-        for name, result in self.results.items():
-            low, high = result.ci95
-            scalars |= {
-                f"{self.stage}/{name}": result.value,
-                f"{self.stage}/{name}_low": low,
-                f"{self.stage}/{name}_high": high,
-            }
-        # to the loggers by hand: outside of `fit` Lightning would log at step 0, not at that of the loaded weights
-        module.log_dict(scalars, logger=False)
-        loggers: Sequence[Logger] = trainer.loggers
-        for logger in loggers:
-            logger.log_metrics(scalars, step=self.global_step)
-
-
-def mismatched(clips: Sequence[JudgedClip]) -> list[tuple[JudgedClip, JudgedClip]]:
-    """Each clip with the next one, around the end of the list, that was cut from another recording."""
-    pairs = []
-    for index, clip in enumerate(clips):
-        others = (*clips[index + 1 :], *clips[:index])
-        partner = next((other for other in others if other.video_id != clip.video_id), None)
-        if partner is not None:
-            pairs.append((clip, partner))
-    return pairs
 
 
 def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 
 from components.contracts import Generation, MetricResult
 
 T = TypeVar("T")
+
+
+class OfRecording(Protocol):
+    """Something that is known of a clip."""
+
+    @property
+    def id(self) -> str:
+        """Name of the clip."""
+
+    @property
+    def video_id(self) -> str:
+        """The recording it was cut from."""
+
+
+Judged = TypeVar("Judged", bound=OfRecording)
 
 
 class EvaluationCallback(Callback):
@@ -42,6 +59,22 @@ class EvaluationCallback(Callback):
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """All callbacks have finished: their results can be read."""
+
+    def log_results(self, trainer: Trainer, module: LightningModule) -> None:
+        """Logs every result and the ends of its interval under ``<stage>/<metric>``."""
+        scalars: dict[str, float] = {}
+        for name, result in self.results.items():
+            low, high = result.ci95
+            scalars |= {
+                f"{self.stage}/{name}": result.value,
+                f"{self.stage}/{name}_low": low,
+                f"{self.stage}/{name}_high": high,
+            }
+        # to the loggers by hand: outside of `fit` Lightning would log at step 0, not at that of the loaded weights
+        module.log_dict(scalars, logger=False)
+        loggers: Sequence[Logger] = trainer.loggers
+        for logger in loggers:
+            logger.log_metrics(scalars, step=self.global_step)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembers how long loaded weights were trained; the trainer's own counter stays 0 outside of ``fit``."""
@@ -115,3 +148,23 @@ def gathered(trainer: Trainer, items: list[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def each_once(clips: Sequence[Judged]) -> list[Judged]:
+    """Every clip once, in the order of the ids.
+
+    A clip that evens out the batches of several ranks may come without a mask: its id tells.
+    """
+    by_id = {clip.id: clip for clip in reversed(clips)}
+    return [by_id[name] for name in sorted(by_id)]
+
+
+def mismatched(clips: Sequence[Judged]) -> list[tuple[Judged, Judged]]:
+    """Each clip with the next one, around the end of the list, that was cut from another recording."""
+    pairs = []
+    for index, clip in enumerate(clips):
+        others = (*clips[index + 1 :], *clips[:index])
+        partner = next((other for other in others if other.video_id != clip.video_id), None)
+        if partner is not None:
+            pairs.append((clip, partner))
+    return pairs
