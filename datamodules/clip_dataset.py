@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -174,15 +173,15 @@ class ClipDataset(Dataset[Clip]):
 
     def _cut(self, index: int, part: int, key: SampleKey) -> _Cut:
         """Start in seconds, picture and sound of one clip."""
-        form, path = self.form, self.records[index].path
+        form, record = self.form, self.records[index]
         if self._cache is None:
-            return self._read(path, self._place(part, key), form.num_frames)
+            return self._read(record, self._place(part, key), form.num_frames)
         if self.clipping == "fixed":
             if (index, part) not in self._cache:
-                self._cache[index, part] = self._read(path, self._place(part, key), form.num_frames)
+                self._cache[index, part] = self._read(record, self._place(part, key), form.num_frames)
             return self._cache[index, part]
         if (index, 0) not in self._cache:
-            self._cache[index, 0] = self._read(path, 0.0, None)
+            self._cache[index, 0] = self._read(record, 0.0, None)
         begin_s, video, audio = self._cache[index, 0]
         spare = len(video) - form.num_frames
         frame = min(int(self._place(part, key) * (spare + 1)), spare)
@@ -193,10 +192,10 @@ class ClipDataset(Dataset[Clip]):
             audio[sample : sample + form.num_samples],
         )
 
-    def _read(self, path: Path, place: float, num_frames: int | None) -> _Cut:
+    def _read(self, record: ClipRecord, place: float, num_frames: int | None) -> _Cut:
         """Reads a clip that begins at ``place`` (0 to 1) of the possible starts, or (None) everything usable."""
         form = self.form
-        with MediaReader(path) as media:
+        with MediaReader(record.path, record.sound) as media:
             begin_s, end_s = self._usable_span_s(media.info)
             start_s = begin_s + place * max(0.0, end_s - begin_s - form.duration_s)
             if num_frames is None:

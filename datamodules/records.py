@@ -17,6 +17,7 @@ class ClipRecord:
         video_id: name of the recording for statistics; records cut from one recording share it.
         onsets: true onset times in seconds on the recording's clock, or None where unknown.
         transcript: spoken words, or None.
+        sound: the file with the sound if that is not ``path`` itself; both begin at the same moment.
     """
 
     id: str
@@ -25,3 +26,4 @@ class ClipRecord:
     video_id: str
     onsets: tuple[float, ...] | None = None
     transcript: str | None = None
+    sound: Path | None = None

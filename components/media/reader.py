@@ -7,8 +7,6 @@ time stamp and the encoder's priming samples are accounted for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +15,14 @@ from typing import Self
 import av
 import numpy as np
 import torch
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
 from components.errors import InputError
-from components.media.audio_decoding import RateChangeError, decode_all, decode_span
-from components.media.video_decoding import ClipTooShortError, DamagedFrameError, decode_frames
-
-# Encoders end a track up to two AAC blocks away from the picture's end; more than this is a hole in the sound.
-MAX_MISSING_AUDIO_S = 0.1
+from components.media.audio_decoding import decode_all
+from components.media.opening import check_decoder, decoding, open_media
+from components.media.sound_reader import SoundReader
+from components.media.video_decoding import ClipTooShortError, decode_frames
 
 
 @dataclass(frozen=True)
@@ -60,28 +55,34 @@ class MediaReader:
 
     Args:
         path: any file FFmpeg can read that has a video track.
+        sound: another file that holds the sound, or None for the track in ``path``. Its own second 0 (its first frame
+            or, without a picture, its first sample) is the picture's.
 
     Raises:
-        InputError: the file is missing, is no media file, is cut off, or has no video track.
+        InputError: a file is missing, is no media file, is cut off, or has no video (``path``) or audio (``sound``)
+            track.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, sound: str | Path | None = None) -> None:
         self.path = Path(path)
-        self._container = _open(self.path)
+        self._container = open_media(self.path)
         videos = self._container.streams.video
         if not videos:
             self._container.close()
             raise InputError(f"{self.path} has no video track; give a file with a picture")
         self._video: VideoStream = videos[0]
-        audios = self._container.streams.audio
-        self._audio: AudioStream | None = audios[0] if audios else None
-        if any(stream.codec_context is None for stream in (self._video, self._audio) if stream is not None):
+        self._sound: SoundReader | None = None
+        try:
+            check_decoder(self.path, self._video)
+            if sound is not None:
+                self._sound = SoundReader(sound)
+            elif self._container.streams.audio:
+                self._sound = SoundReader(self.path, self._container)
+        except InputError:
             self._container.close()
-            raise InputError(f"{self.path} is corrupt, truncated or no media file (unknown codec); replace it")
+            raise
         # Parallelism comes from loader workers; a decoder's own threads only add latency.
         self._video.codec_context.thread_count = 1
-        if self._audio is not None:
-            self._audio.codec_context.thread_count = 1
         self._origin_s = (self._video.start_time or 0) * float(self._video.time_base or 0)
 
     def __enter__(self) -> Self:
@@ -90,18 +91,20 @@ class MediaReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._sound is not None:
+            self._sound.close()
         self._container.close()
 
     @property
     def info(self) -> MediaInfo:
         """The header's facts."""
-        video = self._video
-        fps = float(video.average_rate or 0)
-        duration_s = self._stream_end_s(video) - self._origin_s
-        audio_span = None
-        if self._audio is not None:
-            start_s = (self._audio.start_time or 0) * float(self._audio.time_base or 0)
-            audio_span = (start_s - self._origin_s, self._stream_end_s(self._audio) - self._origin_s)
+        video, container = self._video, self._container
+        fps, base = float(video.average_rate or 0), float(video.time_base or 0)
+        if video.duration is not None:
+            end_s = ((video.start_time or 0) + video.duration) * base
+        else:
+            end_s = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        duration_s = end_s - self._origin_s
         return MediaInfo(
             path=self.path,
             duration_s=duration_s,
@@ -109,8 +112,8 @@ class MediaReader:
             num_frames=video.frames or round(duration_s * fps),
             width=video.codec_context.width,
             height=video.codec_context.height,
-            sample_rate=self._audio.rate if self._audio is not None else None,
-            audio_span_s=audio_span,
+            sample_rate=self._sound.sample_rate if self._sound is not None else None,
+            audio_span_s=self._sound.span_s if self._sound is not None else None,
         )
 
     def video(self, start_s: float, num_frames: int, fps: float, height: int, width: int) -> Tensor:
@@ -125,7 +128,7 @@ class MediaReader:
             raise InputError(f"{self.path}: cannot read {num_frames} frames of {height}x{width} from {start_s} s on")
         times = start_s + np.arange(num_frames) / fps
         try:
-            with _decoding(self.path, "picture"):
+            with decoding(self.path, "picture"):
                 frames = decode_frames(self._container, self._video, self._origin_s, times, height, width)
         except ClipTooShortError as short:
             asked = f"{start_s:.3f}..{start_s + num_frames / fps:.3f} s"
@@ -144,31 +147,14 @@ class MediaReader:
     def audio(self, start_s: float, num_samples: int, sample_rate: int) -> Tensor:
         """Sound from ``start_s`` on the picture's clock: float32 ``[num_samples]`` mono in [-1, 1].
 
-        Up to ``MAX_MISSING_AUDIO_S`` seconds that the track lacks are zeros.
+        Up to ``sound_reader.MAX_MISSING_AUDIO_S`` seconds that the track lacks are zeros.
 
         Raises:
             InputError: no audio track, corrupt data, or more of the sound is missing.
         """
-        if self._audio is None:
+        if self._sound is None:
             raise InputError(f"{self.path} has no audio track; give a recording with sound")
-        if sample_rate < 1:
-            raise InputError(f"sample_rate is {sample_rate} for {self.path}; it must be positive")
-        with _decoding(self.path, "sound"):
-            sound = decode_span(self._container, self._audio, start_s + self._origin_s, num_samples, sample_rate)
-        if sound.missing_s > MAX_MISSING_AUDIO_S:
-            end_s = start_s + num_samples / sample_rate
-            raise InputError(
-                f"{self.path} lacks {sound.missing_s:.3f} s of sound between {start_s:.3f} and {end_s:.3f} s;"
-                " ask for a shorter clip or remove it from the list"
-            )
-        return torch.from_numpy(sound.samples)
-
-    def _stream_end_s(self, stream: VideoStream | AudioStream) -> float:
-        base = float(stream.time_base or 0)
-        if stream.duration is not None:
-            return ((stream.start_time or 0) + stream.duration) * base
-        container = self._container
-        return ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        return self._sound.read(start_s, num_samples, sample_rate)
 
 
 def probe(path: str | Path) -> MediaInfo:
@@ -219,39 +205,12 @@ def read_sound(path: str | Path, sample_rate: int) -> Tensor:
         InputError: the file is missing, is no media file, has no audio track or no sample in it.
     """
     path = Path(path)
-    container = _open(path)
+    container = open_media(path)
     with container:
         if not container.streams.audio:
             raise InputError(f"{path} has no audio track; give a file with sound")
-        with _decoding(path, "sound"):
+        with decoding(path, "sound"):
             samples = decode_all(container, container.streams.audio[0], sample_rate)
     if not len(samples):
         raise InputError(f"{path} holds no sound at all; give a file with sound")
     return torch.from_numpy(samples)
-
-
-def _open(path: Path) -> InputContainer:
-    if not path.is_file():
-        state = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {state}; give the path of a media file")
-    try:
-        return av.open(path)
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"{path} is corrupt, truncated or no media file ({error.strerror}); replace it or remove it from the list"
-        ) from error
-
-
-@contextmanager
-def _decoding(path: Path, part: str) -> Iterator[None]:
-    """Turns the decoder's complaints into sentences that name the file."""
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        raise InputError(
-            f"the {part} of {path} is corrupt ({error.strerror}); replace it or remove it from the list"
-        ) from error
-    except (DamagedFrameError, RateChangeError) as error:
-        raise InputError(
-            f"the {part} of {path} cannot be used: {error}; replace it or remove it from the list"
-        ) from None

@@ -8,8 +8,10 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from components.errors import InputError
+from components.metrics.onsets import OnsetDetector
 from datamodules.avsync15 import AVSync15
 from datamodules.clip_data_module import ClipDataModule
+from tests.public_folders.avsync15 import write_avsync15
 
 SMALL = {"num_frames": 24, "fps": 24.0, "height": 16, "width": 16, "num_workers": 0}
 
@@ -99,3 +101,17 @@ def test_every_argument_is_known_to_the_command_line(avsync_root: Path) -> None:
     assert (data.form.fps, data.form.num_frames, data.form.height, data.form.width) == (12.0, 121, 384, 640)
     with pytest.raises(Exception, match="frames_per_clip"):
         parser.parse_args(["--data=datamodules.avsync15.AVSync15", "--data.root=x", "--data.frames_per_clip=3"])
+
+
+def test_a_folder_like_the_public_release_is_read_and_heard_where_it_is_said(tmp_path: Path) -> None:
+    truth = write_avsync15(tmp_path, num_train=3, num_test=3, height=64, width=128, seconds=2.0)
+    module = AVSync15(str(tmp_path), **{**SMALL, "num_frames": 48, "height": 64, "width": 128}, val_batch_size=3)
+    module.setup("fit")
+    batch = next(iter(module.val_dataloader()))
+    assert list(batch.captions) == ["hammering", "striking bowling", "baby babbling crying"]
+    assert batch.onsets is None
+    assert batch.video.shape == (3, 48, 3, 64, 128)
+    for name, heard in zip(batch.ids, OnsetDetector(gate_db=-50.0)(batch.audio, 16000), strict=True):
+        onsets = truth[f"{name}.mp4"]
+        assert len(onsets) == len(heard)
+        assert all(abs(time - onset) < 0.04 for time, onset in zip(heard, onsets, strict=True))

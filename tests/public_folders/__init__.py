@@ -1,0 +1,1 @@
+"""Writers of small real folders in the layouts of public data sets."""
