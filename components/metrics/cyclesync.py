@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,9 +24,7 @@ from components.contracts import MetricResult
 from components.errors import InputError
 from components.metrics.matching import onset_iou
 from components.metrics.onsets import OnsetDetector
-
-NORMAL_95 = NormalDist().inv_cdf(0.975)
-"""Half-width of the 95 % interval of a standard normal variable, 1.96 to three digits."""
+from components.metrics.recording_means import NORMAL_95, mean_and_spread
 
 UndefinedPolicy = Literal["skip", "zero", "one"]
 Onsets = Sequence[Sequence[float]]
@@ -93,13 +90,7 @@ def mean_over_recordings(video_sum: Tensor, video_count: Tensor) -> tuple[Tensor
     Returns:
         Three ``[K]``; NaN where no clip (mean) or fewer than two recordings (spread) are there.
     """
-    seen = video_count > 0
-    means = 100.0 * video_sum[:, seen] / video_count[seen]
-    videos = means.shape[1]
-    missing = means.new_full((len(means),), math.nan)
-    mean = means.mean(dim=1) if videos else missing
-    sd = means.std(dim=1, correction=1) if videos > 1 else missing
-    return mean, sd, sd / math.sqrt(max(videos, 1))
+    return mean_and_spread(100.0 * video_sum, video_count)
 
 
 class CycleSync(Metric):
