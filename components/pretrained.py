@@ -1,54 +1,203 @@
-"""Finding and strictly loading pretrained weights, with errors a person can act on."""
+"""Finding pretrained folders, reading their configs and loading their weights, with errors a person can act on."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from components.errors import InputError
+from components.identity import record_identity, sha256_of, sha256_of_tensors
+from components.public_checkpoints import CONFIGS
+from components.weights_file import open_weights, open_weights_file
+from components.weights_fit import Renames, Shapes, assign_weights, copy_weights
+
+__all__ = [
+    "CONFIG_FILE",
+    "PACKAGE_ROOT",
+    "builds_shapes_only",
+    "dtype_named",
+    "find_folder",
+    "full_name",
+    "load_module",
+    "load_safetensors",
+    "pretrained_config",
+    "read_config",
+    "resolve_folder",
+    "sha256_of",
+    "sha256_of_tensors",
+]
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 """Where the packages (and with them ``configs/weights``) are installed."""
 
-_MAX_LISTED = 10
+CONFIG_FILE = "config.json"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf", "*.tflite")
+_MAX_NAMED = 8
+
+M = TypeVar("M", bound=nn.Module)
 
 
-def resolve_folder(name: str | Path) -> Path:
-    """The folder meant by ``name``: as given, else relative to where avsync is installed.
+def resolve_folder(name: str | Path, subfolder: str | None = None, files: str = "*") -> Path:
+    """The folder meant by ``name``: as given, else where avsync is installed, else from the Hugging Face hub.
 
     Shipped weights such as ``configs/weights/quickstart_v2a`` are thus found from any working directory, from a
-    checkout as well as from an installed wheel.
+    checkout as well as from an installed wheel. From the hub only the files of the folder itself are fetched, into the
+    hub's own cache; without a connection what that cache holds is used.
 
     Args:
-        name: absolute path, path relative to the working directory, or path inside the package; ``~`` is expanded.
+        name: absolute path, path relative to the working directory, path inside the package, or ``owner/name`` of a
+            hub repository; ``~`` is expanded.
+        subfolder: folder within it, such as ``causal_video_vae``.
+        files: pattern of the files that are needed, where they have to be fetched.
 
     Raises:
         InputError: if there is no such folder, naming what was looked for.
     """
+    found = find_folder(name, subfolder)
+    if found is not None:
+        return found
     given = Path(name).expanduser()
-    if given.is_dir():
-        return given
-    packaged = PACKAGE_ROOT / given
-    if packaged.is_dir():
-        return packaged
     if given.is_file():
-        raise InputError(f"'{name}' is a file, but a folder with config.json and model.safetensors is needed here")
-    places = f"'{given.absolute()}'" if packaged == given else f"'{given.absolute()}' and '{packaged}'"
+        raise InputError(
+            f"'{name}' is a file, but a folder with {CONFIG_FILE} and the weights is needed here; give its folder"
+        )
+    for place in _places(given):
+        if place.is_dir():
+            raise InputError(f"'{place}' has no subfolder '{subfolder}'{_choice(place)}; correct the subfolder")
+    wanted = full_name(name, subfolder)
+    looked = [f"'{place / (subfolder or '')}'" for place in _places(given)]
+    if _is_hub_id(name):
+        folder, reason = _from_hub(str(name), subfolder, files)
+        if folder is not None:
+            return folder
+        looked.append(f"on the Hugging Face hub ({reason})")
     raise InputError(
-        f"pretrained folder '{name}' was not found (looked for {places}); give an existing folder, "
-        f"or one relative to the installed package such as 'configs/weights/{given.name or 'NAME'}'"
+        f"pretrained folder '{wanted}' was not found (looked for {' and '.join(looked)}); give an existing folder, one "
+        f"relative to the installed package such as 'configs/weights/{given.name or 'NAME'}', or a hub repository "
+        "'owner/name' that can be reached or was downloaded before"
     )
 
 
+def find_folder(name: str | Path, subfolder: str | None = None) -> Path | None:
+    """As `resolve_folder`, but on this disk alone and None where there is no such folder; the hub is not asked."""
+    for place in _places(Path(name).expanduser()):
+        if (place / (subfolder or "")).is_dir():
+            return place / (subfolder or "")
+    return None
+
+
+def full_name(name: str | Path, subfolder: str | None) -> str:
+    """``name/subfolder``, as errors and identities call it."""
+    return f"{name}/{subfolder}" if subfolder else str(name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The settings in ``config.json`` of ``folder``.
+
+    Raises:
+        InputError: if it is absent (naming subfolders that have one), or is no JSON object.
+    """
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{file} does not exist; give a folder with {CONFIG_FILE} beside the weights{_choice(folder)}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {file} ({error.strerror}); a pretrained folder needs it") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON ({error}); restore it from the model's release") from None
+    if not isinstance(config, dict):
+        raise InputError(
+            f"{file} holds a {type(config).__name__}, not an object with the model's settings; restore it from the "
+            "model's release"
+        )
+    return config
+
+
+def pretrained_config(name: str | Path, subfolder: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """The folder meant by ``name`` and the settings in its ``config.json``.
+
+    Where only shapes are built (see `builds_shapes_only`) a public checkpoint that is not on this disk is known by its
+    name, and of others nothing but the config is fetched.
+
+    Raises:
+        InputError: as `resolve_folder` and `read_config`.
+    """
+    if not builds_shapes_only():
+        folder = resolve_folder(name, subfolder)
+        return folder, read_config(folder)
+    known = CONFIGS.get((str(name), subfolder or ""))
+    if known is not None and find_folder(name, subfolder) is None:
+        return Path(full_name(name, subfolder)), dict(known)
+    folder = resolve_folder(name, subfolder, CONFIG_FILE)
+    return folder, read_config(folder)
+
+
+def builds_shapes_only() -> bool:
+    """Whether ``with torch.device("meta")`` is in force: shapes are wanted, and no weights are read."""
+    return torch.get_default_device().type == "meta"
+
+
+def dtype_named(name: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating-point type of a YAML file's ``float32``, ``bfloat16`` or ``float16``; None stays None.
+
+    Raises:
+        InputError: if there is no such type.
+    """
+    if name is None or isinstance(name, torch.dtype):
+        return name
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in names:
+        raise InputError(f"dtype is '{name}'; give one of {', '.join(names)}, or null to keep the file's")
+    return names[name]
+
+
+def load_module(
+    build: Callable[[], M],
+    folder: Path,
+    name: str,
+    dtype: torch.dtype | None = None,
+    renames: Renames = (),
+    contradictions: Callable[[M, Shapes], list[str]] | None = None,
+) -> M:
+    """Builds a module without memory, gives it the weights of ``folder`` as they are mapped, and records its identity.
+
+    Under ``with torch.device("meta")`` the weights are not read and the module has shapes only.
+
+    Args:
+        build: makes the module; called with ``meta`` as the default device.
+        folder: has the weights.
+        name: what the user asked for.
+        dtype: what floating-point tensors become; None keeps the file's.
+        renames: other spellings of the keys.
+        contradictions: says from module and shapes in the file which settings of the config are wrong; asked if the
+            keys do not fit.
+
+    Raises:
+        InputError: if the weights are missing, damaged or do not fit.
+    """
+    with torch.device("meta"):
+        module = build()
+    if builds_shapes_only():
+        return module if dtype is None else module.to(dtype)
+    weights = open_weights(folder)
+    assign_weights(module, weights, dtype, renames, contradictions)
+    record_identity(module, name, weights.files)
+    return module
+
+
 def load_safetensors(module: nn.Module, file: str | Path) -> None:
-    """Loads every parameter and persistent buffer of ``module`` from ``file``; nothing is loaded if anything differs.
+    """Copies every parameter and persistent buffer of ``module`` from ``file``; nothing is loaded if anything differs.
 
     Tensors are converted to the dtype the module already has.
 
@@ -56,66 +205,49 @@ def load_safetensors(module: nn.Module, file: str | Path) -> None:
         InputError: one error that lists missing, unexpected and wrongly shaped keys (ten of each at most, with the
             nearest name on the other side), or says that the file is absent or damaged.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise InputError(f"weights file '{file}' does not exist")
+    weights = open_weights_file(file)
+    copy_weights(module, weights)
+    record_identity(module, str(file), weights.files)
+
+
+def _places(given: Path) -> list[Path]:
+    """Where on this disk ``given`` may be: the first that exists is meant."""
+    packaged = PACKAGE_ROOT / given
+    return [given.absolute()] if packaged == given else [given.absolute(), packaged]
+
+
+def _choice(folder: Path) -> str:
+    """``" (folders with config.json: a, b)"``, for who gave a whole release, or nothing."""
+    names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_FILE}"))
+    return f" (subfolders that have one: {', '.join(names[:_MAX_NAMED])})" if names else ""
+
+
+def _is_hub_id(name: str | Path) -> bool:
+    """Whether ``name`` can be ``owner/name``; below a folder that exists here, a local path was meant."""
+    if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
+        return False
+    owner = name.partition("/")[0]
+    return not any(place.is_dir() for place in _places(Path(owner)))
+
+
+def _from_hub(repository: str, subfolder: str | None, files: str) -> tuple[Path | None, str]:
+    """The folder in the hub's cache, downloaded where it is not there yet; None and the reason where that fails."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    # a pattern's * goes through slashes, so the files of other folders are kept out by a second pattern
+    within = f"{subfolder}/" if subfolder else ""
+    others = [f"{within}*/*", *_OTHER_FRAMEWORKS]
     try:
-        found = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"weights file '{file}' is not a readable safetensors file ({error}); write it anew") from None
-    wanted = module.state_dict()
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    misshapen = [
-        f"{key} (file {list(found[key].shape)}, model {list(wanted[key].shape)})"
-        for key in sorted(wanted.keys() & found.keys())
-        if found[key].shape != wanted[key].shape
-    ]
-    problems = [
-        _listed("missing", missing, unexpected),
-        _listed("unexpected", unexpected, missing),
-        _listed("of another shape", misshapen, ()),
-    ]
-    if any(problems):
-        raise InputError(
-            f"weights file '{file}' does not fit this {type(module).__name__}: {'; '.join(filter(None, problems))}"
-        )
-    module.load_state_dict(found, strict=True)
-
-
-def sha256_of(file: str | Path) -> str:
-    """Hex SHA-256 of a file's bytes; scores are comparable only under equal V2A weights, so logs carry this.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
-    try:
-        with Path(file).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read '{file}' to hash it: {error.strerror}") from None
-
-
-def _listed(what: str, keys: Sequence[str], others: Iterable[str]) -> str:
-    """``"2 missing: a (nearest: b), c"``, or nothing when no key is concerned."""
-    if not keys:
-        return ""
-    pool = list(others)
-    shown = [_with_nearest(key, pool) for key in keys[:_MAX_LISTED]]
-    rest = f" and {len(keys) - _MAX_LISTED} more" if len(keys) > _MAX_LISTED else ""
-    return f"{len(keys)} {what}: {', '.join(shown)}{rest}"
-
-
-def _with_nearest(key: str, pool: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, pool, n=1)
-    return f"{key} (nearest: {nearest[0]})" if nearest else key
-
-
-def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names, dtypes, shapes and bytes: the identity of weights wherever they came from."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        snapshot = snapshot_download(repository, allow_patterns=[f"{within}{files}"], ignore_patterns=others)
+    except GatedRepoError:
+        return None, "access must be asked for on its page, then log in with 'hf auth login'"
+    except RepositoryNotFoundError:
+        return None, "no such repository, or a private one: log in with 'hf auth login'"
+    except LocalEntryNotFoundError as error:
+        part = "holds only a part of it" if hasattr(error, "snapshot_path") else "does not have it"
+        return None, f"which cannot be reached or is offline, and its cache {part}"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        return None, str(error).partition("\n")[0]
+    folder = Path(snapshot) / (subfolder or "")
+    return (folder, "") if folder.is_dir() else (None, f"the repository has no files in '{subfolder}'")

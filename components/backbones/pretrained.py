@@ -2,60 +2,91 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from components.backbones.miniflux import MiniFluxTransformer
 from components.backbones.mmdit import PyramidMMDiT
 from components.backbones.pyramid_flow import PyramidFlowTransformer
+from components.backbones.transformer_settings import transformer_settings
 from components.errors import InputError
-from components.pretrained import load_safetensors, resolve_folder
+from components.pretrained import CONFIG_FILE, dtype_named, full_name, load_module, pretrained_config
+from components.public_checkpoints import as_the_pipeline_runs_it
+from components.weights_fit import Renames, Shapes, contradicting
 
-VARIANTS: dict[str, type[PyramidFlowTransformer]] = {
-    variant.class_name: variant for variant in (MiniFluxTransformer, PyramidMMDiT)
+Variant = Literal["miniflux", "sd3"]
+
+VARIANTS: Mapping[Variant, type[PyramidFlowTransformer]] = {"miniflux": MiniFluxTransformer, "sd3": PyramidMMDiT}
+
+RENAMES: Mapping[Variant, Renames] = {
+    "miniflux": ((".norm_add_q.", ".norm_added_q."), (".norm_add_k.", ".norm_added_k.")),
+    "sd3": ((".norm_added_q.", ".norm_add_q."), (".norm_added_k.", ".norm_add_k.")),
 }
+"""The two releases spell the text norms differently; files saved again through diffusers have its one spelling."""
 
 
-def pretrained_backbone(folder: str) -> PyramidFlowTransformer:
-    """Load the transformer in ``folder``: ``config.json`` and ``diffusion_pytorch_model.safetensors``.
+def pretrained_backbone(
+    folder: str,
+    subfolder: str | None = None,
+    dtype: str | None = "float32",
+    variant: Variant | None = None,
+) -> PyramidFlowTransformer:
+    """Load a transformer: ``config.json`` and the weights beside it, ``.safetensors`` or ``.bin``, whole or in parts.
 
-    Use it in YAML as ``class_path: components.backbones.pretrained.pretrained_backbone``.
+    Use it in YAML as ``class_path: components.backbones.pretrained.pretrained_backbone``. Under
+    ``with torch.device("meta")`` only shapes are built and no weights are read; the public checkpoints then need not
+    be there at all.
 
     Args:
-        folder: e.g. ``pyramid-flow-miniflux/diffusion_transformer_384p``; relative paths are also looked for in the
-            installed package.
+        folder: folder on this disk (relative paths are also looked for in the installed package) or ``owner/name`` of a
+            hub repository, e.g. ``rain1011/pyramid-flow-miniflux``.
+        subfolder: folder within it, e.g. ``diffusion_transformer_384p``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's. Where the file's is the one asked for,
+            weights are mapped from the file instead of copied.
+        variant: ``miniflux`` or ``sd3`` if the experiment depends on it: another one is then refused.
 
     Raises:
-        InputError: if the folder or a file is missing or damaged, names another model, or the weights do not fit.
+        InputError: if the folder or a file is missing or damaged, names another model or variant, or the weights do
+            not fit.
     """
-    path = resolve_folder(folder)
-    config = _config(path)
-    variant = _variant(path, config)
-    try:
-        model = variant.from_config(config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path / 'config.json'} describes no model ({error}): restore it from the release.") from None
-    load_safetensors(model, path / "diffusion_pytorch_model.safetensors")
-    return model
+    if variant is not None and variant not in VARIANTS:
+        raise InputError(f"variant is '{variant}'; give {' or '.join(VARIANTS)}, or null for whatever the folder holds")
+    path, config = pretrained_config(folder, subfolder)
+    file = path / CONFIG_FILE
+    found = _variant(file, config)
+    if variant is not None and found != variant:
+        raise InputError(
+            f"{file} describes the {found} variant ({VARIANTS[found].class_name}), but variant is '{variant}'; give "
+            f"a folder of that variant or set variant to '{found}'"
+        )
+    config = as_the_pipeline_runs_it({"_class_name": VARIANTS[found].class_name, **config})
+
+    def build() -> PyramidFlowTransformer:
+        try:
+            return VARIANTS[found].from_config(config)
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise InputError(f"{file} describes no model ({error}); restore it from the release") from None
+
+    def contradictions(model: PyramidFlowTransformer, shapes: Shapes) -> list[str]:
+        return contradicting(model.config, transformer_settings(shapes))
+
+    return load_module(build, path, full_name(folder, subfolder), dtype_named(dtype), RENAMES[found], contradictions)
 
 
-def _config(path: Path) -> dict[str, object]:
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{file} is missing: give a folder with config.json beside the weights.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not valid JSON ({error}): restore it from the model's release.") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{file} holds {type(config).__name__}, not an object with the model's settings.")
-    return config
-
-
-def _variant(path: Path, config: dict[str, object]) -> type[PyramidFlowTransformer]:
-    """The class ``config.json`` names; releases without a name are told apart by their rotary axes."""
-    by_axes = MiniFluxTransformer if "axes_dims_rope" in config else PyramidMMDiT
-    name = config.get("_class_name", by_axes.class_name)
-    if name not in VARIANTS:
-        raise InputError(f"{path / 'config.json'} names the class {name!r}: expected one of {sorted(VARIANTS)}.")
-    return VARIANTS[str(name)]
+def _variant(file: Path, config: Mapping[str, Any]) -> Variant:
+    """The variant ``config.json`` names; releases without a name are told by settings only one of them has."""
+    names: dict[str, Variant] = {model.class_name: variant for variant, model in VARIANTS.items()}
+    name = config.get("_class_name")
+    if name is None:
+        if "axes_dims_rope" in config or "num_single_layers" in config:
+            return "miniflux"
+        if "pos_embed_max_size" in config:
+            return "sd3"
+        raise InputError(f"{file} describes no Pyramid Flow transformer (it has no _class_name); give one's folder")
+    if name not in names:
+        raise InputError(
+            f"{file} names the class {name!r}: expected one of {sorted(names)}; give the folder of a transformer, such "
+            "as diffusion_transformer_384p"
+        )
+    return names[str(name)]

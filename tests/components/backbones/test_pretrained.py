@@ -24,9 +24,10 @@ def test_round_trip(folder: Path):
     assert type(after) is type(before)
     assert after.config == before.config
     assert before.state_dict().keys() == after.state_dict().keys()
+    assert all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
     column = Column([latents(1, 1)], torch.tensor([200.0]), text_features(1))
-    with torch.no_grad():
-        assert torch.equal(before([column])[0], after([column])[0])
+    with torch.no_grad():  # mapped weights lie at other addresses, for which matrix products may round otherwise
+        torch.testing.assert_close(before([column])[0], after([column])[0], rtol=1e-5, atol=1e-5)
 
 
 def test_no_partial_file_is_left_or_seen(folder: Path):

@@ -1,0 +1,138 @@
+"""Which weights a module holds: the name they were asked for by and the SHA-256 of their bytes.
+
+Scores and prepared features are comparable only under equal weights, so reports, caches and checkpoints carry this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from components.errors import InputError
+
+_ATTRIBUTE = "_weights_identity"
+_REMEMBERED_BYTES = 32 * 2**20
+"""Files from this size on are hashed once and remembered; smaller ones take milliseconds."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What weights are.
+
+    Attributes:
+        name: what they were asked for by, such as ``rain1011/pyramid-flow-miniflux/diffusion_transformer_384p``, or
+            the module's class where they came from no file.
+        sha256: hex digest of the weight file (as ``sha256sum`` prints it), of several files, or of the tensors.
+    """
+
+    name: str
+    sha256: str
+
+
+def record_identity(module: nn.Module, name: str, files: Iterable[Path]) -> Identity:
+    """Stores on ``module`` that its weights are those of ``files``; what loads weights calls this.
+
+    Args:
+        module: has just been loaded.
+        name: what the weights were asked for by.
+        files: the weight files, in any order. The digest of one is its own; that of several is taken over their
+            sorted names and digests.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    digests = {file.name: sha256_of(file) for file in files}
+    if len(digests) == 1:
+        (digest,) = digests.values()
+    else:
+        lines = "".join(f"{digests[file]}  {file}\n" for file in sorted(digests))
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+    identity = Identity(name, digest)
+    setattr(module, _ATTRIBUTE, identity)
+    return identity
+
+
+def inherit_identity(module: nn.Module, part: nn.Module) -> None:
+    """Lets ``module``, which adds no weights of its own, have the recorded identity of its ``part`` (if any)."""
+    recorded = getattr(part, _ATTRIBUTE, None)
+    if recorded is not None:
+        setattr(module, _ATTRIBUTE, recorded)
+
+
+def identity_of(module: nn.Module) -> Identity:
+    """The identity of the weights ``module`` was loaded with, else of the tensors it holds now.
+
+    A recorded identity is that of the loaded files: training ``module`` further does not change it.
+    """
+    recorded = getattr(module, _ATTRIBUTE, None)
+    if isinstance(recorded, Identity):
+        return recorded
+    return Identity(type(module).__name__, sha256_of_tensors(module.state_dict()))
+
+
+def sha256_of(file: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes.
+
+    Digests of large files are kept in ``$XDG_CACHE_HOME/avsync/sha256`` (``~/.cache`` by default) under path, size and
+    time of change, so that gigabytes are read once and not at every start.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    file = Path(file)
+    try:
+        with file.open("rb") as stream:
+            before = os.fstat(stream.fileno())
+            if before.st_size < _REMEMBERED_BYTES:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+            note = _note_of(file, before)
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                known = note.read_text().strip()
+                if len(known) == 64:
+                    return known
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            after = os.fstat(stream.fileno())
+    except OSError as error:
+        raise InputError(f"cannot read '{file}' to hash it: {error.strerror}") from None
+    if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+        with contextlib.suppress(OSError):  # a home that cannot be written to costs time, nothing else
+            _write_whole(note, digest + "\n")
+    return digest
+
+
+def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and bytes: the identity of weights wherever they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _note_of(file: Path, stat: os.stat_result) -> Path:
+    """Where the digest of ``file``, as it is now, is or would be remembered."""
+    key = f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "avsync" / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Writes under a name of its own, then renames: readers and other writers never see a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=".", dir=file.parent)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+        Path(partial).replace(file)
+    except OSError:
+        Path(partial).unlink(missing_ok=True)
+        raise
