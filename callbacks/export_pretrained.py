@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from components.errors import InputError
+from components.whole_folder import whole_folder
 
 
 class ExportPretrained(Callback):
@@ -38,14 +38,6 @@ class ExportPretrained(Callback):
         """Writes, then renames."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        target = Path(self.folder)
-        partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
-        for leftover in (partial, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        pl_module.save_pretrained(partial)  # type: ignore[operator]
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-        rank_zero_info(f"wrote {target}")
+        with whole_folder(Path(self.folder)) as partial:
+            pl_module.save_pretrained(partial)  # type: ignore[operator]
+        rank_zero_info(f"wrote {self.folder}")

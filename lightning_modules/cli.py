@@ -12,7 +12,7 @@ from components.errors import InputError
 from lightning_modules.light_imports import without_transformers
 
 with without_transformers():
-    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,9 +21,11 @@ with without_transformers():
     from callbacks.nan_guard import NaNGuard
     from callbacks.results import ResultsWriter
     from lightning_modules.config_errors import parse_error_sentence
+    from lightning_modules.config_files import callback_names, with_bases
     from lightning_modules.console import keep_console_clear
     from lightning_modules.plugins import import_plugins
     from lightning_modules.run_errors import check_checkpoint, checkpoint_error_sentence, input_error_sentence
+    from lightning_modules.trainer import AVSyncTrainer
 
 
 class ConfigInCheckpoint(SaveConfigCallback):
@@ -35,12 +37,36 @@ class ConfigInCheckpoint(SaveConfigCallback):
 
 
 class AVSyncCLI(LightningCLI):
-    """Runs ``fit``, ``validate``, ``test`` and ``predict`` as the configuration says, into ``runs/<experiment>``."""
+    """Runs ``fit``, ``validate``, ``test``, ``predict`` and ``export`` as the configuration says.
+
+    Everything a run writes goes into ``runs/<experiment>``.
+
+    Beside ``trainer.callbacks``, a list that later files replace as a whole, a configuration may have ``callbacks``: a
+    name for each, so that a later file or an option changes one setting of one callback, or removes it with ``null``.
+
+    Args:
+        args: the command line, with bases expanded.
+        **kwargs: see ``LightningCLI``.
+    """
+
+    def __init__(self, args: list[str], **kwargs: Any) -> None:
+        self._callback_names = callback_names(args)
+        super().__init__(args=args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the name of the experiment."""
+        """Adds the name of the experiment, the files it builds on and the named callbacks."""
         text = "Folder of the run below trainer.default_root_dir (default: the name of the last config file)."
         parser.add_argument("--experiment", type=str | None, default=None, help=text)
+        text = "Configuration files this one builds on, relative to it; only read inside a file."
+        parser.add_argument("--base", type=str | list[str] | None, default=None, help=text)
+        for name in self._callback_names:
+            text = "A callback beside those of trainer.callbacks; null removes it."
+            parser.add_argument(f"--callbacks.{name}", type=Callback | None, default=None, help=text)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and ``export``."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
@@ -52,9 +78,11 @@ class AVSyncCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; complains in one sentence instead of pages of usage."""
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
-            raise InputError(parse_error_sentence(str(error), sys.argv[1:] if args is None else args)) from None
+            raise InputError(parse_error_sentence(str(error), args)) from None
+        chosen = self.config.get(self.config.get("subcommand"), self.config)
+        chosen.base = None  # its files stand before it already; a saved configuration stands on its own
 
     def _parse_ckpt_path(self) -> None:
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
@@ -69,6 +97,8 @@ class AVSyncCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         given = config.callbacks or []
         callbacks = list(given) if isinstance(given, list) else [given]
+        named = self._get(self.config_init, "callbacks") or {}
+        callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, (NaNGuard, NaNGuard), (ResultsWriter, ResultsWriter)]:
             if not any(isinstance(callback, kind) for callback in callbacks):
@@ -100,9 +130,11 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_console_clear()
     import_plugins()
     try:
+        arguments = with_bases(sys.argv[1:] if args is None else args)
         AVSyncCLI(
-            LightningModule,
-            LightningDataModule,
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            trainer_class=AVSyncTrainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -110,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> int:
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             save_config_callback=ConfigInCheckpoint,
             save_config_kwargs={"overwrite": True},
-            args=None if args is None else list(args),
+            args=arguments,
         )
     except SIGTERMException:
         return 143

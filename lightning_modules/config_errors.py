@@ -57,7 +57,7 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
         problem = leaf.partition(":")[2].strip().replace('in "<unicode string>", ', "at ")
         return f"{_origin('', args)}not valid YAML: {problem}; mend the file there"
     if leaf.startswith('expected "subcommand"'):
-        return "no subcommand was given; use avsync fit, validate, test or predict (avsync --help lists them)"
+        return "no subcommand was given; use avsync fit, validate, test, predict or export (avsync --help lists them)"
     if leaf.startswith("unrecognized arguments:"):
         option = leaf.partition(":")[2].split()[0]
         return f"unknown option {option}; {_accepted(option.lstrip('-'), None)}"

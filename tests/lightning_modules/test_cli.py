@@ -258,7 +258,7 @@ def test_help_imports_no_model_library():
 
 def test_a_command_is_needed(capsys):
     assert main([]) == 2
-    assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test or predict")
+    assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test, predict")
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
@@ -275,3 +275,23 @@ def test_an_interrupted_run_does_not_look_complete(sent, status):
     assert process.returncode == status
     assert not list(Path.cwd().rglob("results.json"))
     assert 'class="status stopped"' in page.read_text()
+
+
+def test_named_callbacks_are_changed_and_removed_one_by_one(capsys):
+    judge = {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}, "tolerance_s": 0.1}}
+    named = {"judge": judge, "writer": {"class_path": "callbacks.export_pretrained.ExportPretrained"}}
+    named["writer"]["init_args"] = {"folder": "written"}
+    write_config("base.yaml", trainer__callbacks=[], callbacks=named)
+    Path("squares.yaml").write_text("base: base.yaml\ncallbacks: {judge: {init_args: {extra_tolerances_s: [0.3]}}}\n")
+    assert main(["fit", "--config", "squares.yaml", "--callbacks.writer=null"]) == 0
+    assert not Path("written").exists()
+    record = json.loads(next(Path("runs/squares").glob("*/results.json")).read_text())
+    details = json.dumps(record["metrics"]["cyclesync"])
+    assert "0.1" in details and "0.3" in details and "0.2" not in details
+    saved = next(Path("runs/squares").glob("*/config.yaml"))
+    Path("base.yaml").unlink()
+    capsys.readouterr()
+    assert main(["fit", "--config", str(saved), "--callbacks.writer.class_path=ExportPretrained"]) == 2
+    assert "folder must be given" in complaint(capsys)  # the saved configuration stands without the files it came from
+    assert main(["fit", "--config", str(saved), "--callbacks.writer", json.dumps(named["writer"])]) == 0
+    assert Path("written").is_dir()

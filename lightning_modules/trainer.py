@@ -1,0 +1,46 @@
+"""Lightning's trainer with the command that turns a checkpoint into a folder others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from components.errors import InputError
+from components.whole_folder import whole_folder
+
+
+class AVSyncTrainer(Trainer):
+    """Adds ``export`` to ``fit``, ``validate``, ``test`` and ``predict``."""
+
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        folder: str = "exported",
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Write the trained model as a folder in its public format, trained and frozen weights merged.
+
+        Args:
+            model: the model, with the pre-trained weights it was trained on top of.
+            datamodule: not used; a configuration has one.
+            folder: where to; a folder that is there already is replaced.
+            ckpt_path: the checkpoint to take the trained weights from; without one the model is written as it is.
+
+        Raises:
+            InputError: if the model cannot be exported or the checkpoint does not fit it.
+        """
+        write: Any = getattr(model, "save_pretrained", None)
+        if not callable(write):
+            raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
+        if ckpt_path is not None:
+            checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+            model.on_load_checkpoint(checkpoint)
+            model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+        with whole_folder(Path(folder)) as partial:
+            write(partial)
+        rank_zero_info(f"wrote {folder}")
