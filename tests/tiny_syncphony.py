@@ -138,7 +138,7 @@ class BlockOutputs:
 
     def __enter__(self) -> list[list[ColumnState]]:
         self.hooks = [
-            block.register_forward_hook(lambda _module, _inputs, state, i=i: self.states[i].append(state))
+            block.register_forward_hook(lambda _module, _inputs, states, i=i: self.states[i].extend(states))
             for i, block in enumerate(self.backbone.blocks)
         ]
         return self.states

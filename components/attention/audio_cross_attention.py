@@ -6,11 +6,13 @@ rotated by their positions on one shared time axis; the layer stands before the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
 from components.attention.audio_windows import AudioWindows
 from components.attention.kernel import attention
@@ -42,6 +44,10 @@ class AudioContext:
         """The context of the clips ``index`` (may repeat)."""
         layers = tuple(HeardAudio(layer.keys[index], layer.values[index]) for layer in self.layers)
         return replace(self, windows=self.windows.rows(index), layers=layers)
+
+
+register_dataclass(HeardAudio)  # see `components.backbones.transformer_blocks`
+register_dataclass(AudioContext)
 
 
 class AudioCrossAttention(nn.Module):
@@ -76,8 +82,12 @@ class AudioCrossAttention(nn.Module):
         )
         return HeardAudio(*(x.transpose(1, 2) for x in gathered))
 
-    def forward(self, tokens: Tensor, layout: TokenLayout, heard: HeardAudio, windows: AudioWindows) -> Tensor:
-        """What the sound adds to the video tokens.
+    def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, HeardAudio, AudioWindows]]) -> list[Tensor]:
+        """`column` of every column in one call, so that a sharded layer gathers its weights once."""
+        return [self.column(*column) for column in columns]
+
+    def column(self, tokens: Tensor, layout: TokenLayout, heard: HeardAudio, windows: AudioWindows) -> Tensor:
+        """What the sound adds to a column's video tokens.
 
         Args:
             tokens: ``[R, S, D]``, text first; text hears nothing.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 from components.attention.rope import rotary_table
 from components.contracts import TextFeatures
@@ -47,6 +48,9 @@ class Column:
     def num_rows(self) -> int:
         """R, the rows of the column."""
         return self.clips[-1].shape[0]
+
+
+register_dataclass(Column)  # see `components.backbones.transformer_blocks`
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: layouts are cached by their shapes

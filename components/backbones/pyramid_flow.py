@@ -41,7 +41,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """All blocks in the order they run; each maps a `ColumnState` to a `ColumnState`."""
+        """All blocks in the order they run; each maps the states of all columns to new ones."""
 
     @abstractmethod
     def embed(self, column: Column) -> ColumnState:
@@ -61,7 +61,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
         """Velocity of every column's last clip. Columns do not influence each other."""
         states = [self.embed(column) for column in columns]
         for block in self.blocks:
-            states = [block(state) for state in states]
+            states = block(states)
         return [self.read_out(state) for state in states]
 
     @classmethod

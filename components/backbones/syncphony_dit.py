@@ -6,12 +6,14 @@ With the audio layers skipped (`off_sync`) the model is the paper's off-sync mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.attention.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.attention.audio_windows import AudioTimeline
@@ -20,6 +22,8 @@ from components.backbones.pyramid_flow import PyramidFlowTransformer
 from components.backbones.transformer_blocks import ColumnState
 from components.contracts import AudioFeatures
 from components.errors import InputError
+
+T = TypeVar("T")
 
 
 class SyncphonyDiT(nn.Module):
@@ -33,6 +37,8 @@ class SyncphonyDiT(nn.Module):
         train_embedders: also train patch, text and timestep embedders (only sensible with ``first_late_block: 0``).
         train_head: also train the final norm and projection.
         frozen_dtype: precision in which the frozen embedders and early blocks are kept and run.
+        checkpoint_activations: keep only what goes into late blocks and audio layers, and compute their insides again
+            in the backward pass: a third more time for a fraction of the memory.
 
     Raises:
         InputError: if ``first_late_block`` is out of range.
@@ -47,6 +53,7 @@ class SyncphonyDiT(nn.Module):
         train_embedders: bool = False,
         train_head: bool = False,
         frozen_dtype: str = "float32",
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         num_blocks = len(backbone.blocks)
@@ -62,6 +69,7 @@ class SyncphonyDiT(nn.Module):
         self.audio_dim = audio_dim
         self.timeline = timeline or AudioTimeline()
         self.prefix_is_frozen = not train_embedders
+        self.checkpoint_activations = checkpoint_activations
         dim, heads = backbone.dim, backbone.num_heads
         if audio_dim is None:
             self.audio_embedder, self.audio_layers = None, None
@@ -104,7 +112,7 @@ class SyncphonyDiT(nn.Module):
         if self.audio_embedder is None:
             return None
         windows = self.timeline.windows(audio, num_latents, self.backbone.dim // self.backbone.num_heads)
-        embedded = self.audio_embedder(audio.tokens)
+        embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
         return AudioContext(windows, tuple(layer.hear(embedded, windows) for layer in self._listeners()))
 
     def forward(
@@ -125,7 +133,7 @@ class SyncphonyDiT(nn.Module):
         with frozen:
             states = [self.backbone.embed(column) for column in columns]
             for block in self.backbone.blocks[: self.first_late_block]:
-                states = [block(state) for state in states]
+                states = block(states)
         weight_dtype = next(self._head()[1].parameters()).dtype
         if not torch.is_autocast_enabled(states[0].tokens.device.type):
             states = [
@@ -135,20 +143,33 @@ class SyncphonyDiT(nn.Module):
             states = [_with_twins(state, off_sync_twins) for state in states]
         for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):
             if not off_sync and self.audio_layers is not None:
-                states = [self._hear(i, state, column) for state, column in zip(states, columns, strict=True)]
-            states = [block(state) for state in states]
+                states = self._hear(i, states, columns)
+            states = self._run(block, states)
         return [self.backbone.read_out(state) for state in states]
 
-    def _hear(self, i: int, state: ColumnState, column: Column) -> ColumnState:
-        """Add audio layer ``i`` to the video tokens of the column's own rows (not to off-sync twins behind them)."""
-        if column.audio is None:
-            raise ValueError("a column without audio can only run off-sync")
-        rows, m = column.num_rows, state.layout.num_text
-        context = column.audio
-        change = self._listeners()[i](state.tokens[:rows], state.layout, context.layers[i], context.windows)
-        tokens = state.tokens
-        heard = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)
-        return state.with_tokens(heard if rows == tokens.shape[0] else torch.cat([heard, tokens[rows:]], dim=0))
+    def _hear(self, i: int, states: Sequence[ColumnState], columns: Sequence[Column]) -> list[ColumnState]:
+        """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
+        inputs = []
+        for state, column in zip(states, columns, strict=True):
+            if column.audio is None:
+                raise ValueError("a column without audio can only run off-sync")
+            own = state.tokens[: column.num_rows]
+            inputs.append((own, state.layout, column.audio.layers[i], column.audio.windows))
+        changes = self._run(self._listeners()[i], inputs)
+        return [_with_change(state, change) for state, change in zip(states, changes, strict=True)]
+
+    def _run(self, part: Callable[..., T], inputs: object) -> T:
+        """``part(inputs)``, in training without keeping its inner activations if so asked for."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+        return part(inputs)
+
+
+def _with_change(state: ColumnState, change: Tensor) -> ColumnState:
+    """``change`` ``[R, N, D]`` added to the video tokens of the first R rows."""
+    rows, m, tokens = change.shape[0], state.layout.num_text, state.tokens
+    heard = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)
+    return state.with_tokens(heard if rows == tokens.shape[0] else torch.cat([heard, tokens[rows:]], dim=0))
 
 
 def _with_twins(state: ColumnState, twins: Tensor) -> ColumnState:

@@ -7,12 +7,15 @@ H heads, d channels per head.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 
 from components.attention.kernel import attention
 from components.attention.rope import rotate
@@ -45,6 +48,23 @@ class ColumnState:
         """The column with its rows gathered by ``index`` (rows may repeat)."""
         mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[index]
         return replace(self, tokens=self.tokens[index], condition=self.condition[index], mask=mask)
+
+
+# Sharding finds the tensors a block takes and gives by flattening its arguments; a class that it does not know would be
+# passed over, and the block's weights would be gone when the backward pass needs them.
+register_dataclass(ColumnState)
+
+
+class Block(nn.Module, ABC):
+    """A block runs all columns in one call, so that a sharded block gathers its weights once."""
+
+    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+        """Every column through the block; columns do not influence each other."""
+        return [self.column(state) for state in states]
+
+    @abstractmethod
+    def column(self, state: ColumnState) -> ColumnState:
+        """One column through the block."""
 
 
 class MLPEmbedder(nn.Module):
@@ -194,7 +214,7 @@ class JointAttention(SelfAttention):
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
 
 
-class JointBlock(nn.Module):
+class JointBlock(Block):
     """Text and video each with their own weights, joined in the attention.
 
     Args:
@@ -217,7 +237,7 @@ class JointBlock(nn.Module):
         if not last:
             self.ff_context = FeedForward(dim)
 
-    def forward(self, state: ColumnState) -> ColumnState:
+    def column(self, state: ColumnState) -> ColumnState:
         """One column through the block; a last block leaves the text tokens as they are."""
         text, video = state.tokens.split([state.layout.num_text, state.tokens.shape[1] - state.layout.num_text], dim=1)
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(state.condition)
@@ -236,7 +256,7 @@ class JointBlock(nn.Module):
         return state.with_tokens(torch.cat([text, video], dim=1))
 
 
-class SingleBlock(nn.Module):
+class SingleBlock(Block):
     """One stream for text and video; attention and MLP run in parallel (miniFLUX)."""
 
     def __init__(self, dim: int, heads: int, norm_eps: float) -> None:
@@ -246,7 +266,7 @@ class SingleBlock(nn.Module):
         self.proj_mlp = nn.Linear(dim, 4 * dim)
         self.proj_out = nn.Linear(5 * dim, dim)
 
-    def forward(self, state: ColumnState) -> ColumnState:
+    def column(self, state: ColumnState) -> ColumnState:
         """One column through the block."""
         shift, scale, gate = self.norm(state.condition)
         x = modulate(state.tokens, shift, scale)

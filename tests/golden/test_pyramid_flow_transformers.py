@@ -85,7 +85,7 @@ def test_intermediates(detailed_file):
                 mine = torch.ones_like(golden) if state.mask is None else state.mask[:, 0].expand_as(golden)
                 assert torch.equal(mine, golden)
         for i, block in enumerate(model.blocks):
-            states = [block(state) for state in states]
+            states = block(states)
             video = torch.cat([s.tokens[:, s.layout.num_text :] for s in states], dim=1)
             if f"mid.joint_block.{i}.video" in case:
                 torch.testing.assert_close(video, case[f"mid.joint_block.{i}.video"], **CLOSE)

@@ -43,7 +43,7 @@ def listen(
     made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timeline: AudioTimeline = TIMELINE
 ) -> Tensor:
     windows = timeline.windows(audio, 4, DIM // HEADS)
-    return made(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
+    return made.column(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
 
 
 def by_frame(change: Tensor) -> list[Tensor]:
@@ -185,9 +185,9 @@ def test_a_common_shift_of_latents_and_tokens_changes_nothing(scale: float):
             for at, shift in zip(centres, (by, 0.0 if only_tokens else by), strict=True)
         )
         moved: AudioWindows = replace(windows, query_rope=queries, key_rope=keys)
-        return made(tokens, the_layout(), made.hear(audio.tokens, moved), moved)
+        return made.column(tokens, the_layout(), made.hear(audio.tokens, moved), moved)
 
-    here = made(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
+    here = made.column(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
     for by in (1.0, 7.25, -3.0):
         torch.testing.assert_close(shifted(by), here, atol=2e-5, rtol=1e-4)
     assert (shifted(1.0, only_tokens=True) - here).abs().max() > 1e-2
@@ -201,8 +201,8 @@ def test_the_same_sound_one_latent_later_does_the_same_one_latent_later():
     tokens = torch.randn(ROWS, 5, DIM, generator=generator(3))
     layout = token_layout(((5, 1, 1),), 0, torch.device("cpu"))
     windows = TIMELINE.windows(audio, 5, DIM // HEADS)
-    here = made(tokens, layout, made.hear(audio.tokens, windows), windows)
-    there = made(tokens.roll(1, dims=1), layout, made.hear(late.tokens, windows), windows)
+    here = made.column(tokens, layout, made.hear(audio.tokens, windows), windows)
+    there = made.column(tokens.roll(1, dims=1), layout, made.hear(late.tokens, windows), windows)
     torch.testing.assert_close(there[:, 2:5], here[:, 1:4], atol=2e-5, rtol=1e-4)
 
 
@@ -214,6 +214,6 @@ def test_rows_repeat_the_context_of_clips():
     windows = TIMELINE.windows(audio, 4, DIM // HEADS)
     context = AudioContext(windows, (made.hear(audio.tokens, windows),))
     picked = context.rows(torch.tensor([2, 1, 2]))
-    one = made(tokens, the_layout(), context.layers[0], windows)
-    two = made(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
+    one = made.column(tokens, the_layout(), context.layers[0], windows)
+    two = made.column(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
     torch.testing.assert_close(two, one[[2, 1, 2]], atol=1e-6, rtol=1e-6)

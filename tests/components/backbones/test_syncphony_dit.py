@@ -203,7 +203,7 @@ def test_reach_is_respected_to_the_token(back: float, ahead: float):
 
     def change_by_sound(audio: AudioFeatures) -> Tensor:
         recorded: list[Tensor] = []
-        hook = layer.register_forward_hook(lambda _m, _i, out: recorded.append(out))
+        hook = layer.register_forward_hook(lambda _m, _i, changes: recorded.extend(changes))
         with torch.no_grad():
             dit([clip_column(dit, audio)])
         hook.remove()
