@@ -196,10 +196,15 @@ def load_module(
     return module
 
 
-def load_safetensors(module: nn.Module, file: str | Path) -> None:
+def load_safetensors(module: nn.Module, file: str | Path, name: str | None = None) -> None:
     """Copies every parameter and persistent buffer of ``module`` from ``file``; nothing is loaded if anything differs.
 
-    Tensors are converted to the dtype the module already has.
+    For small modules that exist already; tensors are converted to the dtype they have there.
+
+    Args:
+        module: takes the values.
+        file: the weights.
+        name: what the user asked for, recorded with the file's digest as the module's identity; None for the file.
 
     Raises:
         InputError: one error that lists missing, unexpected and wrongly shaped keys (ten of each at most, with the
@@ -207,7 +212,7 @@ def load_safetensors(module: nn.Module, file: str | Path) -> None:
     """
     weights = open_weights_file(file)
     copy_weights(module, weights)
-    record_identity(module, str(file), weights.files)
+    record_identity(module, name or str(file), weights.files)
 
 
 def _places(given: Path) -> list[Path]:

@@ -96,9 +96,7 @@ def copy_weights(module: nn.Module, weights: Weights, renames: Renames = ()) -> 
     module.load_state_dict(weights.tensors, strict=True)
 
 
-def check_fit(
-    module: nn.Module, weights: Weights, contradictions: Callable[[M, Shapes], list[str]] | None = None
-) -> None:
+def check_fit(module: M, weights: Weights, contradictions: Callable[[M, Shapes], list[str]] | None = None) -> None:
     """Refuses weights whose keys and shapes are not exactly the module's.
 
     Raises:

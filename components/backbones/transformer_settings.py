@@ -8,7 +8,7 @@ from components.weights_fit import Shapes, num_numbered
 
 
 def transformer_settings(shapes: Shapes) -> dict[str, object]:
-    """Settings of ``config.json`` that can be read off ``shapes`` (under the public keys); unknown ones are left out."""
+    """Settings of ``config.json`` that can be read off ``shapes`` (under the public keys), as far as they go."""
     found: dict[str, object] = {
         "num_layers": num_numbered(shapes, "transformer_blocks"),
         "num_single_layers": num_numbered(shapes, "single_transformer_blocks"),

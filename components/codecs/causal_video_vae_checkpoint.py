@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import pickle
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +10,8 @@ import torch
 
 from components.codecs.causal_video_vae import CausalVideoVAE
 from components.errors import InputError
-from components.pretrained import load_safetensors, resolve_folder
+from components.pretrained import CONFIG_FILE, dtype_named, full_name, load_module, pretrained_config
+from components.weights_fit import Renames, Shapes, contradicting, num_numbered
 
 _FIXED: Mapping[str, object] = {
     "encoder_act_fn": "silu",
@@ -28,8 +26,15 @@ _FIXED: Mapping[str, object] = {
 }
 """What the network is by construction; a config that says otherwise describes another network."""
 
-_WEIGHTS = "diffusion_pytorch_model"
-_MAX_REASON = 800
+_CLASS_NAME = "CausalVideoVAE"
+
+RENAMES: Renames = (
+    (".attentions.0.query.", ".attentions.0.to_q."),
+    (".attentions.0.key.", ".attentions.0.to_k."),
+    (".attentions.0.value.", ".attentions.0.to_v."),
+    (".attentions.0.proj_attn.", ".attentions.0.to_out.0."),
+)
+"""The middle blocks' attention as diffusers spelled it before 2023, which some conversions still do."""
 
 
 def vae_from_config(config: Mapping[str, object], source: str = "the VAE config") -> CausalVideoVAE:
@@ -57,48 +62,67 @@ def vae_from_config(config: Mapping[str, object], source: str = "the VAE config"
         raise InputError(f"{source} does not describe a causal video VAE ({error}); correct it") from None
 
 
-def load_vae(folder: str | Path) -> CausalVideoVAE:
-    """Loads the network of a folder with ``config.json`` and ``diffusion_pytorch_model.safetensors`` (or ``.bin``).
+def load_vae(
+    folder: str | Path, subfolder: str | None = None, dtype: str | torch.dtype | None = "float32"
+) -> CausalVideoVAE:
+    """Loads the network: ``config.json`` and the weights beside it, ``.safetensors`` or ``.bin``, whole or in parts.
 
-    Of the two weight files the safetensors one is preferred. A ``.bin`` is unpickled with ``weights_only=True``: it
-    can hold tensors and nothing that runs.
+    Under ``with torch.device("meta")`` only shapes are built and no weights are read; the public VAE then need not be
+    there at all.
+
+    Args:
+        folder: folder on this disk (relative paths are also looked for in the installed package) or ``owner/name`` of a
+            hub repository, e.g. ``rain1011/pyramid-flow-miniflux``.
+        subfolder: folder within it, e.g. ``causal_video_vae``.
+        dtype: what the network computes in: ``float32``, ``bfloat16`` or ``float16``; None keeps the file's.
 
     Raises:
-        InputError: if the folder or a file is missing or damaged, or the weights do not fit the config.
+        InputError: if the folder or a file is missing or damaged, holds another model, or the weights do not fit the
+            config.
     """
-    path = resolve_folder(folder)
-    config_file = path / "config.json"
-    try:
-        config = json.loads(config_file.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read '{config_file}' ({error.strerror}); a VAE folder needs it") from None
-    except ValueError as error:
-        raise InputError(f"'{config_file}' is not valid JSON ({error}); download it anew") from None
-    if not isinstance(config, dict):
+    path, config = pretrained_config(folder, subfolder)
+    file = path / CONFIG_FILE
+    name = config.get("_class_name", _CLASS_NAME)
+    if name != _CLASS_NAME:
         raise InputError(
-            f"'{config_file}' holds a {type(config).__name__}, not an object of settings; download it anew"
+            f"{file} names the class {name!r}, but {_CLASS_NAME} is needed here; give the folder causal_video_vae"
         )
-    with torch.device("meta"):
-        vae = vae_from_config(config, f"'{config_file}'")
-    vae.to_empty(device="cpu")  # every tensor is filled below: initialising 335 M numbers first would be wasted
-    safetensors, pickled = path / f"{_WEIGHTS}.safetensors", path / f"{_WEIGHTS}.bin"
-    if safetensors.is_file() or not pickled.is_file():
-        load_safetensors(vae, safetensors)
-    else:
-        _load_pickled(vae, pickled)
-    return vae
+
+    def contradictions(_vae: CausalVideoVAE, shapes: Shapes) -> list[str]:
+        defaults = {key: argument.default for key, argument in inspect.signature(CausalVideoVAE).parameters.items()}
+        return contradicting({**defaults, **config}, vae_settings(shapes))
+
+    return load_module(
+        lambda: vae_from_config(config, str(file)),
+        path,
+        full_name(folder, subfolder),
+        dtype_named(dtype),
+        RENAMES,
+        contradictions,
+    )
 
 
-def _load_pickled(vae: CausalVideoVAE, file: Path) -> None:
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"weights file '{file}' is not a readable pickle of tensors ({reason}); download it anew"
-        ) from None
-    try:
-        vae.load_state_dict(tensors, strict=True)
-    except (RuntimeError, TypeError) as error:
-        reason = textwrap.shorten(str(error), _MAX_REASON)
-        raise InputError(f"weights file '{file}' does not fit its config.json: {reason}") from None
+def vae_settings(shapes: Shapes) -> dict[str, object]:
+    """Settings of ``config.json`` that can be read off ``shapes`` (under the public keys), as far as they go."""
+    found: dict[str, object] = {}
+    axes = {
+        "encoder_in_channels": ("encoder.conv_in.conv.weight", 1),
+        "decoder_in_channels": ("decoder.conv_in.conv.weight", 1),
+        "decoder_out_channels": ("decoder.conv_out.conv.weight", 0),
+    }
+    for setting, (key, axis) in axes.items():
+        if len(shapes.get(key, ())) > axis:
+            found[setting] = shapes[key][axis]
+    if shape := shapes.get("encoder.conv_out.conv.weight"):
+        found["encoder_out_channels"] = shape[0] // 2  # mean and log-variance
+    for side, blocks, sampling, scaled in (
+        ("encoder", "encoder.down_blocks", "downsamplers", "down_sample"),
+        ("decoder", "decoder.up_blocks", "upsamplers", "up_sample"),
+    ):
+        names = [f"{blocks}.{i}" for i in range(num_numbered(shapes, blocks))]
+        widths = [shapes.get(f"{name}.resnets.0.conv1.conv.weight", (0,))[0] for name in names]
+        found[f"{side}_layers_per_block"] = [num_numbered(shapes, f"{name}.resnets") for name in names]
+        found[f"{side}_block_out_channels"] = widths if side == "encoder" else widths[::-1]
+        for kind, prefix in (("spatial", ""), ("temporal", "temporal_")):
+            found[f"{side}_{kind}_{scaled}"] = [num_numbered(shapes, f"{n}.{prefix}{sampling}") > 0 for n in names]
+    return found

@@ -17,6 +17,7 @@ from components.codecs.causal_video_vae_checkpoint import load_vae
 from components.codecs.causal_video_vae_tiling import map_tiles
 from components.contracts import VideoCodec
 from components.errors import InputError
+from components.identity import inherit_identity
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,29 @@ class CausalVideoCodec(VideoCodec):
         encode_window: int | None = 16,
         decode_window: int | None = 2,
         tile_size: int | None = None,
-        bfloat16: bool = False,
+        subfolder: str | None = None,
+        dtype: str | None = "float32",
     ) -> CausalVideoCodec:
-        """The codec of a public ``causal_video_vae`` folder (see `load_vae`), optionally computing in bfloat16.
+        """The codec of a public ``causal_video_vae`` folder.
 
         In a YAML file: ``class_path: components.codecs.causal_video_vae_codec.CausalVideoCodec.from_pretrained``.
+
+        Args:
+            folder: see `load_vae`: a folder, or a hub repository such as ``rain1011/pyramid-flow-miniflux``.
+            normalisation: see the class; it belongs to the release.
+            encode_window: see the class.
+            decode_window: see the class.
+            tile_size: see the class.
+            subfolder: folder within it, e.g. ``causal_video_vae``.
+            dtype: what the network computes in: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
 
         Raises:
             InputError: if the folder, its files or an argument cannot be used.
         """
-        vae = load_vae(folder)
-        if bfloat16:
-            vae = vae.to(torch.bfloat16)
-        return cls(vae, normalisation, encode_window, decode_window, tile_size)
+        vae = load_vae(folder, subfolder, dtype)
+        codec = cls(vae, normalisation, encode_window, decode_window, tile_size)
+        inherit_identity(codec, vae)
+        return codec
 
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """Video to normalised latents.

@@ -17,12 +17,11 @@ from components.contracts import V2AModel
 from components.errors import InputError
 from components.metrics.matching import match_events, onset_iou
 from components.metrics.motion_peaks import motion_curve
-from components.pretrained import load_safetensors, resolve_folder
+from components.pretrained import CONFIG_FILE, builds_shapes_only, load_safetensors, pretrained_config
 from components.v2a.bursts import render_bursts
 from components.v2a.onset_network import STEPS_PER_FRAME, OnsetNetwork
 from components.v2a.probability_peaks import probability_peaks
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 _STILL = 1e-4  # mean absolute frame difference below which nothing can have happened
@@ -185,15 +184,15 @@ class OnsetV2A(V2AModel):
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.
         """
-        path = resolve_folder(folder)
-        file = path / CONFIG_FILE
+        path, config = pretrained_config(folder)
         try:
-            model = cls(**json.loads(file.read_text()))
-        except FileNotFoundError:
-            raise InputError(f"{file} does not exist; give a folder written by OnsetV2A.save_pretrained") from None
-        except (json.JSONDecodeError, TypeError) as error:
-            raise InputError(f"{file} is not the config of an OnsetV2A ({error}); write it anew") from None
-        load_safetensors(model, path / WEIGHTS_FILE)
+            model = cls(**config)
+        except TypeError as error:
+            raise InputError(
+                f"{path / CONFIG_FILE} is not the config of an OnsetV2A ({error}); write it anew"
+            ) from None
+        if not builds_shapes_only():
+            load_safetensors(model, path / WEIGHTS_FILE, str(folder))
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:

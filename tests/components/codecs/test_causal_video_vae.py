@@ -286,7 +286,7 @@ def test_from_pretrained_reads_both_kinds(folder, kind):
     loaded = codec.vae.state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in vae.state_dict().items())
     assert (codec.normalisation, codec.encode_window, codec.spatial_factor) == (SD3_NORMALISATION, 8, FACTOR)
-    assert CausalVideoCodec.from_pretrained(folder, bfloat16=True).vae.dtype == torch.bfloat16
+    assert CausalVideoCodec.from_pretrained(folder, dtype="bfloat16").vae.dtype == torch.bfloat16
 
 
 def test_a_configuration_file_can_name_a_folder(folder):
