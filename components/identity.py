@@ -49,7 +49,9 @@ def record_identity(module: nn.Module, name: str, files: Iterable[Path]) -> Iden
     Raises:
         InputError: if a file cannot be read.
     """
-    digests = {file.name: sha256_of(file) for file in files}
+    files = [file.absolute() for file in files]
+    root = os.path.commonpath([file.parent for file in files])  # files of several folders may share a name
+    digests = {file.relative_to(root).as_posix(): sha256_of(file) for file in files}
     if len(digests) == 1:
         (digest,) = digests.values()
     else:

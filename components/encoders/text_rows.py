@@ -1,0 +1,47 @@
+"""Text features of single prompts, and batches made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from components.contracts import TextFeatures
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One prompt: its real tokens ``[m, D]`` (no padding) and its pooled vector ``[P]``, or None."""
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TextRow:
+        """The same row on ``device``."""
+        return TextRow(self.tokens.to(device), None if self.pooled is None else self.pooled.to(device))
+
+
+def split_rows(features: TextFeatures) -> list[TextRow]:
+    """The prompts of a batch without their padding, as copies, so that no row keeps the batch alive."""
+    pooled = [None] * len(features.tokens) if features.pooled is None else features.pooled.unbind()
+    return [
+        TextRow(tokens[mask.bool()], None if vector is None else vector.clone())
+        for tokens, mask, vector in zip(features.tokens, features.mask, pooled, strict=True)
+    ]
+
+
+def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
+    """A batch of at least ``length`` token positions; padding is zero and masked out.
+
+    The transformers let padding see padding only, so its values never reach a video.
+    """
+    tokens = pad_sequence([row.tokens for row in rows], batch_first=True)
+    if tokens.shape[1] < length:
+        tokens = torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
+    lengths = torch.tensor([len(row.tokens) for row in rows])
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(tokens.device)
+    pooled = [row.pooled for row in rows if row.pooled is not None]
+    return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None)
