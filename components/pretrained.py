@@ -133,13 +133,13 @@ def pretrained_config(name: str | Path, subfolder: str | None = None) -> tuple[P
     Raises:
         InputError: as `resolve_folder` and `read_config`.
     """
-    if not builds_shapes_only():
-        folder = resolve_folder(name, subfolder)
-        return folder, read_config(folder)
-    known = CONFIGS.get((str(name), subfolder or ""))
-    if known is not None and find_folder(name, subfolder) is None:
-        return Path(full_name(name, subfolder)), dict(known)
-    folder = resolve_folder(name, subfolder, CONFIG_FILE)
+    if find_folder(name, subfolder) is None:
+        public = {within: config for (release, within), config in CONFIGS.items() if release == str(name)}
+        if public and not subfolder:
+            raise InputError(f"'{name}' is a whole release; set subfolder to one of {', '.join(public)}")
+        if subfolder in public and builds_shapes_only():
+            return Path(full_name(name, subfolder)), dict(public[subfolder])
+    folder = resolve_folder(name, subfolder, CONFIG_FILE if builds_shapes_only() else "*")
     return folder, read_config(folder)
 
 
@@ -199,7 +199,8 @@ def load_module(
 def load_safetensors(module: nn.Module, file: str | Path, name: str | None = None) -> None:
     """Copies every parameter and persistent buffer of ``module`` from ``file``; nothing is loaded if anything differs.
 
-    For small modules that exist already; tensors are converted to the dtype they have there.
+    For small modules that exist already; tensors are converted to the dtype they have there. Where only shapes are
+    built (see `builds_shapes_only`) nothing is read.
 
     Args:
         module: takes the values.
@@ -210,6 +211,8 @@ def load_safetensors(module: nn.Module, file: str | Path, name: str | None = Non
         InputError: one error that lists missing, unexpected and wrongly shaped keys (ten of each at most, with the
             nearest name on the other side), or says that the file is absent or damaged.
     """
+    if builds_shapes_only():
+        return
     weights = open_weights_file(file)
     copy_weights(module, weights)
     record_identity(module, name or str(file), weights.files)

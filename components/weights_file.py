@@ -127,10 +127,10 @@ def _pickled(file: Path) -> dict[str, Tensor]:
         content = _unpickle(file)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it holds code ({code[1]}), which is never run" if code else "it is damaged or holds code"
+        what = f"it holds code ({code[1]})" if code else "it is damaged or holds code"
         raise InputError(
-            f"weights file '{file}' is not a readable pickle of tensors: {what}; convert it to safetensors where you "
-            "trust it, or download it anew"
+            f"weights file '{file}' is not a readable pickle of tensors: {what}, which is never run; convert it to "
+            "safetensors where you trust it, or download it anew"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).partition("\n")[0]

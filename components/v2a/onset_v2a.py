@@ -17,7 +17,7 @@ from components.contracts import V2AModel
 from components.errors import InputError
 from components.metrics.matching import match_events, onset_iou
 from components.metrics.motion_peaks import motion_curve
-from components.pretrained import CONFIG_FILE, builds_shapes_only, load_safetensors, pretrained_config
+from components.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
 from components.v2a.bursts import render_bursts
 from components.v2a.onset_network import STEPS_PER_FRAME, OnsetNetwork
 from components.v2a.probability_peaks import probability_peaks
@@ -191,8 +191,7 @@ class OnsetV2A(V2AModel):
             raise InputError(
                 f"{path / CONFIG_FILE} is not the config of an OnsetV2A ({error}); write it anew"
             ) from None
-        if not builds_shapes_only():
-            load_safetensors(model, path / WEIGHTS_FILE, str(folder))
+        load_safetensors(model, path / WEIGHTS_FILE, str(folder))
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
