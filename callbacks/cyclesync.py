@@ -10,16 +10,21 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.evaluation import EvaluationCallback, each_once, gathered, mismatched
+from callbacks.evaluation import (
+    CHANCE,
+    GENERATED,
+    REAL,
+    EvaluationCallback,
+    each_once,
+    entry_name,
+    gathered,
+    mismatched,
+)
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
 from components.metrics.onsets import OnsetDetector
 from components.pretrained import sha256_of_tensors
-
-GENERATED = "generated"
-REAL = "real"
-CHANCE = "chance"
 
 Onsets = list[list[float]]
 """Onset times in seconds, one list per sound that was drawn for a clip."""
@@ -176,9 +181,12 @@ class CycleSyncCallback(EvaluationCallback):
         clips = each_once(gathered(trainer, self._clips))
         self._clips = []
         kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.inferred))
-        results = {_entry(kind): self._score([(c, c) for c in clips if kind in c.inferred], kind) for kind in kinds}
+        results = {
+            entry_name("cyclesync", kind): self._score([(clip, clip) for clip in clips if kind in clip.inferred], kind)
+            for kind in kinds
+        }
         if pairs := mismatched(clips):
-            results[_entry(CHANCE)] = self._score(pairs, GENERATED)
+            results[entry_name("cyclesync", CHANCE)] = self._score(pairs, GENERATED)
         self.results = results
         self.clip_rows = {clip.id: self._row(clip) for clip in clips}
         self.log_results(trainer, module)
@@ -203,7 +211,7 @@ class CycleSyncCallback(EvaluationCallback):
         for kind, onsets in clip.inferred.items():
             found = cyclesync_per_clip([clip.driving] * len(onsets), onsets, [self.tolerance_s])
             known = [score for (score,) in found if score is not None]
-            scores[_entry(kind)] = 100 * sum(known) / len(known) if known else None
+            scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
         onsets_by_track = {"true": clip.true, "driving": clip.driving}
         return {
             "video_id": clip.video_id,
@@ -219,7 +227,3 @@ def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tu
     end_s = min(judge.duration_s, clip.duration_s)
     heard, seen = judge.driving, clip.inferred[kind][sample]
     return [time for time in heard if time <= end_s], [time for time in seen if time <= end_s]
-
-
-def _entry(kind: str) -> str:
-    return "cyclesync" if kind == GENERATED else f"cyclesync_{kind}"

@@ -11,6 +11,11 @@ from lightning.pytorch.loggers import Logger
 
 from components.contracts import Generation, MetricResult
 
+# kinds of video that are judged, beside the variants' own names
+GENERATED = "generated"
+REAL = "real"
+CHANCE = "chance"
+
 T = TypeVar("T")
 
 
@@ -168,3 +173,8 @@ def mismatched(clips: Sequence[Judged]) -> list[tuple[Judged, Judged]]:
         if partner is not None:
             pairs.append((clip, partner))
     return pairs
+
+
+def entry_name(metric: str, kind: str) -> str:
+    """The entry of ``results.json`` that judges one kind of video: ``cyclesync`` of ``w0`` is ``cyclesync_w0``."""
+    return metric if kind == GENERATED else f"{metric}_{kind}"

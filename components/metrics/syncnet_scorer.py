@@ -41,6 +41,10 @@ class LipTrack:
     first_frame: int
     embeddings: Tensor
 
+    def cpu(self) -> LipTrack:
+        """The same on the CPU."""
+        return LipTrack(self.first_frame, self.embeddings.cpu())
+
 
 @dataclass(frozen=True)
 class SyncScore:

@@ -1,0 +1,184 @@
+"""Sync-C and Sync-D of everything a model generates, beside their ceiling and their floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from callbacks.evaluation import (
+    CHANCE,
+    GENERATED,
+    REAL,
+    EvaluationCallback,
+    each_once,
+    entry_name,
+    gathered,
+    mismatched,
+)
+from components.contracts import ClipBatch, Generation, MetricResult
+from components.identity import identity_of
+from components.metrics.sync_confidence import SyncConfidence
+from components.metrics.syncnet_scorer import LipTrack, SyncNetScorer, SyncScore
+
+
+@dataclass(frozen=True)
+class JudgedClip:
+    """The scores of one clip.
+
+    Attributes:
+        id: name of the clip.
+        video_id: the recording it was cut from.
+        scores: kind of clip (``generated``, a variant's name, ``real``) -> how well its picture and sound agree.
+        sound: ``[N, D]`` the embedded sound of the generation, for other clips to be compared with.
+    """
+
+    id: str
+    video_id: str
+    scores: Mapping[str, SyncScore]
+    sound: Tensor
+
+
+class SyncConfidenceCallback(EvaluationCallback):
+    """Scores picture against sound of every generation with a frozen SyncNet.
+
+    Reports Sync-C (higher is better) and Sync-D (lower is better) with 95 % intervals over recordings:
+
+    - ``sync_c``, ``sync_d``: the generation; ``sync_c_<variant>``: each of its variants (``no_synccfg`` ...);
+    - ``sync_c_real``: the real clips, the ceiling under this SyncNet;
+    - ``sync_c_chance``: the floor. With all clips of the set in the order of their ids, the generated video of a clip
+      is scored against the sound of the next clip's generation (around the end of the list) that comes from another
+      recording. No random numbers are involved, and the pairing does not depend on batches or ranks. Left out where
+      all clips come from one recording.
+
+    Clips without a face and clips below the scorer's ``min_duration_s`` are counted in each entry and not scored; where
+    that leaves none, the entry is left out with a warning. Scores are comparable only under the same SyncNet, so the
+    name and the SHA-256 of its weights go with each entry. Every video is embedded once, whatever it is compared with;
+    the scores of real clips are kept between the validations of one run.
+
+    Args:
+        scorer: the judge; frozen here, never part of the trained model.
+    """
+
+    def __init__(self, scorer: SyncNetScorer) -> None:
+        super().__init__()
+        self.scorer = scorer.requires_grad_(False).eval()
+        identity = identity_of(scorer.net)
+        self._judge = {
+            "syncnet": identity.name,
+            "syncnet_sha256": identity.sha256,
+            "face_detector": f"{type(scorer.faces).__module__}.{type(scorer.faces).__qualname__}",
+            "max_shift_frames": scorer.max_shift,
+            "min_duration_s": scorer.min_duration_s,
+        }
+        self._clips: list[JudgedClip] = []
+        self._lips: dict[str, list[LipTrack]] = {}
+        self._real: dict[str, SyncScore] = {}
+        self._show_bar = True
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Moves the judge to where the videos are."""
+        self.scorer.to(module.device).eval()
+        self._clips, self._lips = [], {}
+        self._show_bar = trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+    @torch.no_grad()
+    def update(self, generation: Generation) -> None:
+        """Scores the generation, each variant and the real clip."""
+        keep = generation.valid_mask().nonzero().flatten().tolist()
+        if not keep:
+            return
+        batch = generation.reference
+        ids = [batch.ids[row] for row in keep]
+        made = {GENERATED: generation, **generation.variants}
+        scores: dict[str, list[SyncScore]] = {}
+        sounds = self.scorer.sounds(generation.audio[keep], generation.sample_rate)
+        with tqdm(made.items(), "Sync-C", leave=False, unit="set", disable=not self._show_bar) as bar:
+            for name, item in bar:
+                lips = self.scorer.lips(item.video[keep], item.fps)
+                # variants of an audio-to-video model share its driving sound
+                same = item.audio is generation.audio
+                heard = sounds if same else self.scorer.sounds(item.audio[keep], item.sample_rate)
+                scores[name] = [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, heard, strict=True)]
+                if item is generation:
+                    kept = ([track.cpu() for track in tracks] for tracks in lips)
+                    self._lips |= dict(zip(ids, kept, strict=True))
+        if batch.video.shape[1] > 1:
+            scores[REAL] = self._score_real(batch, keep)
+        self._clips += [
+            JudgedClip(
+                id=batch.ids[row],
+                video_id=batch.video_ids[row],
+                scores={name: found[index] for name, found in scores.items()},
+                sound=sounds[index].cpu().clone(),
+            )
+            for index, row in enumerate(keep)
+        ]
+
+    def _score_real(self, batch: ClipBatch, rows: Sequence[int]) -> list[SyncScore]:
+        new = [row for row in rows if batch.ids[row] not in self._real]
+        if new:
+            lips = self.scorer.lips(batch.video[new].float() / 255, batch.fps)
+            sounds = self.scorer.sounds(batch.audio[new], batch.sample_rate)
+            for row, tracks, sound in zip(new, lips, sounds, strict=True):
+                self._real[batch.ids[row]] = self.scorer.score(tracks, sound)
+        return [self._real[batch.ids[row]] for row in rows]
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Puts the clips of all ranks together, pairs them for chance, logs and keeps a row per clip."""
+        self.scorer.cpu()
+        clips = each_once(gathered(trainer, self._clips))
+        # pairs cross ranks: each rank has all sounds and scores its own videos
+        dubbed = {
+            clip.id: self.scorer.score(self._lips[clip.id], partner.sound)
+            for clip, partner in mismatched(clips)
+            if clip.id in self._lips
+        }
+        chance = dict(gathered(trainer, list(dubbed.items())))
+        self._clips, self._lips = [], {}
+        kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.scores))
+        self.results = {}
+        for kind in kinds:
+            self._report(kind, {clip.id: clip.scores[kind] for clip in clips if kind in clip.scores}, clips)
+        if chance:
+            self._report(CHANCE, chance, clips)
+        self.clip_rows = {clip.id: _row(clip) for clip in clips}
+        self.log_results(trainer, module)
+
+    def _report(self, kind: str, scores: Mapping[str, SyncScore], clips: Sequence[JudgedClip]) -> None:
+        """Adds the entries of one kind of clip, if any clip has a score."""
+        scored = [clip for clip in clips if clip.id in scores]
+        videos = {name: index for index, name in enumerate(sorted({clip.video_id for clip in scored}))}
+        # every rank holds all scores, so there is nothing to synchronise
+        metric = SyncConfidence(len(videos), sync_on_compute=False)
+        metric.update([scores[clip.id] for clip in scored], [videos[clip.video_id] for clip in scored])
+        found = metric.results()
+        counts = found["sync_c"].details
+        if not counts["n_clips"]:
+            rank_zero_warn(
+                f"no clip has Sync-C and Sync-D ({kind}): {counts['n_no_face']} have no face and "
+                f"{counts['n_too_short']} are below the scorer's min_duration_s, {self.scorer.min_duration_s:g} s"
+            )
+            return
+        for name, result in found.items():
+            details = {**result.details, **self._judge}
+            self.results[entry_name(name, kind)] = MetricResult(result.value, result.ci95, result.n, details)
+
+
+def _row(clip: JudgedClip) -> dict[str, object]:
+    found: dict[str, float | None] = {}
+    for kind, score in clip.scores.items():
+        scored = score.problem is None
+        found[entry_name("sync_c", kind)] = score.sync_c if scored else None
+        found[entry_name("sync_d", kind)] = score.sync_d if scored else None
+    return {
+        "video_id": clip.video_id,
+        "scores": found,
+        "sync_offset_s": {kind: None if score.problem else score.offset_s for kind, score in clip.scores.items()},
+        "sync_problem": {kind: score.problem for kind, score in clip.scores.items()},
+    }
