@@ -118,7 +118,8 @@ class CachedText(TextEncoder):
         if not prompts:
             return {}
         if not self._loaded:
-            self._loaded.append(self.source.load())
+            with torch.inference_mode(False):  # weights loaded during validation can still be moved afterwards
+                self._loaded.append(self.source.load())
         encoder = self._loaded[0].to(self.device or self.anchor.device)
         rows: dict[str, TextRow] = {}
         with torch.no_grad():

@@ -56,7 +56,6 @@ class PyramidFlowText(TextEncoder):
         super()._apply(fn, recurse)
         return self
 
-    @torch.no_grad()
     def forward(self, prompts: Sequence[str]) -> TextFeatures:
         """B prompts to tokens ``[B, M, dim]`` and pooled ``[B, pooled_dim]`` on the device of the weights.
 
@@ -65,18 +64,19 @@ class PyramidFlowText(TextEncoder):
         known = {} if self._null is None else {"": self._null}
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         if new:
-            known.update(zip(new, split_rows(self._encode(new)), strict=True))
+            known.update(zip(new, self._encode(new), strict=True))
         self._null = known.get("")
         return stack_rows([known[prompt] for prompt in prompts], self.pad_to)
 
-    def _encode(self, prompts: list[str]) -> TextFeatures:
+    @torch.no_grad()
+    def _encode(self, prompts: list[str]) -> list[TextRow]:
         weights = next(self.t5.parameters())
         if weights.is_meta:
             raise InputError("the text encoder was built on the meta device, for its shapes alone: build it elsewhere.")
         with torch.autocast(weights.device.type, enabled=False):
             tokens, mask = self.t5(prompts)
             pooled = torch.cat([clip(prompts) for clip in self.clips], dim=-1)
-        return TextFeatures(tokens, mask, pooled)
+        return split_rows(TextFeatures(tokens, mask, pooled))
 
 
 class ClipText(nn.Module):

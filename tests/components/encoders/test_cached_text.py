@@ -117,6 +117,17 @@ def test_unload_frees_the_encoder(source: CountingFolder, unload: bool):
     assert len(source.encoders_made) == 1 + unload
 
 
+def test_what_validation_leaves_behind_can_be_trained_on(source: CountingFolder, tmp_path: Path):
+    for folder in (None, str(tmp_path), str(tmp_path)):  # kept in memory, written, read
+        cached = CachedText(source, folder)
+        with torch.inference_mode():
+            cached(PROMPTS)
+        assert all(not parameter.is_inference() for encoder in cached._loaded for parameter in encoder.parameters())
+        layer = torch.nn.Linear(cached.dim, 1)
+        layer(cached(PROMPTS[:1]).tokens.float()).sum().backward()
+        assert layer.weight.grad.abs().sum() > 0
+
+
 def test_the_encoder_is_no_part_of_the_module(source: CountingFolder):
     cached = CachedText(source)
     cached(PROMPTS)

@@ -137,6 +137,15 @@ def test_frozen_and_in_evaluation_mode_for_good(release: Path):
     assert not features.tokens.requires_grad
 
 
+def test_what_validation_leaves_behind_can_be_trained_on(release: Path):
+    encoder = pyramid_flow_text(str(release), release.name, dtype="float32")
+    with torch.inference_mode():
+        encoder([""])
+    layer = torch.nn.Linear(encoder.dim, 1)
+    layer(encoder([""]).tokens).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+
+
 def test_autocast_changes_nothing(encoder: PyramidFlowText):
     plain = encoder(["the dog barks"])
     with torch.autocast("cpu", torch.bfloat16):
