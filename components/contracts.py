@@ -45,8 +45,10 @@ class ClipBatch(_Movable):
         sample_rate: samples per second of ``audio``.
         captions: text prompts, length B.
         video_ids: names of the recordings the clips were cut from, length B (intervals are over recordings).
-        transcripts: spoken words, length B, or None.
-        reference_audio: float32 ``[B, S_ref]`` another utterance of the same voice, or None.
+        transcripts: spoken words, length B, empty for a clip without, or None if no clip has any.
+        reference_audio: float32 ``[B, S_ref]`` another utterance of the same voice, zeros after its end, or None.
+        reference_lengths: int64 ``[B]`` samples of ``reference_audio`` that are sound, 0 for a clip without
+            reference; None exactly if ``reference_audio`` is.
         onsets: true onset times in seconds from the clip's start, one tuple per clip, or None where unknown.
         valid: bool ``[B]``; False marks a clip that was repeated only to give every rank the same number of batches.
         position: index of the batch's first sample in the endless training order (seeds its noise), or None.
@@ -70,6 +72,7 @@ class ClipBatch(_Movable):
     video_latents: Tensor | None = None
     audio_features: AudioFeatures | None = None
     text_features: TextFeatures | None = None
+    reference_lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

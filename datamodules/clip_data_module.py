@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
-from datamodules.clip_dataset import Clip, ClipDataset, ClipFormat, collate_clips
+from datamodules.clip_dataset import Clip, ClipDataset, collate_clips
+from datamodules.clip_format import ClipFormat
 from datamodules.consumed_sampler import ConsumedSampler, EvaluationSampler, SampleKey
 from datamodules.ranks import rank_and_world_size
 from datamodules.records import ClipRecord
@@ -149,7 +150,7 @@ class ClipDataModule(L.LightningDataModule):
             keep = -(-self.max_val_clips // self.clips_per_video)
             if keep < len(records):
                 records = [records[i * len(records) // keep] for i in range(keep)]
-        return ClipDataset(
+        return self._dataset_class(split)(
             records,
             self.form,
             "random" if split == "train" else "fixed",
@@ -160,6 +161,11 @@ class ClipDataModule(L.LightningDataModule):
             on_corrupt=self.on_corrupt,
             max_corrupt_fraction=self.max_corrupt_fraction,
         )
+
+    def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
+        """What makes clips of a split's records; takes the arguments of ``ClipDataset``."""
+        del split
+        return ClipDataset
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Clip]:
         dataset = self._datasets[split]

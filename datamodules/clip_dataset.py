@@ -13,21 +13,21 @@ from torch.utils.data import Dataset
 
 from components.contracts import ClipBatch
 from components.errors import InputError
-from components.media.reader import MediaInfo, MediaReader
+from datamodules.clip_format import ClipFormat
 from datamodules.consumed_sampler import SampleKey
+from datamodules.record_reader import Cut, RecordReader
 from datamodules.records import ClipRecord
 from datamodules.unusable_clips import UnusableClips
 
 SILENCE_PEAK = 10 ** (-60 / 20)
-# Header durations are rounded to the container's ticks; a clip may reach beyond them by this much.
-_HEADER_SLACK_S = 0.005
-
-_Cut = tuple[float, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields."""
+    """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields.
+
+    ``reference`` is ``[S_ref]``, of which ``reference_length`` samples are sound; None where no set of voices is given.
+    """
 
     id: str
     video_id: str
@@ -38,43 +38,8 @@ class Clip:
     onsets: tuple[float, ...] | None
     position: int
     valid: bool
-
-
-@dataclass(frozen=True)
-class ClipFormat:
-    """Shape of every clip of a set.
-
-    Attributes:
-        num_frames: frames per clip.
-        fps: frames per second.
-        height: rows.
-        width: columns.
-        sample_rate: sound samples per second.
-
-    Raises:
-        InputError: a number is not positive.
-    """
-
-    num_frames: int
-    fps: float
-    height: int
-    width: int
-    sample_rate: int
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value}; it must be positive")
-
-    @property
-    def duration_s(self) -> float:
-        """Length of a clip in seconds."""
-        return self.num_frames / self.fps
-
-    @property
-    def num_samples(self) -> int:
-        """Sound samples per clip."""
-        return round(self.duration_s * self.sample_rate)
+    reference: Tensor | None = None
+    reference_length: int = 0
 
 
 class ClipDataset(Dataset[Clip]):
@@ -93,6 +58,8 @@ class ClipDataset(Dataset[Clip]):
         on_corrupt: "error" ends the run at a file that cannot be used, "skip" reports it and takes another one.
         max_corrupt_fraction: share of the recordings that may be skipped.
         allow_silence: report silent clips and use them (training) instead of raising (evaluation).
+        audio_only: read the sound alone; clips then have zero frames.
+        pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence.
     """
 
     def __init__(
@@ -107,6 +74,8 @@ class ClipDataset(Dataset[Clip]):
         on_corrupt: Literal["error", "skip"] = "error",
         max_corrupt_fraction: float = 0.01,
         allow_silence: bool | None = None,
+        audio_only: bool = False,
+        pad_audio: bool = False,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
@@ -117,7 +86,8 @@ class ClipDataset(Dataset[Clip]):
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
         self.unusable = UnusableClips(self.records, max_corrupt_fraction)
-        self._cache: dict[tuple[int, int], _Cut] | None = {} if cache else None
+        self._reader = RecordReader(form, audio_only, pad_audio)
+        self._cache: dict[tuple[int, int], Cut] | None = {} if cache else None
 
     def __len__(self) -> int:
         return len(self.records) * self.clips_per_video
@@ -141,12 +111,12 @@ class ClipDataset(Dataset[Clip]):
     def _candidates(self, index: int, key: SampleKey) -> Iterator[int]:
         """The record itself, then the others in an order that depends on the seed and the sample alone."""
         yield index
-        yield from _generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
+        yield from sample_generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
 
     def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
         record, form = self.records[index], self.form
-        start_s, video, audio = self._cut(index, part, key)
-        end_s = start_s + form.duration_s
+        cut = self._cut(index, part, key)
+        start_s, end_s, audio = cut.start_s, cut.start_s + form.duration_s, cut.audio
         if float(audio.abs().max()) < SILENCE_PEAK:
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
@@ -162,61 +132,46 @@ class ClipDataset(Dataset[Clip]):
         return Clip(
             id=name,
             video_id=record.video_id,
-            video=video,
+            video=cut.video,
             audio=audio,
             caption=record.caption,
-            transcript=record.transcript,
+            transcript=self._transcript(record, cut),
             onsets=onsets,
             position=key.position,
             valid=valid,
         )
 
-    def _cut(self, index: int, part: int, key: SampleKey) -> _Cut:
-        """Start in seconds, picture and sound of one clip."""
+    def _transcript(self, record: ClipRecord, cut: Cut) -> str | None:
+        """The words of a clip."""
+        del cut
+        return record.transcript
+
+    def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
+        """One clip of a recording, from memory where it is kept."""
         form, record = self.form, self.records[index]
         if self._cache is None:
-            return self._read(record, self._place(part, key), form.num_frames)
+            return self._reader.read(record, self._place(part, key), form.num_frames)
         if self.clipping == "fixed":
             if (index, part) not in self._cache:
-                self._cache[index, part] = self._read(record, self._place(part, key), form.num_frames)
+                self._cache[index, part] = self._reader.read(record, self._place(part, key), form.num_frames)
             return self._cache[index, part]
         if (index, 0) not in self._cache:
-            self._cache[index, 0] = self._read(record, 0.0, None)
-        begin_s, video, audio = self._cache[index, 0]
-        spare = len(video) - form.num_frames
+            self._cache[index, 0] = self._reader.read(record, 0.0, None)
+        begin_s, video, audio, usable_s = self._cache[index, 0]
+        spare = round(len(audio) / form.sample_rate * form.fps) - form.num_frames
         frame = min(int(self._place(part, key) * (spare + 1)), spare)
         sample = min(round(frame / form.fps * form.sample_rate), len(audio) - form.num_samples)
-        return (
+        return Cut(
             begin_s + frame / form.fps,
             video[frame : frame + form.num_frames],
             audio[sample : sample + form.num_samples],
+            usable_s,
         )
-
-    def _read(self, record: ClipRecord, place: float, num_frames: int | None) -> _Cut:
-        """Reads a clip that begins at ``place`` (0 to 1) of the possible starts, or (None) everything usable."""
-        form = self.form
-        with MediaReader(record.path, record.sound) as media:
-            begin_s, end_s = self._usable_span_s(media.info)
-            start_s = begin_s + place * max(0.0, end_s - begin_s - form.duration_s)
-            if num_frames is None:
-                num_frames = max(form.num_frames, int((end_s - begin_s + _HEADER_SLACK_S) * form.fps))
-            video = media.video(start_s, num_frames, form.fps, form.height, form.width)
-            audio = media.audio(start_s, round(num_frames / form.fps * form.sample_rate), form.sample_rate)
-        return start_s, video, audio
-
-    def _usable_span_s(self, info: MediaInfo) -> tuple[float, float]:
-        """Seconds of the recording that have both picture and sound; the reader judges those that are too short."""
-        begin_s, end_s = 0.0, info.duration_s
-        if info.audio_span_s is not None:
-            begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
-        if end_s - begin_s < self.form.duration_s:
-            return 0.0, max(info.duration_s, self.form.duration_s)
-        return begin_s, end_s
 
     def _place(self, part: int, key: SampleKey) -> float:
         """Where between the first and the last possible start the clip begins, 0 to 1."""
         if self.clipping == "random":
-            return float(_generator(self.seed, key, purpose=0).uniform())
+            return float(sample_generator(self.seed, key, purpose=0).uniform())
         if self.clips_per_video == 1:
             return 0.0 if self.single_clip == "start" else 0.5
         return part / (self.clips_per_video - 1)
@@ -225,7 +180,8 @@ class ClipDataset(Dataset[Clip]):
 def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
     """Stacks clips into a batch."""
     onsets = [clip.onsets for clip in clips if clip.onsets is not None]
-    transcripts = [clip.transcript for clip in clips if clip.transcript is not None]
+    references = [clip.reference for clip in clips if clip.reference is not None]
+    spoken = any(clip.transcript is not None for clip in clips)
     return ClipBatch(
         ids=[clip.id for clip in clips],
         video=torch.stack([clip.video for clip in clips]),
@@ -234,13 +190,15 @@ def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
         sample_rate=form.sample_rate,
         captions=[clip.caption for clip in clips],
         video_ids=[clip.video_id for clip in clips],
-        transcripts=transcripts if len(transcripts) == len(clips) else None,
+        transcripts=[clip.transcript or "" for clip in clips] if spoken else None,
+        reference_audio=torch.stack(references) if references else None,
+        reference_lengths=torch.tensor([clip.reference_length for clip in clips]) if references else None,
         onsets=onsets if len(onsets) == len(clips) else None,
         valid=torch.tensor([clip.valid for clip in clips]),
         position=clips[0].position if clips[0].position >= 0 else None,
     )
 
 
-def _generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
+def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
     """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
     return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])

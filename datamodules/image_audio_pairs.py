@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
 from components.media.reader import read_image, read_sound
-from datamodules.clip_dataset import SILENCE_PEAK, Clip, ClipFormat, collate_clips
+from datamodules.clip_dataset import SILENCE_PEAK, Clip, collate_clips
+from datamodules.clip_format import ClipFormat
 from datamodules.consumed_sampler import EvaluationSampler, SampleKey
 from datamodules.ranks import rank_and_world_size
 

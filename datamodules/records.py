@@ -18,6 +18,9 @@ class ClipRecord:
         onsets: true onset times in seconds on the recording's clock, or None where unknown.
         transcript: spoken words, or None.
         sound: the file with the sound if that is not ``path`` itself; both begin at the same moment.
+        span_s: begin and end in seconds of the part that belongs to the record, or None for the whole recording.
+        speaker: name of the voice, or None.
+        reference: a file with another utterance of the same voice, or None.
     """
 
     id: str
@@ -27,3 +30,6 @@ class ClipRecord:
     onsets: tuple[float, ...] | None = None
     transcript: str | None = None
     sound: Path | None = None
+    span_s: tuple[float, float] | None = None
+    speaker: str | None = None
+    reference: Path | None = None

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from components.errors import InputError
-from datamodules.clip_dataset import ClipDataset, ClipFormat, collate_clips
+from datamodules.clip_dataset import ClipDataset, collate_clips
+from datamodules.clip_format import ClipFormat
 from datamodules.consumed_sampler import EvaluationSampler, SampleKey
 from datamodules.records import ClipRecord
 

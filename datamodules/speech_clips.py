@@ -1,0 +1,135 @@
+"""Speech with transcripts and reference voices, from a manifest or public sets of talking heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from components.errors import InputError
+from datamodules.clip_data_module import ClipDataModule, Split
+from datamodules.clip_dataset import ClipDataset
+from datamodules.records import ClipRecord
+from datamodules.reference_voices import ReferenceVoices
+from datamodules.speech_dataset import SpeechDataset
+from datamodules.speech_manifest import RecordsBySplit, read_manifest
+from datamodules.talking_heads import read_hdtf, read_voxceleb2
+
+
+class SpeechClips(ClipDataModule):
+    """Clips of speech; ``root`` says from where.
+
+    - a ``.jsonl`` or ``.csv`` file: our manifest, one row per clip with the columns ``id`` and ``video`` (relative to
+      the manifest) and, where known, ``audio`` (a file that begins with the video), ``start`` and ``end`` (seconds, the
+      row's part of the recording), ``caption``, ``audio_caption``, ``transcript``, ``speaker``, ``reference_audio``,
+      ``onsets`` (seconds on the recording's clock) and ``split``;
+    - a folder with ``dev/`` or ``test/``: VoxCeleb2;
+    - another folder: HDTF, the public mirror's (``clips/`` and lists) or bare clips ``<video>_<index>.mp4``.
+
+    Where only "val" or only "test" exists it serves as both.
+
+    Args:
+        root: a manifest or a folder.
+        reference_s: length in seconds of the slot for the reference voice, or None to deliver none. Clips without
+            reference have a ``reference_length`` of 0.
+        long_references: "cut" (in training to a random part, in evaluation to the beginning) or "error" for
+            references longer than the slot.
+        partial_transcripts: what becomes of a transcript that says over half a second more than a clip can hold:
+            "error", "drop" or "keep".
+        audio_only: read the sound alone; clips then have zero frames, and rows need no video.
+        pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence instead of refusing them.
+        prompt: caption of clips that have none of their own.
+        hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
+        speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
+        ignore_columns: for manifests: further columns, which are not read.
+        **kwargs: see ``ClipDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        reference_s: float | None = None,
+        long_references: Literal["cut", "error"] = "cut",
+        partial_transcripts: Literal["error", "drop", "keep"] = "error",
+        audio_only: bool = False,
+        pad_audio: bool = False,
+        prompt: str = "a person is speaking",
+        hold_out_every: int | None = None,
+        speaker_pattern: str = r"(.+?)(?:_\d+)+",
+        ignore_columns: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if reference_s is not None and not 0 < reference_s < float("inf"):
+            raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
+        if pad_audio and not audio_only:
+            raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if hold_out_every is not None and hold_out_every < 2:
+            raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")
+        self.root, self.prompt = Path(root), prompt
+        self.reference_s, self.long_references = reference_s, long_references
+        self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
+        self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
+        self.ignore_columns = tuple(ignore_columns)
+        self._by_split: RecordsBySplit | None = None
+
+    def records(self, split: Split) -> list[ClipRecord]:
+        """The rows of a split.
+
+        Raises:
+            InputError: the manifest or folder cannot be used, or the split has no rows.
+        """
+        if self._by_split is None:
+            self._by_split = self._dealt(self._read())
+        choices: dict[Split, tuple[Split, ...]] = {
+            "train": ("train",),
+            "val": ("val", "test"),
+            "test": ("test", "val"),
+        }
+        for name in choices[split]:
+            if name in self._by_split:
+                return self._by_split[name]
+        raise InputError(
+            f"{self.root} has nothing in the split {' or '.join(choices[split])}; give some of its rows that split"
+        )
+
+    def _read(self) -> RecordsBySplit:
+        if not self.root.is_dir():
+            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns)
+        if any((self.root / part).is_dir() for part in ("dev", "test")):
+            return read_voxceleb2(self.root, self.prompt, self.audio_only)
+        return read_hdtf(self.root, self.prompt, self.speaker_pattern)
+
+    def _dealt(self, found: RecordsBySplit) -> RecordsBySplit:
+        """Rows without split are dealt out by speaker, so that no voice is in two splits."""
+        if None not in found:
+            return found
+        if self.hold_out_every is None:
+            raise InputError(f"{self.root} does not say what to train on; give its rows a split or set hold_out_every")
+        turns: dict[str, int] = {}
+        dealt: RecordsBySplit = {}
+        for record in found[None]:
+            turn = turns.setdefault(record.speaker or f"row {record.id}", len(turns))
+            held_out = turn % self.hold_out_every == self.hold_out_every - 1
+            dealt.setdefault("test" if held_out else "train", []).append(record)
+        if "test" not in dealt:
+            raise InputError(
+                f"hold_out_every is {self.hold_out_every} but {self.root} has {len(turns)} speakers; lower it"
+            )
+        return dealt
+
+    def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
+        voices = None
+        if self.reference_s is not None:
+            # of all records, also those that max_val_clips leaves out
+            voices = ReferenceVoices(
+                self.records(split), self.reference_s, self.form.sample_rate, self.long_references, self.on_corrupt
+            )
+        return partial(
+            SpeechDataset,
+            voices=voices,
+            partial_transcripts=self.partial_transcripts,
+            audio_only=self.audio_only,
+            pad_audio=self.pad_audio,
+        )
