@@ -15,6 +15,7 @@ from components.codecs.causal_video_vae_conv import CausalStream
 from components.codecs.causal_video_vae_tiling import map_tiles
 from components.contracts import VideoCodec, clip_generator
 from components.errors import InputError
+from components.identity import Identity, identity_of, sha256_of
 
 CONFIG = {
     "encoder_out_channels": 2,
@@ -356,3 +357,87 @@ def test_bad_configs_are_named(folder, text, message):
 def test_missing_config_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         load_vae(tmp_path)
+
+
+def same_weights(vae: CausalVideoVAE, other: CausalVideoVAE) -> bool:
+    ours, theirs = vae.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_several_files_and_a_subfolder(folder):
+    weights = tiny_vae().state_dict()
+    places = {key: f"part-{i % 2}.bin" for i, key in enumerate(weights)}
+    for part in ("part-0.bin", "part-1.bin"):
+        torch.save({key: value for key, value in weights.items() if places[key] == part}, folder / part)
+    (folder / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert same_weights(load_vae(folder.parent, folder.name), tiny_vae())
+
+
+def test_loaded_weights_are_known_by_name_and_digest(folder):
+    file = folder / "diffusion_pytorch_model.bin"
+    torch.save(tiny_vae().state_dict(), file)
+    codec = CausalVideoCodec.from_pretrained(folder.parent, subfolder=folder.name)
+    assert identity_of(codec) == identity_of(codec.vae) == Identity(str(folder), sha256_of(file))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "vae."])
+def test_attention_as_older_diffusers_spelled_it(folder, prefix):
+    spelling = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    found = {}
+    for key, value in tiny_vae().state_dict().items():
+        for ours, theirs in spelling.items():
+            key = key.replace(f"attentions.0.{ours}.", f"attentions.0.{theirs}.")
+        found[prefix + key] = value
+    assert sum("proj_attn" in key for key in found) == 4
+    save_file(found, folder / "diffusion_pytorch_model.safetensors")
+    assert same_weights(load_vae(folder), tiny_vae())
+
+
+def test_precision(folder):
+    save_file(tiny_vae().bfloat16().state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    found = {dtype: load_vae(folder, dtype=dtype).dtype for dtype in ("float32", "bfloat16", "float16", None)}
+    assert list(found.values()) == [torch.float32, torch.bfloat16, torch.float16, torch.bfloat16]
+    with pytest.raises(InputError, match="dtype is 'int8'"):
+        load_vae(folder, dtype="int8")
+
+
+def test_the_folder_of_a_transformer_is_named(folder):
+    (folder / "config.json").write_text(json.dumps({"_class_name": "PyramidFluxTransformer"}))
+    with pytest.raises(
+        InputError, match=r"names the class 'PyramidFluxTransformer'.* give the folder causal_"
+    ):
+        load_vae(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_out_channels": 3, "decoder_in_channels": 3}, r"encoder_out_channels is 3 in config\.json but 2"),
+        ({"encoder_layers_per_block": [1, 2, 1]}, r"encoder_layers_per_block is \[1, 2, 1\] .* but \[1, 1, 1\]"),
+        ({"decoder_block_out_channels": [4, 6, 6]}, r"decoder_block_out_channels is .* but \[4, 4, 6\] in the weights"),
+        ({"encoder_spatial_down_sample": [False, True, True]}, r"encoder_spatial_down_sample is .*True, True, False"),
+        ({"decoder_temporal_up_sample": [False, True, True]}, r"decoder_temporal_up_sample is .*True, True, False"),
+    ],
+)
+def test_a_config_that_contradicts_the_weights_is_corrected(folder, changes, message):
+    save_file(tiny_vae().state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **changes}))
+    with pytest.raises(InputError, match=message) as caught:
+        load_vae(folder)
+    assert all(f"{key} is" in str(caught.value) for key in changes)
+    assert str(caught.value).count("in config.json but") == len(changes)
+
+
+def test_shapes_need_neither_weights_nor_a_public_folder(folder):
+    with torch.device("meta"):
+        tiny = CausalVideoCodec.from_pretrained(folder)
+        public = [
+            CausalVideoCodec.from_pretrained(f"rain1011/pyramid-flow-{name}", subfolder="causal_video_vae")
+            for name in ("miniflux", "sd3")
+        ]
+    shapes = {key: value.shape for key, value in tiny.vae.state_dict().items()}
+    assert shapes == {key: value.shape for key, value in tiny_vae().state_dict().items()}
+    for codec in (tiny, *public):
+        assert all(p.is_meta for p in codec.parameters())
+    assert [sum(p.numel() for p in codec.parameters()) for codec in public] == [335_402_067] * 2
+    assert [(c.temporal_factor, c.spatial_factor, c.latent_channels) for c in public] == [(8, 8, 16)] * 2
