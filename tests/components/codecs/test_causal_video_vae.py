@@ -403,9 +403,7 @@ def test_precision(folder):
 
 def test_the_folder_of_a_transformer_is_named(folder):
     (folder / "config.json").write_text(json.dumps({"_class_name": "PyramidFluxTransformer"}))
-    with pytest.raises(
-        InputError, match=r"names the class 'PyramidFluxTransformer'.* give the folder causal_"
-    ):
+    with pytest.raises(InputError, match=r"names the class 'PyramidFluxTransformer'.* give the folder causal_"):
         load_vae(folder)
 
 
