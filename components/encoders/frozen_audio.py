@@ -56,12 +56,12 @@ class FrozenAudioEncoder(AudioEncoder):
             )
         if samples < self.min_samples:
             raise InputError(
-                f"{name} needs at least {self.min_samples / sample_rate:.4g} s of sound for one token but got "
-                f"{samples / sample_rate:.4g} s: give longer clips."
+                f"{name} needs at least {self.min_samples / sample_rate:.5g} s of sound for one token but got "
+                f"{samples / sample_rate:.5g} s: give longer clips."
             )
         if self.max_samples is not None and samples > self.max_samples:
             raise InputError(
-                f"{name} hears at most {self.max_samples / sample_rate:.4g} s but got {samples / sample_rate:.4g} s: "
+                f"{name} hears at most {self.max_samples / sample_rate:.5g} s but got {samples / sample_rate:.5g} s: "
                 "give shorter clips."
             )
         with torch.autocast(waveform.device.type, enabled=False):

@@ -106,12 +106,15 @@ def _class_named(name: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the table of weights that belong to other parts of a larger model."""
+    """Without a bar, and without the table of weights that belong to other parts of a larger model."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
