@@ -14,10 +14,12 @@ from torch import Tensor
 
 from components.codecs.causal_video_vae import DiagonalGaussian
 from components.codecs.causal_video_vae_tiling import map_tiles
-from components.codecs.diffusers_folder import load_model
+from components.codecs.diffusers_folder import load_diffusers
 from components.codecs.posterior import latents_of
 from components.contracts import VideoCodec
 from components.errors import InputError
+from components.identity import inherit_identity
+from components.pretrained import dtype_named
 
 PUBLIC_ARCHITECTURE: dict[str, object] = {
     "base_dim": 160,
@@ -42,7 +44,7 @@ class WanVideoCodec(VideoCodec):
     module, so that one codec may serve several videos at a time.
 
     Args:
-        folder: release folder of Wan2.2-TI2V-5B in diffusers layout.
+        folder: release folder of Wan2.2-TI2V-5B in diffusers layout, or its name on the hub.
         subfolder: where the VAE lies in it; None if ``folder`` is the VAE's own.
         dtype: what the network computes in; latents and pixels come out in float32.
         encode_window: frames per chunk (the first frame is one of its own), a multiple of the temporal factor. Memory
@@ -71,7 +73,9 @@ class WanVideoCodec(VideoCodec):
         super().__init__()
         from diffusers import AutoencoderKLWan
 
-        self.vae = load_model(AutoencoderKLWan, folder, subfolder, PUBLIC_ARCHITECTURE).to(getattr(torch, dtype))
+        vae = load_diffusers(AutoencoderKLWan, folder, subfolder, PUBLIC_ARCHITECTURE, dtype_named(dtype))
+        self.vae = vae.requires_grad_(False).eval()
+        inherit_identity(self, self.vae)
         config = self.vae.config
         self.temporal_factor = config.scale_factor_temporal
         self.spatial_factor = config.scale_factor_spatial

@@ -150,5 +150,5 @@ def test_bad_input_is_told_in_one_sentence(release: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"decoder\.conv_in\.bias"):
         WanVideoCodec(tmp_path)
     write_diffusers_folder(tmp_path / "vae", "MMAudioVAE", CONFIG, weights)
-    with pytest.raises(InputError, match="describes a MMAudioVAE"):
+    with pytest.raises(InputError, match="holds a MMAudioVAE"):
         WanVideoCodec(tmp_path)
