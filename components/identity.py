@@ -69,15 +69,19 @@ def inherit_identity(module: nn.Module, part: nn.Module) -> None:
         setattr(module, _ATTRIBUTE, recorded)
 
 
-def identity_of(module: nn.Module) -> Identity:
+def identity_of(module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> Identity:
     """The identity of the weights ``module`` was loaded with, else of the tensors it holds now.
 
     A recorded identity is that of the loaded files: training ``module`` further does not change it.
+
+    Args:
+        module: what to identify.
+        tensors: what counts of a module that was not loaded, by default its ``state_dict``.
     """
     recorded = getattr(module, _ATTRIBUTE, None)
     if isinstance(recorded, Identity):
         return recorded
-    return Identity(type(module).__name__, sha256_of_tensors(module.state_dict()))
+    return Identity(type(module).__name__, sha256_of_tensors(module.state_dict() if tensors is None else tensors))
 
 
 def sha256_of(file: str | Path) -> str:

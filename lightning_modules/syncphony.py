@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from components.backbones.column import Column
+from components.backbones.sharding import is_sharded, shard
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import (
     AudioEncoder,
@@ -32,10 +32,10 @@ from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid
-from components.pretrained import sha256_of_tensors
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
 from lightning_modules.syncphony_parts import check_parts_fit, check_pyramids_fit
+from lightning_modules.trainable_checkpoint import TrainableCheckpoint
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -57,7 +57,7 @@ class EncodedConditions:
     generators: Sequence[torch.Generator]
 
 
-class SyncphonyModule(L.LightningModule):
+class SyncphonyModule(TrainableCheckpoint):
     """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
 
     The same class pre-trains a backbone without sound: give the transformer ``audio_dim: null``.
@@ -130,7 +130,6 @@ class SyncphonyModule(L.LightningModule):
         if export_dtype not in ("float32", "bfloat16"):
             raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
         self.export_dtype = getattr(torch, export_dtype)
-        self.strict_loading = False  # checkpoints hold trainable weights; `on_load_checkpoint` checks the rest
 
     def train(self, mode: bool = True) -> SyncphonyModule:
         """Training mode for the transformer only; frozen encoders stay in evaluation mode."""
@@ -268,39 +267,28 @@ class SyncphonyModule(L.LightningModule):
         """Write the transformer, late blocks merged in, as a folder in the public layout."""
         self.dit.backbone.save_pretrained(folder, self.export_dtype)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trainable weights only, and the identity of what they were trained on top of."""
-        trainable = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
-        checkpoint["frozen_sha256"] = self._frozen_identity()
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""
+        trains_whole = all(parameter.requires_grad for parameter in self.dit.backbone.parameters())
+        parts: dict[str, nn.Module | None] = {
+            "backbone": None if trains_whole else self.dit.backbone,
+            "codec": self.codec,
+            "text_encoder": self.text_encoder,
+            "audio_encoder": self.audio_encoder,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that does not hold exactly the trainable weights, or was made on other frozen weights.
-
-        Raises:
-            InputError: naming the keys or the mismatch.
-        """
-        found = checkpoint["state_dict"]
-        wanted = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-        shapes = [k for k in wanted.keys() & found.keys() if wanted[k].shape != found[k].shape]
-        if missing or unexpected or shapes:
-            raise InputError(
-                f"the checkpoint does not fit this model: missing {missing[:10]}, unexpected {unexpected[:10]}, "
-                f"of another shape {sorted(shapes)[:10]}; use the config the checkpoint was made with."
-            )
-        frozen = checkpoint.get("frozen_sha256")
-        if frozen is not None and frozen != self._frozen_identity():
-            raise InputError(
-                "the checkpoint was trained on top of other frozen weights than this config loads "
-                f"(sha256 {frozen[:12]}, here {self._frozen_identity()[:12]}): point the backbone at those weights."
-            )
-
-    def _frozen_identity(self) -> str:
-        if not hasattr(self, "_frozen_sha256"):
-            frozen = {n: p for n, p in self.dit.named_parameters() if not p.requires_grad}
-            self._frozen_sha256 = sha256_of_tensors(frozen)
-        return self._frozen_sha256
+    def configure_model(self) -> None:
+        """Shard the transformer if the strategy shards; the frozen codec and encoders are whole on every device."""
+        if self.device_mesh is None:
+            for parameter in self.dit.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()  # as `shard` does
+        elif not is_sharded(self.dit):
+            self.identities()  # cannot be found once every process has a part of the tensors
+            strategy = self.trainer.strategy
+            dtype = getattr(strategy, "compute_dtype", None)
+            shard(self.dit, self.device_mesh["data_parallel"], strategy.root_device, dtype)
 
     def _seed(self, call: int) -> int:
         """Differs between runs, steps and ranks in its low 32 bits too: a generator on the CPU uses no others."""

@@ -21,7 +21,7 @@ from components.samplers.pyramid_sampler import PyramidSampler
 from components.schedules.pyramid_schedule import PyramidSchedule
 from lightning_modules.syncphony import SyncphonyModule
 from tests.lightning_modules.tiny_module import FPS, RATE, TinyData, clips, tiny_dit, tiny_module, trainer
-from tests.tiny_syncphony import VARIANTS, randomise
+from tests.tiny_syncphony import POOLED_DIM, VARIANTS, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -176,7 +176,8 @@ def test_a_checkpoint_holds_trainable_weights_and_comes_back(tmp_path: Path):
     run.save_checkpoint(tmp_path / "two.ckpt")
     stored = torch.load(tmp_path / "two.ckpt", weights_only=False)
     assert stored["state_dict"].keys() == trainable(module).keys()
-    assert len(stored["frozen_sha256"]) == 64
+    assert set(stored["frozen"]) == {"backbone", "codec", "text_encoder", "audio_encoder"}
+    assert all(len(part["sha256"]) == 64 and part["name"] for part in stored["frozen"].values())
 
     fresh = tiny_module()
     frozen = {name: p.detach().clone() for name, p in fresh.named_parameters() if not p.requires_grad}
@@ -192,7 +193,7 @@ def test_a_run_on_other_frozen_weights_does_not_start(tmp_path: Path):
     run.save_checkpoint(tmp_path / "one.ckpt")
     other = tiny_module(tiny_dit(seed=1))
     for act in (trainer(tmp_path, 2).fit, trainer(tmp_path, 2, limit_val_batches=1).validate):
-        with pytest.raises(InputError, match="other frozen weights"):
+        with pytest.raises(InputError, match=r"checkpoint '.*/one.ckpt' was trained on top of other frozen weights"):
             act(other, TinyData(), ckpt_path=tmp_path / "one.ckpt")
     with pytest.raises(InputError, match="does not fit this model: missing"):
         trainer(tmp_path, 2).fit(tiny_module(tiny_dit(first_late_block=1)), TinyData(), ckpt_path=tmp_path / "one.ckpt")
@@ -207,13 +208,21 @@ def saved(module: SyncphonyModule) -> dict[str, Any]:
 def test_other_frozen_weights_are_refused():
     checkpoint = saved(tiny_module(tiny_dit(seed=0)))
     other = tiny_module(tiny_dit(seed=1))
-    with pytest.raises(InputError, match=rf"other frozen weights .*sha256 {checkpoint['frozen_sha256'][:12]}"):
+    digests = [part["sha256"][:12] for part in (checkpoint["frozen"]["backbone"], saved(other)["frozen"]["backbone"])]
+    with pytest.raises(InputError, match=r"other frozen weights: its backbone was .*{}.*loads .*{}".format(*digests)):
         other.on_load_checkpoint(checkpoint)
     one_value = tiny_module(tiny_dit(seed=0))
     with torch.no_grad():
         one_value.dit.backbone.blocks[0].ff.net[2].bias[3] += 1e-6
     with pytest.raises(InputError, match="other frozen weights"):
         one_value.on_load_checkpoint(checkpoint)
+    with pytest.raises(InputError, match="its text_encoder was HashedWords"):
+        encoder = HashedWords(POOLED_DIM)
+        encoder.register_buffer("another", torch.zeros(1))
+        tiny_module(tiny_dit(seed=0), text_encoder=encoder).on_load_checkpoint(checkpoint)
+    del checkpoint["frozen"]
+    with pytest.raises(InputError, match="does not say which frozen weights"):
+        tiny_module(tiny_dit(seed=0)).on_load_checkpoint(checkpoint)
 
 
 def test_wrong_keys_and_shapes_are_named():
