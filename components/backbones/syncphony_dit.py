@@ -135,7 +135,7 @@ class SyncphonyDiT(nn.Module):
             for block in self.backbone.blocks[: self.first_late_block]:
                 states = block(states)
         weight_dtype = next(self._head()[1].parameters()).dtype
-        if not torch.is_autocast_enabled(states[0].tokens.device.type):
+        if not _autocasts(states[0].tokens.device.type):
             states = [
                 replace(s, tokens=s.tokens.to(weight_dtype), condition=s.condition.to(weight_dtype)) for s in states
             ]
@@ -163,6 +163,11 @@ class SyncphonyDiT(nn.Module):
         if self.checkpoint_activations and torch.is_grad_enabled():
             return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
         return part(inputs)
+
+
+def _autocasts(device_type: str) -> bool:
+    """Whether matrix products are cast by autocast (which does not know the meta device)."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _with_change(state: ColumnState, change: Tensor) -> ColumnState:

@@ -1,0 +1,90 @@
+"""How many bytes autograd keeps of a forward pass, and which block keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass
+class BlockBytes:
+    """What one block keeps: ``kept`` in all, ``inputs`` if only what goes in is kept."""
+
+    kept: int = 0
+    inputs: int = 0
+
+
+def saved_bytes(forward: Callable[[], object], blocks: Sequence[nn.Module]) -> tuple[int, list[BlockBytes]]:
+    """Bytes of all distinct storages saved for the backward pass (weights excluded), in all and block by block."""
+    weights = {storage_of(tensor) for block in blocks for tensor in (*block.parameters(), *block.buffers())}
+    seen: dict[int, Tensor] = {}  # tensors are held so that no storage's address is used twice
+    counts = [BlockBytes() for _ in blocks]
+    current: list[BlockBytes] = []
+    total = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal total
+        key = storage_of(tensor)
+        if key not in seen and key not in weights and not isinstance(tensor, nn.Parameter):
+            seen[key] = tensor
+            size = tensor.untyped_storage().nbytes()
+            total += size
+            if current:
+                current[-1].kept += size
+        return tensor
+
+    def enter(_block: nn.Module, inputs: tuple[Any, ...], count: BlockBytes) -> None:
+        current.append(count)
+        states = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        count.inputs += sum(leaf.numel() * leaf.element_size() for leaf in states)
+
+    hooks = []
+    for block, count in zip(blocks, counts, strict=True):
+        hooks.append(block.register_forward_pre_hook(lambda module, inputs, c=count: enter(module, inputs, c)))
+        hooks.append(block.register_forward_hook(lambda *_: current.pop() and None))
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    for hook in hooks:
+        hook.remove()
+    del result
+    return total, counts
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Which memory a tensor looks at; on the meta device addresses are all zero."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Attention that keeps what fused kernels keep: never the matrix of weights."""
+    with patch("torch.nn.functional.scaled_dot_product_attention", _Fused.call):
+        yield
+
+
+class _Fused(torch.autograd.Function):
+    """Shapes of fused attention; only for counting."""
+
+    @staticmethod
+    def call(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        result: Tensor = _Fused.apply(q, k, v)
+        return result
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=v.dtype, device=v.device)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        q, k, v, _ = ctx.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
