@@ -111,7 +111,8 @@ class ClipDataModule(L.LightningDataModule):
         self._consumed_before = self.consumed_samples
         self._batches_before = self._batches_seen
         rank, world_size = rank_and_world_size(self.trainer)
-        sampler = ConsumedSampler(len(dataset), self.seed, rank, world_size, self._consumed_before)
+        start = self._consumed_before
+        sampler = ConsumedSampler(len(dataset), self.seed, rank, world_size, start, self.batch_size)
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Clip]:

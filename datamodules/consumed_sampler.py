@@ -26,8 +26,9 @@ class SampleKey(NamedTuple):
 class ConsumedSampler(Sampler[SampleKey]):
     """Endless shuffled order as a function of the seed and the number of samples consumed by all ranks so far.
 
-    Each pass over the set is one permutation; sample ``p`` is entry ``p mod n`` of permutation ``p div n``. Rank r of w
-    takes the positions ``start + r, start + r + w, ...``, so a run can go on with another number of ranks.
+    Each pass over the set is one permutation; sample ``p`` is entry ``p mod n`` of permutation ``p div n``. The ranks
+    take turns, a batch in a row each, so w ranks see in one step the batches that one rank sees in w steps, and a run
+    can go on with another number of ranks.
 
     Args:
         num_items: size of the set.
@@ -35,22 +36,27 @@ class ConsumedSampler(Sampler[SampleKey]):
         rank: this process.
         world_size: number of processes.
         start: samples consumed so far by all processes.
+        batch_size: samples a rank takes in a row.
     """
 
-    def __init__(self, num_items: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
+    def __init__(
+        self, num_items: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0, batch_size: int = 1
+    ) -> None:
         if num_items < 1:
             raise ValueError("there is nothing to sample from")
         self.num_items, self.seed, self.rank, self.world_size, self.start = num_items, seed, rank, world_size, start
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[SampleKey]:
-        position, current, order = self.start + self.rank, -1, []
+        first, current, order = self.start + self.rank * self.batch_size, -1, []
         while True:
-            epoch, offset = divmod(position, self.num_items)
-            if epoch != current:
-                generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-                order, current = torch.randperm(self.num_items, generator=generator).tolist(), epoch
-            yield SampleKey(order[offset], position)
-            position += self.world_size
+            for position in range(first, first + self.batch_size):
+                epoch, offset = divmod(position, self.num_items)
+                if epoch != current:
+                    generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+                    order, current = torch.randperm(self.num_items, generator=generator).tolist(), epoch
+                yield SampleKey(order[offset], position)
+            first += self.world_size * self.batch_size
 
 
 class EvaluationSampler(Sampler[SampleKey]):

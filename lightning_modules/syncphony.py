@@ -158,9 +158,12 @@ class SyncphonyModule(TrainableCheckpoint):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Motion-aware loss of one autoregressive pyramid batch."""
-        # Counted from the data's position, so that a resumed run draws what the uninterrupted one would have drawn.
-        call = batch_idx if batch.position is None else batch.position // (len(batch) * self._world_size())
-        logs = self._losses(batch, call, torch.Generator(self.device).manual_seed(self._seed(call)))
+        # Counted from the data's position: what is drawn for a batch depends neither on interruptions nor on how many
+        # processes share the work.
+        alone = self._trainer is None
+        turn = batch_idx if alone else batch_idx * self.trainer.world_size + self.global_rank
+        turn = turn if batch.position is None else batch.position // len(batch)
+        logs = self._losses(batch, turn, torch.Generator(self.device).manual_seed(self._seed(turn)))
         self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
@@ -290,9 +293,9 @@ class SyncphonyModule(TrainableCheckpoint):
             dtype = getattr(strategy, "compute_dtype", None)
             shard(self.dit, self.device_mesh["data_parallel"], strategy.root_device, dtype)
 
-    def _seed(self, call: int) -> int:
-        """Differs between runs, steps and ranks in its low 32 bits too: a generator on the CPU uses no others."""
-        return mixed_seed(self.noise_seed, call, self.global_rank)
+    def _seed(self, turn: int) -> int:
+        """Differs between runs and batches in its low 32 bits too: a generator on the CPU uses no others."""
+        return mixed_seed(self.noise_seed, turn, 0)
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
@@ -334,8 +337,8 @@ class SyncphonyModule(TrainableCheckpoint):
     def _listen(self, features: AudioFeatures | None, num_latents: int) -> Any:
         return None if features is None else self.dit.listen(features, num_latents)
 
-    def _losses(self, batch: ClipBatch, call: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Total loss, its parts, and the parts per stage."""
+    def _losses(self, batch: ClipBatch, turn: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Total loss, its parts, and the parts per stage, of the ``turn``-th batch over all ranks."""
         with torch.no_grad():
             latents = (
                 batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
@@ -346,7 +349,7 @@ class SyncphonyModule(TrainableCheckpoint):
         features = self._hear(batch)
         stages = self.pyramid.schedule.stages
         num_units = self.pyramid.num_units(latents.shape[2])
-        n = stratified_n(call, self.global_rank, self._world_size(), num_units, self.shortest_prefix, self.noise_seed)
+        n = stratified_n(turn, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, stages, self.shortest_prefix)
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
         inputs = [
@@ -378,9 +381,6 @@ class SyncphonyModule(TrainableCheckpoint):
                 logs[f"base_stage{stage}"] = torch.cat([t.base.detach() for t in mine]).mean()
                 logs[f"motion_stage{stage}"] = torch.cat([t.motion.detach() for t in mine]).mean()
         return logs
-
-    def _world_size(self) -> int:
-        return 1 if self._trainer is None else self.trainer.world_size
 
 
 def select_text(text: TextFeatures, rows: Tensor) -> TextFeatures:

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from datamodules.consumed_sampler import ConsumedSampler, EvaluationSampler, SampleKey
 
 
-@given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 5), st.integers(0, 100))
-def test_ranks_together_walk_the_one_order(items: int, seed: int, world: int, start: int) -> None:
-    single = list(islice(ConsumedSampler(items, seed, start=start), 4 * world))
-    ranks = [list(islice(ConsumedSampler(items, seed, rank, world, start), 4)) for rank in range(world)]
-    assert [key for turn in zip(*ranks, strict=True) for key in turn] == single
-    assert [key.position for key in single] == list(range(start, start + 4 * world))
+@given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 5), st.integers(0, 100), st.integers(1, 4))
+def test_ranks_together_walk_the_one_order_batch_by_batch(
+    items: int, seed: int, world: int, start: int, batch: int
+) -> None:
+    single = list(islice(ConsumedSampler(items, seed, start=start), 4 * world * batch))
+    assert list(islice(ConsumedSampler(items, seed, start=start, batch_size=batch), len(single))) == single
+    ranks = [list(islice(ConsumedSampler(items, seed, rank, world, start, batch), 4 * batch)) for rank in range(world)]
+    turns = [rank[turn * batch : (turn + 1) * batch] for turn in range(4) for rank in ranks]
+    assert [key for turn in turns for key in turn] == single
+    assert [key.position for key in single] == list(range(start, start + 4 * world * batch))
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 100))

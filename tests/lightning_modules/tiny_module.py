@@ -63,7 +63,7 @@ def clips(
 
 
 class Endless(IterableDataset):
-    """Batches as a function of the samples consumed so far: rank r of w begins at ``(step * batch) * w + r``."""
+    """Batches as a function of the samples consumed so far: the ranks take turns, a batch each."""
 
     def __init__(self, data: "TinyData") -> None:
         self.data = data
@@ -72,7 +72,8 @@ class Endless(IterableDataset):
         world, rank = self.data.trainer.world_size, self.data.trainer.global_rank
         step = self.data.consumed
         while True:
-            yield clips(4, position=step * 4 * world + rank, seed=step * world + rank)
+            turn = step * world + rank
+            yield clips(4, position=turn * 4, seed=turn)
             step += 1
 
 

@@ -30,8 +30,8 @@ class Witness(L.Callback):
         module.pyramid.draw = recorded  # type: ignore[method-assign]
 
     def on_train_batch_start(self, run: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        call = run.global_step
-        loss = module._losses(batch, call, torch.Generator().manual_seed(module._seed(call)))["loss"]
+        turn = run.global_step * run.world_size + run.global_rank
+        loss = module._losses(batch, turn, torch.Generator().manual_seed(module._seed(turn)))["loss"]
         self.lengths.pop()  # this was not the training step
         self.losses.append(loss.item())
         mine = torch.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad])

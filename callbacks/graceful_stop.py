@@ -1,0 +1,89 @@
+"""Ends a run that is told to stop with one checkpoint, between two steps, on all processes together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks.run_record import run_folder
+
+STOPPED_STATUS = 75
+"""Exit status of a stopped run: "try again later", as schedulers understand it (``EX_TEMPFAIL``)."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class RunStopped(BaseException):
+    """The run was told to stop and has written its checkpoint."""
+
+
+class GracefulStop(Callback):
+    """On SIGTERM, SIGINT or SIGUSR1 to any process writes ``<run>/checkpoints/stopped.ckpt`` and ends the run.
+
+    The step in progress (and a validation, if one is running) is finished first. ``fit`` with that checkpoint as
+    ``--ckpt_path`` goes on as if nothing had happened. A second SIGINT ends the run at once, without a checkpoint.
+
+    Raises:
+        RunStopped: on every rank, once the checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+        self._previous: dict[signal.Signals, Any] = {}
+        self._group: dist.ProcessGroup | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens for signals from now on."""
+        self._told = False
+        if trainer.world_size > 1 and self._group is None:
+            # Ranks ask each other after every step; on the CPU that does not make them wait for their devices.
+            self._group = dist.new_group(backend="gloo")
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {one: signal.signal(one, self._note) for one in _SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops if any rank was told to."""
+        if trainer.fit_loop._should_accumulate() or not self._any_told():
+            return
+        folder = run_folder(trainer)
+        if folder is None:
+            raise RunStopped
+        file = folder / "checkpoints" / "stopped.ckpt"
+        trainer.save_checkpoint(file)
+        rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
+        raise RunStopped
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves signals to whoever had them."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves signals to whoever had them."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._told and number == signal.SIGINT:
+            self._restore()
+            raise KeyboardInterrupt
+        self._told = True
+
+    def _any_told(self) -> bool:
+        if self._group is None:
+            return self._told
+        told = torch.tensor(int(self._told))
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group)
+        return bool(told)
+
+    def _restore(self) -> None:
+        for one, previous in self._previous.items():
+            signal.signal(one, signal.SIG_DFL if previous is None else previous)
+        self._previous = {}
