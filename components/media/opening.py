@@ -16,6 +16,10 @@ from components.media.audio_decoding import RateChangeError
 from components.media.video_decoding import DamagedFrameError
 
 
+# A wav's header says everything; by default FFmpeg also searches its first 5 MB for coded sound, ten times as slowly.
+_WAV_OPTIONS = {"probesize": "65536"}
+
+
 def open_media(path: Path) -> InputContainer:
     """The open file.
 
@@ -26,7 +30,7 @@ def open_media(path: Path) -> InputContainer:
         state = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {state}; give the path of a media file")
     try:
-        return av.open(path)
+        return av.open(path, options=_WAV_OPTIONS if path.suffix.lower() == ".wav" else None)
     except av.error.FFmpegError as error:
         raise InputError(
             f"{path} is corrupt, truncated or no media file ({error.strerror}); replace it or remove it from the list"
