@@ -15,7 +15,6 @@ from components.errors import InputError
 from components.media.audio_decoding import RateChangeError
 from components.media.video_decoding import DamagedFrameError
 
-
 # A wav's header says everything; by default FFmpeg also searches its first 5 MB for coded sound, ten times as slowly.
 _WAV_OPTIONS = {"probesize": "65536"}
 
