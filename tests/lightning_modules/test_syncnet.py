@@ -8,8 +8,10 @@ from components.errors import InputError
 from components.metrics.syncnet import SyncNet
 from components.metrics.syncnet_scorer import SyncNetScorer
 from components.objectives.sync_contrastive import SyncContrastiveLoss
+from components.pretrained import PACKAGE_ROOT
 from components.v2a.degrade import Degrade
 from datamodules.procedural_clips import ProceduralClips
+from lightning_modules.cli import main
 from lightning_modules.syncnet import SyncNetModule
 
 
@@ -52,7 +54,7 @@ def trainer(tmp_path, **kwargs):
 
 def test_fit_learns_to_tell_own_sounds_from_others(clips, tmp_path):
     learner = module()
-    run = trainer(tmp_path, max_steps=40, val_check_interval=40, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_steps=60, val_check_interval=60, num_sanity_val_steps=0)
     run.fit(learner, datamodule=clips)
     logged = {name: value.item() for name, value in run.callback_metrics.items()}
     assert logged["val/n_clips_real"] == logged["val/n_clips_chance"] == 6
@@ -91,3 +93,22 @@ def test_schedule_is_stepped_per_step(clips, tmp_path):
     learner = module(lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 4))
     trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(learner, datamodule=clips)
     assert learner.optimizers().param_groups[0]["lr"] == pytest.approx(5e-3 * 0.5)
+
+
+def test_the_shipped_experiment_trains_and_exports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "data.num_train": 2,
+        "data.num_test": 2,
+        "data.root": tmp_path / "clips",
+        "data.batch_size": 2,
+        "trainer.max_steps": 1,
+        "trainer.val_check_interval": 1,
+        "trainer.logger": "false",
+        "trainer.enable_progress_bar": "false",
+        "callbacks.export.folder": tmp_path / "syncnet",
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    assert main(["fit", "--config", str(PACKAGE_ROOT / "configs/harmony/syncnet.yaml"), *given]) == 0
+    net = SyncNet.from_pretrained(tmp_path / "syncnet")
+    assert net.image_size == 64
