@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.errors import InputError
@@ -78,6 +78,31 @@ def open_weights_file(file: str | Path) -> Weights:
         raise InputError(f"weights file '{file}' does not exist")
     tensors = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     return Weights(tensors, (file,), file)
+
+
+def save_weights(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """Writes a ``.safetensors`` file under another name and renames it, so that a part is never taken for the whole.
+
+    The file may be the one ``tensors`` are mapped from.
+
+    Args:
+        file: where to; its folder exists.
+        tensors: on any device.
+        dtype: what floating-point tensors are written as; None leaves each as it is.
+    """
+    held = {
+        key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for key, tensor in tensors.items()
+    }
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask grants: the writer's own file is for its owner alone
+        save_file(held, partial)
+        partial.chmod(mode)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _open_shards(index: Path) -> Weights:

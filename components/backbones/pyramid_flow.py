@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.backbones.column import Column
 from components.backbones.transformer_blocks import ColumnState, Modulation, modulate
+from components.weights_file import STEMS, save_weights
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
@@ -72,14 +72,12 @@ class PyramidFlowTransformer(nn.Module, ABC):
 
     def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, in ``dtype`` if given, into ``folder``."""
+        text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in self.state_dict().items()}
-        file, config = folder / "diffusion_pytorch_model.safetensors", folder / "config.json"
-        partial = [path.with_name(f".{path.name}.part") for path in (file, config)]
-        save_file(weights, partial[0])
-        partial[1].write_text(json.dumps({"_class_name": self.class_name, **self.config}, indent=2) + "\n")
-        for path, written in zip((file, config), partial, strict=True):
-            written.replace(path)
+        save_weights(folder / f"{STEMS[0]}.safetensors", self.state_dict(), dtype)
+        partial = folder / ".config.json.part"
+        partial.write_text(text)
+        partial.replace(folder / "config.json")
 
 
 def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:

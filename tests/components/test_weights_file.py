@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.errors import InputError
-from components.weights_file import STEMS, open_weights, open_weights_file
+from components.weights_file import STEMS, open_weights, open_weights_file, save_weights
 
 KINDS = ("safetensors", "bin")
 
@@ -145,6 +145,26 @@ def test_parameters_in_a_pickle_are_tensors(tmp_path: Path):
 def test_pickles_older_than_mapping(tmp_path: Path):
     torch.save(tensors(), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert_same(open_weights(tmp_path).tensors, tensors())
+
+
+def test_writing_leaves_one_whole_file_that_others_may_read(tmp_path: Path):
+    file, ordinary = tmp_path / "model.safetensors", tmp_path / "ordinary"
+    ordinary.touch()
+    save_weights(file, {**tensors(), "turned": torch.ones(2, 3).T}, torch.bfloat16)
+    found = open_weights_file(file).tensors
+    assert_same(
+        found,
+        {k: v.bfloat16() if v.is_floating_point() else v for k, v in tensors().items()}
+        | {"turned": torch.ones(3, 2).bfloat16()},
+    )
+    assert file.stat().st_mode == ordinary.stat().st_mode
+    save_weights(file, {key: value + 1 for key, value in found.items()})  # over the file they are mapped from
+    assert_same(open_weights_file(file).tensors, {key: value + 1 for key, value in found.items()})
+    before = file.read_bytes()
+    with pytest.raises(RuntimeError):  # no values to write
+        save_weights(file, {"a": torch.empty(3, device="meta")})
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "ordinary"]
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
