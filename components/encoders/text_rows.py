@@ -45,3 +45,18 @@ def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
     mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(tokens.device)
     pooled = [row.pooled for row in rows if row.pooled is not None]
     return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None)
+
+
+def stack_text(*batches: TextFeatures) -> TextFeatures:
+    """The rows of all batches, one batch behind the other; shorter ones are padded with masked tokens.
+
+    The pooled vectors are kept if every batch has them.
+    """
+    length = max(features.tokens.shape[1] for features in batches)
+    tokens, masks = [], []
+    for features in batches:
+        extra = length - features.tokens.shape[1]
+        tokens.append(torch.nn.functional.pad(features.tokens, (0, 0, 0, extra)))
+        masks.append(torch.nn.functional.pad(features.mask, (0, extra)))
+    pooled = [features.pooled for features in batches if features.pooled is not None]
+    return TextFeatures(torch.cat(tokens), torch.cat(masks), torch.cat(pooled) if len(pooled) == len(batches) else None)

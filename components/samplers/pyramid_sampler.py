@@ -16,6 +16,7 @@ from components.attention.audio_cross_attention import AudioContext
 from components.backbones.column import Column
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import ReportsProgress, TextFeatures
+from components.encoders.text_rows import stack_text
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
 from components.objectives.prediction import Hold, Prediction, VelocityPrediction
 from components.objectives.pyramid_columns import history_clips, unit_starts
@@ -199,22 +200,6 @@ def evaluate_branches(
         negative=velocity[rows : 2 * rows] if negative else None,
         off_sync=velocity[-rows:] if off_sync_too else None,
     )
-
-
-def stack_text(first: TextFeatures, second: TextFeatures) -> TextFeatures:
-    """Rows of ``second`` behind those of ``first``; the shorter one is padded with masked tokens."""
-    length = max(first.tokens.shape[1], second.tokens.shape[1])
-
-    def padded(features: TextFeatures) -> tuple[Tensor, Tensor]:
-        extra = length - features.tokens.shape[1]
-        tokens = torch.nn.functional.pad(features.tokens, (0, 0, 0, extra))
-        return tokens, torch.nn.functional.pad(features.mask, (0, extra))
-
-    tokens, masks = zip(padded(first), padded(second), strict=True)
-    pooled = None
-    if first.pooled is not None and second.pooled is not None:
-        pooled = torch.cat([first.pooled, second.pooled])
-    return TextFeatures(torch.cat(tokens), torch.cat(masks), pooled)
 
 
 def _as_it_is(latents: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ import torch
 
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import TextFeatures
+from components.encoders.text_rows import stack_text
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
-from components.samplers.pyramid_sampler import Conditions, PyramidSampler, evaluate_branches, stack_text
+from components.samplers.pyramid_sampler import Conditions, PyramidSampler, evaluate_branches
 from components.samplers.sampling_noise import ClipNoise
 from components.schedules.pyramid_schedule import PyramidSchedule
 from tests.tiny_syncphony import (

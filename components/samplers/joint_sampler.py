@@ -1,0 +1,277 @@
+"""Joint audio-video sampling: both, the video of a given sound, or the sound of a given video, by what is given.
+
+Source: Harmony, "Cross-Task Synergy" and "SyncCFG". One loop runs all tasks: a modality that is given stays clean at
+timestep 0, one that is generated walks down its own schedule. The rows that guidance needs are one batched call.
+
+Legend: B clips, C channels, T_v video and T_a audio latents, h x w latent pixels, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.backbones.harmony_transformer import BOTH, HarmonyTransformer, Modality
+from components.contracts import ReportsProgress, TextFeatures
+from components.encoders.text_rows import stack_text
+from components.guidance.sync_cfg import Branch, ModalityGuidance, SyncCFG
+from components.schedules.flow_schedule import FlowSchedule, FlowTrajectory
+
+
+@dataclass(frozen=True)
+class ModalityText:
+    """What B clips of one modality are told in words.
+
+    Attributes:
+        prompt: the video's prompts, or the descriptions of the acoustic scene.
+        transcript: the spoken words; None for the video and for sounds without any.
+        negative: what text guidance pushes away from; None where nothing is guided by text.
+        negative_transcript: the words of the negative rows; None keeps the transcript.
+    """
+
+    prompt: TextFeatures
+    transcript: TextFeatures | None = None
+    negative: TextFeatures | None = None
+    negative_transcript: TextFeatures | None = None
+
+    def of(self, negative: bool) -> tuple[TextFeatures, TextFeatures | None]:
+        """Prompt and transcript of a positive or a negative branch.
+
+        Raises:
+            ValueError: if there is no negative prompt.
+        """
+        if not negative:
+            return self.prompt, self.transcript
+        if self.negative is None:
+            raise ValueError("guidance reads negative prompts but none are given")
+        unsaid = None if self.transcript is None else self.negative_transcript
+        return self.negative, self.transcript if unsaid is None else unsaid
+
+
+@dataclass(frozen=True)
+class JointConditions:
+    """What B clips are generated from.
+
+    Attributes:
+        video_text: prompts of the video; None if no video takes part.
+        audio_text: descriptions and transcripts of the sound; None if no sound takes part.
+        image: latent frame 0 ``[B, C, 1, h, w]``, kept as it is; None generates it.
+        reference: clean latents of a reference sound ``[B, C, T_r]``, padded at the end, or None.
+        reference_lengths: real latents of each reference ``[B]``; 0 shows the null token. None if all are real.
+        silence: latents of silence ``[C, T_a]``, the anchor of the video; None leaves it unguided by sync.
+        still: latents of a video that does not move ``[B, C, T_v, h, w]``, the anchor of the sound; None leaves it
+            unguided by sync.
+    """
+
+    video_text: ModalityText | None = None
+    audio_text: ModalityText | None = None
+    image: Tensor | None = None
+    reference: Tensor | None = None
+    reference_lengths: Tensor | None = None
+    silence: Tensor | None = None
+    still: Tensor | None = None
+
+
+class JointSampler:
+    """Samples latents of both modalities, or of one from the other.
+
+    Args:
+        num_steps: denoising steps, the same for both modalities.
+        video_schedule: noise levels and solver of the video (Wan2.2: UniPC, shift 5).
+        audio_schedule: noise levels and solver of the sound; as the video's if None.
+        guidance: SyncCFG and text guidance.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 50,
+        video_schedule: FlowSchedule | None = None,
+        audio_schedule: FlowSchedule | None = None,
+        guidance: SyncCFG | None = None,
+    ) -> None:
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
+        self.num_steps = num_steps
+        self.video_schedule = video_schedule or FlowSchedule()
+        self.audio_schedule = audio_schedule or self.video_schedule
+        self.guidance = guidance or SyncCFG()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: HarmonyTransformer,
+        conditions: JointConditions,
+        *,
+        video_noise: Tensor | None = None,
+        audio_noise: Tensor | None = None,
+        video: Tensor | None = None,
+        audio: Tensor | None = None,
+        guidance: SyncCFG | None = None,
+        progress: ReportsProgress | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Video latents ``[B, C_v, T_v, h, w]`` and audio latents ``[B, C_a, T_a]``, float32.
+
+        A modality starts from its noise, or is given and returned as it is, or takes no part and is None. Draw the
+        noise with `ClipNoise`, so that a clip's does not depend on its batch.
+
+        Args:
+            model: the dual tower.
+            conditions: texts, first frame, reference and anchors.
+            video_noise: standard normal ``[B, C_v, T_v, h, w]``: generate a video.
+            audio_noise: standard normal ``[B, C_a, T_a]``: generate a sound.
+            video: clean latents: what the sound is generated for.
+            audio: clean latents: what the video is generated for.
+            guidance: instead of the sampler's own.
+            progress: called after every step.
+
+        Raises:
+            ValueError: if a modality has both noise and latents, nothing is to be generated, or a text is missing.
+        """
+        guide = guidance or self.guidance
+        image = conditions.image if video is None else None
+        seen = _stream("video", video, video_noise, self.video_schedule, self.num_steps, image)
+        heard = _stream("audio", audio, audio_noise, self.audio_schedule, self.num_steps)
+        if video_noise is None and audio_noise is None:
+            raise ValueError("nothing to sample: give video_noise, audio_noise or both")
+        runner = _BranchRunner(model, conditions, seen, heard)
+        together = seen is not None and heard is not None
+
+        for step in range(self.num_steps):
+            guided: list[tuple[_Stream, ModalityGuidance]] = []
+            if seen is not None and seen.trajectory is not None:
+                anchored = together and conditions.silence is not None
+                guided.append((seen, guide.video(seen.sigma(step), anchored)))
+            if heard is not None and heard.trajectory is not None:
+                anchored = together and conditions.still is not None
+                guided.append((heard, guide.audio(heard.sigma(step), anchored)))
+            needed = {"joint", *(branch for _, modality in guided for branch in modality.branches())}
+            branches = [branch for branch in _ORDER if branch in needed]
+            velocities = runner.run(branches, step, guide.anchor_text == "negative")
+            for stream, modality in guided:
+                stream.advance(step, modality.combine(velocities[stream.modality]))
+            if progress is not None:
+                progress(1)
+        return None if seen is None else seen.visible(), None if heard is None else heard.visible()
+
+
+_ORDER: tuple[Branch, ...] = ("joint", "negative", "silent", "still")
+
+
+@dataclass
+class _Stream:
+    """One modality on its way from noise to data, or given (no trajectory)."""
+
+    modality: Modality
+    latents: Tensor
+    trajectory: FlowTrajectory | None
+    image: Tensor | None = None
+
+    def visible(self) -> Tensor:
+        """The latents with their first frame in place."""
+        if self.image is None:
+            return self.latents
+        return torch.cat([self.image.to(self.latents.dtype), self.latents[:, :, 1:]], dim=2)
+
+    def sigma(self, step: int) -> float:
+        return 0.0 if self.trajectory is None else float(self.trajectory.sigmas[step])
+
+    def timestep(self, step: int) -> float:
+        return 0.0 if self.trajectory is None else float(self.trajectory.timesteps[step])
+
+    def advance(self, step: int, velocity: Tensor) -> None:
+        if self.trajectory is not None:
+            self.latents = self.trajectory.step(step, velocity, self.latents)
+
+
+def _stream(
+    modality: Modality,
+    latents: Tensor | None,
+    noise: Tensor | None,
+    schedule: FlowSchedule,
+    num_steps: int,
+    image: Tensor | None = None,
+) -> _Stream | None:
+    if latents is not None and noise is not None:
+        raise ValueError(f"{modality} has both noise and latents: it is either generated or given")
+    if noise is not None:
+        return _Stream(modality, noise.float(), schedule.start(num_steps), image)
+    return None if latents is None else _Stream(modality, latents, None)
+
+
+class _BranchRunner:
+    """Runs the branches of a step as rows of one batch; what does not change between steps is stacked once."""
+
+    def __init__(
+        self, model: HarmonyTransformer, conditions: JointConditions, video: _Stream | None, audio: _Stream | None
+    ) -> None:
+        self.model = model
+        self.given = conditions
+        self.video = video
+        self.audio = audio
+        self.active: list[Modality] = [stream.modality for stream in (video, audio) if stream is not None]
+        self.texts: dict[tuple[Branch, ...], dict[str, object]] = {}
+
+    def run(
+        self, branches: Sequence[Branch], step: int, negative_anchors: bool
+    ) -> dict[Modality, dict[Branch, Tensor]]:
+        """Velocities of every branch, float32, by modality."""
+        rows: dict[str, object] = dict(self._fixed(tuple(branches), negative_anchors))
+        if self.video is not None:
+            rows["z_v"], rows["t_v"] = _rows(self.video, step, branches, "still", self.given.still)
+        if self.audio is not None:
+            rows["z_a"], rows["t_a"] = _rows(self.audio, step, branches, "silent", self.given.silence)
+        outputs = self.model(**{"z_v": None, "z_a": None, **rows}, active=self.active)
+        return {
+            modality: dict(zip(branches, out.float().chunk(len(branches)), strict=True))
+            for modality, out in zip(BOTH, outputs, strict=True)
+            if out is not None
+        }
+
+    def _fixed(self, branches: tuple[Branch, ...], negative_anchors: bool) -> dict[str, object]:
+        """Texts, reference and first-frame flags of all rows."""
+        if branches not in self.texts:
+            given, num = self.given, len(branches)
+            negative = [b == "negative" or (negative_anchors and b in ("silent", "still")) for b in branches]
+            fixed: dict[str, object] = {}
+            if self.video is not None:
+                fixed["text_v"], _ = _text(given.video_text, "video", negative)
+                if self.video.image is not None:
+                    fixed["first_frame"] = self.video.image.new_ones(num * len(self.video.image), dtype=torch.bool)
+            if self.audio is not None:
+                fixed["text_a"], fixed["transcript"] = _text(given.audio_text, "audio", negative)
+                if given.reference is not None:
+                    fixed["z_r"] = given.reference.repeat(num, 1, 1)
+                if given.reference_lengths is not None:
+                    fixed["ref_len"] = given.reference_lengths.repeat(num)
+            self.texts[branches] = fixed
+        return self.texts[branches]
+
+
+def _rows(
+    stream: _Stream, step: int, branches: Sequence[Branch], anchor: Branch, clean: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Latents and timesteps ``[R]`` of one modality: as they stand, but ``clean`` and at 0 in the branch ``anchor``."""
+    moving, timestep = stream.visible(), stream.timestep(step)
+    latents, timesteps = [], []
+    for branch in branches:
+        if branch == anchor and clean is not None:
+            latents.append(clean.to(moving.dtype).expand_as(moving))
+            timesteps.append(moving.new_zeros(len(moving)))
+        else:
+            latents.append(moving)
+            timesteps.append(moving.new_full((len(moving),), timestep))
+    return torch.cat(latents), torch.cat(timesteps)
+
+
+def _text(
+    text: ModalityText | None, modality: Modality, negative: Sequence[bool]
+) -> tuple[TextFeatures, TextFeatures | None]:
+    """Prompts and transcripts of all branches."""
+    if text is None:
+        raise ValueError(f"{modality} takes part but has no text")
+    prompts, transcripts = zip(*(text.of(choice) for choice in negative), strict=True)
+    words = [transcript for transcript in transcripts if transcript is not None]
+    return stack_text(*prompts), stack_text(*words) if words else None

@@ -1,0 +1,79 @@
+"""Noise levels of straight paths, and the solvers that walk down them: diffusers' own, one for each modality.
+
+``x_s = (1 - s) x_0 + s n`` with the noise level s from 1 to 0; the velocity is ``n - x_0`` and the timestep ``1000 s``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from components.errors import InputError
+
+NUM_TRAIN_TIMESTEPS = 1000
+Solver = Literal["unipc", "euler"]
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """Noise levels bent towards noise, ``k s / (1 + (k - 1) s)``, and who integrates between them.
+
+    Attributes:
+        solver: ``unipc`` (second order, as released with Wan) or ``euler``.
+        shift: k; 5 for Wan2.2, 1 bends nothing.
+
+    Raises:
+        InputError: for an unknown solver or a shift that is not positive.
+    """
+
+    solver: Solver = "unipc"
+    shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.solver not in ("unipc", "euler"):
+            raise InputError(f"FlowSchedule.solver is '{self.solver}': give unipc or euler.")
+        if not self.shift > 0:
+            raise InputError(f"FlowSchedule.shift is {self.shift}; it must be positive.")
+
+    def start(self, num_steps: int) -> FlowTrajectory:
+        """The way from noise to data in ``num_steps`` steps."""
+        from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+        scheduler: Any
+        if self.solver == "unipc":
+            scheduler = UniPCMultistepScheduler(
+                num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=self.shift,
+            )
+        else:
+            scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=self.shift)
+        scheduler.set_timesteps(num_steps)
+        scheduler.set_begin_index(0)  # steps are taken in order; UniPC's whole timesteps may repeat in long schedules
+        return FlowTrajectory(scheduler)
+
+
+class FlowTrajectory:
+    """One walk from noise to data; a solver of higher order remembers what it has seen on the way.
+
+    Args:
+        scheduler: diffusers' scheduler with its timesteps set.
+
+    Attributes:
+        timesteps: float32 ``[steps]``, what the model is told.
+        sigmas: float32 ``[steps + 1]``, noise levels between which the steps lead; the last is 0.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        self.timesteps: Tensor = scheduler.timesteps.float()
+        self.sigmas: Tensor = scheduler.sigmas
+
+    def step(self, index: int, velocity: Tensor, sample: Tensor) -> Tensor:
+        """``sample`` one noise level further down, float32. Indices are taken in order, each once."""
+        timestep = self._scheduler.timesteps[index]
+        moved: Tensor = self._scheduler.step(velocity.float(), timestep, sample.float(), return_dict=False)[0]
+        return moved
