@@ -163,11 +163,24 @@ class SyncNetScorer(SyncScorer):
         boxes = self.faces.detect(frames)
         if boxes is None:
             return [LipTrack(0, self._embed(frames))]
+        self._check(boxes, len(frames))
         tracks: list[FaceTrack] = self.tracker.tracks([found.tolist() for found in boxes])
         return [
             LipTrack(track.first_frame, self._embed(self.tracker.cut(frames, track, self.net.image_size)))
             for track in tracks
         ]
+
+    def _check(self, boxes: Sequence[Tensor], num_frames: int) -> None:
+        """Refuses what a detector of one's own may get wrong."""
+        name = type(self.faces).__qualname__
+        if len(boxes) != num_frames:
+            raise InputError(f"{name}.detect returned boxes of {len(boxes)} frames for {num_frames}; one tensor each")
+        for found in boxes:
+            if found.ndim != 2 or found.shape[1] != 4 or not (found[:, 2:] > found[:, :2]).all():
+                raise InputError(
+                    f"{name}.detect returned the boxes {found.tolist()}; rows of left < right and top < bottom are "
+                    "needed, in the order left, top, right, bottom"
+                )
 
     def _embed(self, faces: Tensor) -> Tensor:
         """``[T, 3, H, W]`` to ``[T - 4, D]``, or to nothing where there is no window."""

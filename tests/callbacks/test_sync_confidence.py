@@ -4,6 +4,8 @@ from statistics import fmean
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
 
 from callbacks.sync_confidence import SyncConfidenceCallback
 from components.contracts import ClipBatch, Generation
@@ -15,6 +17,7 @@ from components.metrics.syncnet_tracking import FaceTracker
 from tests.callbacks.test_cyclesync import evaluated
 
 IDS = ["frog/b_0", "frog/b_1", "bell/c_0", "hammering/a_0"]
+QUICKSTART = "configs/weights/quickstart_syncnet"
 FRAMES, FPS, RATE = 49, 24.0, 16_000
 
 
@@ -174,3 +177,22 @@ def test_a_clip_without_its_video_has_no_ceiling_and_one_recording_no_floor(tmp_
 
 def test_outputs_without_clips_leave_no_results(tmp_path):
     assert judged(tmp_path, [None]).results == {}
+
+
+def test_every_setting_can_be_given_in_a_configuration():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Callback, "callback")
+    net = {"class_path": "components.metrics.syncnet.SyncNet.from_pretrained", "init_args": {"source": QUICKSTART}}
+    settings = {
+        "net": net,
+        "faces": {"class_path": "components.metrics.face_detector.WholeFrame"},
+        "tracker": {"min_track": 50, "crop_scale": 0.3},
+        "max_shift": 8,
+        "min_duration_s": 1.5,
+    }
+    scorer = {"class_path": "components.metrics.syncnet_scorer.SyncNetScorer", "init_args": settings}
+    name = "callbacks.sync_confidence.SyncConfidenceCallback"
+    config = parser.parse_object({"callback": {"class_path": name, "init_args": {"scorer": scorer}}})
+    judge = parser.instantiate_classes(config).callback.scorer
+    assert (judge.max_shift, judge.min_frames, judge.tracker.min_track) == (8, 38, 50)
+    assert judge.net.image_size == 64

@@ -112,6 +112,16 @@ def test_short_and_absent_faces():
         assert score.problem == problem and math.isnan(score.sync_c)
 
 
+def test_boxes_of_another_format_are_refused():
+    video, fps, _, _ = clips(num=1, frames=70, side=72)
+    for boxes, message in (
+        ([[LEFT]] * 69, "Boxes.detect returned boxes of 69 frames for 70"),
+        ([[[40.0, 8.0, 24.0, 24.0]]] * 70, r"\[\[40.0, 8.0, 24.0, 24.0\]\]; rows of left < right"),
+    ):
+        with pytest.raises(InputError, match=message):
+            scorer(faces=Boxes(boxes)).lips(video, fps)
+
+
 def test_the_whole_frame_is_the_standard_face():
     assert isinstance(scorer().faces, WholeFrame)
 
