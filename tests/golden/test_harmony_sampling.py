@@ -68,7 +68,7 @@ def test_video_tower_alone_samples_as_the_pipelines_do(pipeline: Path, task: str
             tmp_path / "vae", "AutoencoderKLWan", facts_of(vae)["config"], stored(load_file(vae), "w.")
         )
         with torch.no_grad():
-            image = WanVideoCodec(tmp_path).encode(case["in.image"].unsqueeze(1))
+            image = WanVideoCodec(tmp_path).encode(case["in.image"].unsqueeze(1) * 2 - 1)
     text = ModalityText(full(case["in.prompt_embeds"]), negative=full(case["in.negative_prompt_embeds"]))
     guidance = SyncCFG("text", video_text_scale=facts["guidance_scale"])
     sampler = JointSampler(facts["steps"], FlowSchedule("unipc", facts["flow_shift"]), guidance=guidance)
