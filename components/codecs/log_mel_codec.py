@@ -72,7 +72,7 @@ class LogMelCodec(AudioCodec):
                 raise InputError(f"{name} is {value}, but must be at least 1")
         if latent_hop < 1 or latent_hop % (2 * frames_per_latent):
             raise InputError(
-                f"latent_hop is {latent_hop}, but must be a multiple of {2 * frames_per_latent}: frames have an even hop"
+                f"latent_hop is {latent_hop}, but must be a multiple of {2 * frames_per_latent} (an even hop)"
             )
         self.sample_rate = sample_rate
         self.latent_hop = latent_hop
