@@ -10,7 +10,7 @@ from components.errors import InputError
 
 
 class NaNGuard(Callback):
-    """Raises before a NaN or infinite loss reaches the weights.
+    """Raises, on all processes together, before a NaN or infinite loss reaches the weights.
 
     Args:
         every_n_steps: how often to look; on a GPU every look waits for the device.
@@ -26,7 +26,9 @@ class NaNGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Looks at the loss and, if it is bad, at everything logged beside it."""
-        if trainer.global_step % self.every_n_steps or torch.isfinite(loss).all():
+        if trainer.global_step % self.every_n_steps:
+            return
+        if not trainer.strategy.reduce_boolean_decision(not torch.isfinite(loss).all(), all=False):
             return
         parts = [name for name, value in trainer.callback_metrics.items() if not torch.isfinite(value).all()]
         named = f" (not finite: {', '.join(parts)})" if parts else ""

@@ -16,10 +16,13 @@ with without_transformers():
     from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.plugins import CheckpointIO
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from callbacks.graceful_stop import STOPPED_STATUS, GracefulStop, RunStopped
     from callbacks.nan_guard import NaNGuard
     from callbacks.results import ResultsWriter
+    from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
     from lightning_modules.config_errors import parse_error_sentence
     from lightning_modules.config_files import callback_names, with_bases
     from lightning_modules.console import keep_console_clear
@@ -55,7 +58,7 @@ class AVSyncCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the name of the experiment, the files it builds on and the named callbacks."""
-        text = "Folder of the run below trainer.default_root_dir (default: the name of the last config file)."
+        text = "Folder of the run below trainer.default_root_dir (default: the last config file's name)."
         parser.add_argument("--experiment", type=str | None, default=None, help=text)
         text = "Configuration files this one builds on, relative to it; only read inside a file."
         parser.add_argument("--base", type=str | list[str] | None, default=None, help=text)
@@ -93,19 +96,21 @@ class AVSyncCLI(LightningCLI):
             check_checkpoint(str(ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds what every run has: a run folder, bars that nest, the guard against NaN, the results."""
+        """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
         config = self._get(self.config_init, "trainer")
-        given = config.callbacks or []
-        callbacks = list(given) if isinstance(given, list) else [given]
+        callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         named = self._get(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
-        for kind, default in [*bar, (NaNGuard, NaNGuard), (ResultsWriter, ResultsWriter)]:
+        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if config.logger in (None, True):
-            files = self._get(self.config, "config") or []
-            name = self._get(self.config, "experiment") or (Path(str(files[-1])).stem if files else "avsync")
+            files = [Path(str(file)) for file in self._get(self.config, "config") or []]
+            files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
+            name = self._get(self.config, "experiment") or (files[-1].stem if files else "avsync")
             kwargs["logger"] = TensorBoardLogger(config.default_root_dir, name, default_hp_metric=False)
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -125,8 +130,17 @@ class AVSyncCLI(LightningCLI):
             raise
 
 
+def _listed(given: Any) -> list[Any]:
+    """One, several or none as a list."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 2 for bad input, 130 or 143 if interrupted or terminated."""
+    """Runs one command and returns its exit status.
+
+    2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
+    else that was interrupted or terminated.
+    """
     keep_console_clear()
     import_plugins()
     try:
@@ -144,6 +158,8 @@ def main(args: Sequence[str] | None = None) -> int:
             save_config_kwargs={"overwrite": True},
             args=arguments,
         )
+    except RunStopped:
+        return STOPPED_STATUS
     except SIGTERMException:
         return 143
     except KeyboardInterrupt:  # before or after the trainer, which itself turns it into status 1

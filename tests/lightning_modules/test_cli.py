@@ -261,8 +261,8 @@ def test_a_command_is_needed(capsys):
     assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test, predict")
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_does_not_look_complete(sent, status):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
     write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], report], trainer__max_steps=100_000)
     process = python("-m", "lightning_modules", "fit", "--config", "squares.yaml", preexec_fn=heed_interrupts)
@@ -271,27 +271,14 @@ def test_an_interrupted_run_does_not_look_complete(sent, status):
     while not page.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(sent)
-    process.communicate(timeout=300)
-    assert process.returncode == status
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 75
     assert not list(Path.cwd().rglob("results.json"))
     assert 'class="status stopped"' in page.read_text()
-
-
-def test_named_callbacks_are_changed_and_removed_one_by_one(capsys):
-    judge = {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}, "tolerance_s": 0.1}}
-    named = {"judge": judge, "writer": {"class_path": "callbacks.export_pretrained.ExportPretrained"}}
-    named["writer"]["init_args"] = {"folder": "written"}
-    write_config("base.yaml", trainer__callbacks=[], callbacks=named)
-    Path("squares.yaml").write_text("base: base.yaml\ncallbacks: {judge: {init_args: {extra_tolerances_s: [0.3]}}}\n")
-    assert main(["fit", "--config", "squares.yaml", "--callbacks.writer=null"]) == 0
-    assert not Path("written").exists()
-    record = json.loads(next(Path("runs/squares").glob("*/results.json")).read_text())
-    details = json.dumps(record["metrics"]["cyclesync"])
-    assert "0.1" in details and "0.3" in details and "0.2" not in details
-    saved = next(Path("runs/squares").glob("*/config.yaml"))
-    Path("base.yaml").unlink()
-    capsys.readouterr()
-    assert main(["fit", "--config", str(saved), "--callbacks.writer.class_path=ExportPretrained"]) == 2
-    assert "folder must be given" in complaint(capsys)  # the saved configuration stands without the files it came from
-    assert main(["fit", "--config", str(saved), "--callbacks.writer", json.dumps(named["writer"])]) == 0
-    assert Path("written").is_dir()
+    stopped = Path("runs/squares/version_0/checkpoints/stopped.ckpt")
+    step = torch.load(stopped, weights_only=True)["global_step"]
+    assert step >= 1 and f"stopped after step {step}; go on with --ckpt_path {stopped}" in said
+    assert not list(stopped.parent.glob(".*"))
+    write_config(trainer__max_steps=step + 1)
+    assert run("fit", "--ckpt_path", str(stopped)) == 0
+    assert json.loads(Path("runs/squares/version_1/results.json").read_text())["global_step"] == step + 1
