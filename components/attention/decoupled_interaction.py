@@ -124,16 +124,12 @@ class DecoupledInteraction(nn.Module):
         keys_values = self.audio_from_video.keys_values(seen)
         to_audio = self.audio_from_video(target, *keys_values, coupling.audio_sees, (noise[1], noise[0]))
         if coupling.num_reference:
-            to_reference = (
-                torch.zeros_like(reference) if self.style is None else self.style(reference, seen, keys_values)
-            )
-            to_audio = torch.cat([to_reference, to_audio], dim=1)
+            styled = torch.zeros_like(reference) if self.style is None else self.style(reference, seen, keys_values)
+            to_audio = torch.cat([styled, to_audio], dim=1)
         if self.driver_isolated:
-            to_video, to_audio = (
-                _zero_where(coupling.video_drives, to_video),
-                _zero_where(coupling.audio_drives, to_audio),
-            )
-        return video + to_video, audio + to_audio
+            to_video = _zero_where(coupling.video_drives, to_video)
+            to_audio = _zero_where(coupling.audio_drives, to_audio)
+        return video + to_video.to(video.dtype), audio + to_audio.to(audio.dtype)
 
 
 def _detached_where(rows: Tensor | None, tokens: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class FrameLevelAttention(nn.Module):
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (normalised, not rotated) and values ``[B, H, L, d]`` of the source's tokens ``[B, L, D]``."""
-        source = self.norm_source(source)
+        source = self.norm_source(source.to(self.norm_source.weight.dtype))  # towers may differ in precision
         return self._heads(self.norm_k(self.to_k(source))), self._heads(self.to_v(source))
 
     def forward(
@@ -102,7 +102,8 @@ class FrameLevelAttention(nn.Module):
         Returns:
             ``[B, L_q, D]``.
         """
-        q = _rotated(self._heads(self.norm_q(self.to_q(self.norm_query(query)))), band.query_rope).to(values.dtype)
+        query = self.norm_query(query.to(self.norm_query.weight.dtype))
+        q = _rotated(self._heads(self.norm_q(self.to_q(query))), band.query_rope).to(values.dtype)
         out = band.attend(q, _rotated(keys, band.key_rope).to(values.dtype), values)
         if self.gate is not None:
             out = out * self.gate(source=noise[1], query=noise[0]).to(out.dtype)[:, :, None, None]

@@ -62,10 +62,11 @@ class StyleAlignment(nn.Module):
         """
         keys, values = shared
         if self.own is not None:
-            video = self.own["norm_video"](video)
+            video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
             keys = self._heads(self.own["norm_k"](self.own["to_k"](video)))
             values = self._heads(self.own["to_v"](video))
-        q = self._heads(self.norm_q(self.to_q(self.norm_reference(reference))))
+        reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
+        q = self._heads(self.norm_q(self.to_q(reference)))
         out = attention(q, keys, values, None)
         return self.to_out(out.transpose(1, 2).flatten(2))
 

@@ -56,6 +56,7 @@ RENAMES = (
 )
 """Original spelling (Wan, and Ovi after it) and diffusers'; diffusers' own names pass unchanged."""
 
+_WEIGHTS = "diffusion_pytorch_model*"  # the original release keeps text encoder and VAE in the same folder
 _WRAPPERS = ("model.diffusion_model.", "diffusion_model.")
 _OVI_AUDIO = "audio_model."
 _OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
@@ -117,10 +118,11 @@ def wan_tower(
     if builds_shapes_only() and find_folder(folder, subfolder) is None:
         with torch.device("meta"):
             return WanTower(text_len=text_len)
-    path = resolve_folder(folder, subfolder, CONFIG_FILE if builds_shapes_only() else "*")
+    path = resolve_folder(folder, subfolder, CONFIG_FILE)
     config = {**_wan_config(path), "text_len": text_len}
     if builds_shapes_only():
         return _build(WanTower, config, path)
+    path = resolve_folder(folder, subfolder, _WEIGHTS)
     weights = _in_diffusers_spelling(open_weights(path))
     return _assemble(WanTower, config, weights, precision, full_name(folder, subfolder), path)
 
@@ -197,11 +199,12 @@ def audio_tower_from_wan(
     ours = {"channels": channels, "transcript_dim": transcript_dim, "rope_scale": rope_scale, "text_len": text_len}
     if builds_shapes_only() and find_folder(folder, subfolder) is None:
         return _build(AudioTower, ours, Path(folder))
-    path = resolve_folder(folder, subfolder, CONFIG_FILE if builds_shapes_only() else "*")
+    path = resolve_folder(folder, subfolder, CONFIG_FILE)
     video = _wan_config(path)
     shared = {key: video[key] for key in video if key not in ("in_channels", "out_channels", "patch_size", "qk_norm")}
     if builds_shapes_only():
         return _build(AudioTower, {**shared, **ours}, path)
+    path = resolve_folder(folder, subfolder, _WEIGHTS)
     weights = _in_diffusers_spelling(open_weights(path))
     for key in [key for key in weights.tensors if key.startswith(_STEM_AND_HEAD)]:
         del weights.tensors[key]

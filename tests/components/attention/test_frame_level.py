@@ -8,6 +8,7 @@ from components.attention.frame_level import FrameLevelAttention
 from components.attention.latent_clock import LatentClock
 from components.attention.style_alignment import StyleAlignment
 
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 CPU = torch.device("cpu")
 SHAPE = ClipShape((5, 2, 3), 26)
 VIDEO_DIM, AUDIO_DIM, WIDTH, HEADS = 16, 12, 48, 2
