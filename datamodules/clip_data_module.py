@@ -30,7 +30,7 @@ class ClipDataModule(L.LightningDataModule):
     consumed, which is all the state a checkpoint holds; a run resumes exactly, also with another number of ranks.
 
     Args:
-        num_frames: frames per clip.
+        num_frames: frames per clip; the most where ``min_frames`` is given.
         fps: frames per second of the clips, whatever the recordings have.
         height: rows; recordings are scaled to cover ``height x width`` and cropped about the centre.
         width: columns.
@@ -45,6 +45,10 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
         on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
         max_corrupt_fraction: share of the recordings that may be skipped.
+        min_frames: let a recording too short for ``num_frames`` give its longest clip of ``1 + k * frame_step`` frames
+            that has at least this many, instead of being unusable; None for clips of one length. A batch is cut to its
+            shortest clip, so ``val_batch_size`` 1 keeps every clip's own length in evaluation.
+        frame_step: the video codec's temporal factor.
     """
 
     def __init__(
@@ -64,9 +68,11 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: int | None = None,
         on_corrupt: Literal["error", "skip"] = "error",
         max_corrupt_fraction: float = 0.01,
+        min_frames: int | None = None,
+        frame_step: int = 8,
     ) -> None:
         super().__init__()
-        self.form = ClipFormat(num_frames, fps, height, width, sample_rate)
+        self.form = ClipFormat(num_frames, fps, height, width, sample_rate, min_frames, frame_step)
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("val_batch_size", val_batch_size, 1),

@@ -1,4 +1,4 @@
-"""Clips of equal length cut out of recordings."""
+"""Clips cut out of recordings, and batches of them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Clip:
     """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields.
 
     ``reference`` is ``[S_ref]``, of which ``reference_length`` samples are sound; None where no set of voices is given.
+    A clip of a batch that ends before ``spoken_s`` seconds keeps no transcript.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Clip:
     valid: bool
     reference: Tensor | None = None
     reference_length: int = 0
+    spoken_s: float = 0.0
 
 
 class ClipDataset(Dataset[Clip]):
@@ -116,7 +118,8 @@ class ClipDataset(Dataset[Clip]):
     def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
         record, form = self.records[index], self.form
         cut = self._cut(index, part, key)
-        start_s, end_s, audio = cut.start_s, cut.start_s + form.duration_s, cut.audio
+        audio = cut.audio
+        start_s, end_s = cut.start_s, cut.start_s + form.frames_of(len(audio)) / form.fps
         if float(audio.abs().max()) < SILENCE_PEAK:
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
@@ -129,42 +132,46 @@ class ClipDataset(Dataset[Clip]):
             name = f"{record.id}@{start_s:.3f}"
         else:
             name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
+        transcript, spoken_s = self._transcript(record, cut)
         return Clip(
             id=name,
             video_id=record.video_id,
             video=cut.video,
             audio=audio,
             caption=record.caption,
-            transcript=self._transcript(record, cut),
+            transcript=transcript,
             onsets=onsets,
             position=key.position,
             valid=valid,
+            spoken_s=spoken_s,
         )
 
-    def _transcript(self, record: ClipRecord, cut: Cut) -> str | None:
-        """The words of a clip."""
+    def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
+        """The words of a clip, and the least length in seconds of which they are true."""
         del cut
-        return record.transcript
+        return record.transcript, 0.0
 
     def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
         """One clip of a recording, from memory where it is kept."""
         form, record = self.form, self.records[index]
         if self._cache is None:
-            return self._reader.read(record, self._place(part, key), form.num_frames)
+            return self._reader.read(record, self._place(part, key))
         if self.clipping == "fixed":
             if (index, part) not in self._cache:
-                self._cache[index, part] = self._reader.read(record, self._place(part, key), form.num_frames)
+                self._cache[index, part] = self._reader.read(record, self._place(part, key))
             return self._cache[index, part]
         if (index, 0) not in self._cache:
-            self._cache[index, 0] = self._reader.read(record, 0.0, None)
+            self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
         begin_s, video, audio, usable_s = self._cache[index, 0]
-        spare = round(len(audio) / form.sample_rate * form.fps) - form.num_frames
-        frame = min(int(self._place(part, key) * (spare + 1)), spare)
-        sample = min(round(frame / form.fps * form.sample_rate), len(audio) - form.num_samples)
+        held = form.frames_of(len(audio))
+        length = form.longest(held)
+        num_samples = form.samples_of(length)
+        frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        sample = min(form.samples_of(frame), len(audio) - num_samples)
         return Cut(
             begin_s + frame / form.fps,
-            video[frame : frame + form.num_frames],
-            audio[sample : sample + form.num_samples],
+            video[frame : frame + length],
+            audio[sample : sample + num_samples],
             usable_s,
         )
 
@@ -178,19 +185,23 @@ class ClipDataset(Dataset[Clip]):
 
 
 def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
-    """Stacks clips into a batch."""
-    onsets = [clip.onsets for clip in clips if clip.onsets is not None]
+    """Stacks clips into a batch, all cut to the length of the shortest one."""
+    num_samples = min(len(clip.audio) for clip in clips)
+    num_frames = form.frames_of(num_samples)
+    end_s = num_frames / form.fps
+    onsets = [tuple(onset for onset in clip.onsets if onset < end_s) for clip in clips if clip.onsets is not None]
     references = [clip.reference for clip in clips if clip.reference is not None]
-    spoken = any(clip.transcript is not None for clip in clips)
+    # the words of a clip that had to be cut by much would say more than is heard
+    transcripts = ["" if clip.transcript is None or end_s < clip.spoken_s else clip.transcript for clip in clips]
     return ClipBatch(
         ids=[clip.id for clip in clips],
-        video=torch.stack([clip.video for clip in clips]),
+        video=torch.stack([clip.video[:num_frames] for clip in clips]),
         fps=form.fps,
-        audio=torch.stack([clip.audio for clip in clips]),
+        audio=torch.stack([clip.audio[:num_samples] for clip in clips]),
         sample_rate=form.sample_rate,
         captions=[clip.caption for clip in clips],
         video_ids=[clip.video_id for clip in clips],
-        transcripts=[clip.transcript or "" for clip in clips] if spoken else None,
+        transcripts=transcripts if any(clip.transcript is not None for clip in clips) else None,
         reference_audio=torch.stack(references) if references else None,
         reference_lengths=torch.tensor([clip.reference_length for clip in clips]) if references else None,
         onsets=onsets if len(onsets) == len(clips) else None,

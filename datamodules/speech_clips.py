@@ -65,6 +65,16 @@ class SpeechClips(ClipDataModule):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if self.form.min_frames is not None:
+            if pad_audio:
+                raise InputError(
+                    "pad_audio is true and min_frames is set; either pad short recordings or cut clips short"
+                )
+            if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
+                raise InputError(
+                    "min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip and"
+                    " its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
+                )
         if hold_out_every is not None and hold_out_every < 2:
             raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")
         self.root, self.prompt = Path(root), prompt

@@ -52,13 +52,16 @@ class SpeechDataset(ClipDataset):
         reference, length = self.voices.draw(self.records[index], generator)
         return replace(clip, reference=reference, reference_length=length)
 
-    def _transcript(self, record: ClipRecord, cut: Cut) -> str | None:
-        unheard_s = cut.usable_s - self.form.duration_s
-        if record.transcript is None or self.partial_transcripts == "keep" or unheard_s <= MAX_UNHEARD_S:
-            return record.transcript
+    def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
+        if record.transcript is None or self.partial_transcripts == "keep":
+            return record.transcript, 0.0
+        duration_s = len(cut.audio) / self.form.sample_rate
+        spoken_s = cut.usable_s - MAX_UNHEARD_S
+        if spoken_s <= duration_s:
+            return record.transcript, spoken_s
         if self.partial_transcripts == "drop":
-            return None
+            return None, 0.0
         raise InputError(
-            f"{record.id} lasts {cut.usable_s:.3f} s, a clip {self.form.duration_s:.3f} s, so its transcript says more"
+            f"{record.id} lasts {cut.usable_s:.3f} s, a clip {duration_s:.3f} s, so its transcript says more"
             " than is heard; cut the row, ask for more frames, or set partial_transcripts to drop or keep"
         )
