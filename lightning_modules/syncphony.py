@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from components.backbones.audio_layers import save_audio_layers
 from components.backbones.column import Column
 from components.backbones.sharding import is_sharded, shard
 from components.backbones.syncphony_dit import SyncphonyDiT
@@ -267,8 +268,9 @@ class SyncphonyModule(TrainableCheckpoint):
         return self.codec.decode(latents).float().add(1).div(2).clamp_(0, 1)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the transformer, late blocks merged in, as a folder in the public layout."""
+        """Write the transformer, late blocks merged in, as a folder in the public layout, and its audio layers."""
         self.dit.backbone.save_pretrained(folder, self.export_dtype)
+        save_audio_layers(self.dit, folder, self.export_dtype)
 
     def frozen_parts(self) -> dict[str, nn.Module]:
         """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""

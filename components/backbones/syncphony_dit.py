@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from components.attention.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.attention.audio_windows import AudioTimeline
+from components.backbones.audio_layers import load_audio_layers
 from components.backbones.column import Column
 from components.backbones.pyramid_flow import PyramidFlowTransformer
 from components.backbones.transformer_blocks import ColumnState
@@ -39,9 +40,14 @@ class SyncphonyDiT(nn.Module):
         frozen_dtype: precision in which the frozen embedders and early blocks are kept and run.
         checkpoint_activations: keep only what goes into late blocks and audio layers, and compute their insides again
             in the backward pass: a third more time for a fraction of the memory.
+        bfloat16_timesteps: round timesteps (0-1000) to bfloat16, that is to multiples of up to 4. Pyramid Flow's own
+            training and inference do so by accident, so its public weights may expect it; measure on your weights
+            before switching it on, for outputs move by 10-20 %.
+        audio_weights: a folder that ``avsync export`` has written, to begin with its audio layers; null begins with
+            layers that change nothing.
 
     Raises:
-        InputError: if ``first_late_block`` is out of range.
+        InputError: if ``first_late_block`` is out of range or ``audio_weights`` does not fit.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class SyncphonyDiT(nn.Module):
         train_head: bool = False,
         frozen_dtype: str = "float32",
         checkpoint_activations: bool = False,
+        bfloat16_timesteps: bool = False,
+        audio_weights: str | None = None,
     ) -> None:
         super().__init__()
         num_blocks = len(backbone.blocks)
@@ -70,6 +78,7 @@ class SyncphonyDiT(nn.Module):
         self.timeline = timeline or AudioTimeline()
         self.prefix_is_frozen = not train_embedders
         self.checkpoint_activations = checkpoint_activations
+        self.bfloat16_timesteps = bfloat16_timesteps
         dim, heads = backbone.dim, backbone.num_heads
         if audio_dim is None:
             self.audio_embedder, self.audio_layers = None, None
@@ -80,6 +89,8 @@ class SyncphonyDiT(nn.Module):
             self.audio_layers = nn.ModuleList(
                 AudioCrossAttention(dim, heads) for _ in range(num_blocks - first_late_block)
             )
+        if audio_weights is not None:
+            load_audio_layers(self, audio_weights)
         self._freeze(train_embedders, train_head)
         if self.prefix_is_frozen:
             for module in self._frozen_modules():
@@ -129,6 +140,8 @@ class SyncphonyDiT(nn.Module):
         Returns:
             ``[R (+ F), C, t, h, w]`` per column.
         """
+        if self.bfloat16_timesteps:
+            columns = [replace(column, timesteps=column.timesteps.bfloat16().float()) for column in columns]
         frozen = torch.no_grad() if self.prefix_is_frozen else nullcontext()
         with frozen:
             states = [self.backbone.embed(column) for column in columns]

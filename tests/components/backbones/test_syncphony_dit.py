@@ -282,3 +282,16 @@ def test_a_listening_model_needs_sound():
     dit = tiny_dit()
     with pytest.raises(ValueError, match="only run off-sync"):
         dit(silent_columns())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rounding_of_timesteps_is_a_switch(variant: str):
+    clips = latents(4)
+    columns = model_columns(training_columns(clips), text_features(4))
+    exact = [replace(column, timesteps=torch.full_like(column.timesteps, 641.3)) for column in columns]
+    rounded = [replace(column, timesteps=torch.full_like(column.timesteps, 640.0)) for column in columns]
+    plain, switched = (tiny_dit(variant, bfloat16_timesteps=switch).eval() for switch in (False, True))
+    with torch.no_grad():
+        for wanted, got in zip(plain(rounded, off_sync=True), switched(exact, off_sync=True), strict=True):
+            assert torch.equal(wanted, got)
+        assert not torch.equal(plain(exact, off_sync=True)[0], plain(rounded, off_sync=True)[0])
