@@ -1,0 +1,255 @@
+"""Cross-Task Synergy: joint, audio-driven and video-driven generation trained as rows of one batch.
+
+Source: Harmony, "Cross-Task Synergy": ``L = L_joint + lambda_v L_driven_by_audio + lambda_a L_driven_by_video``. A
+driven row holds one modality clean, at timestep 0; so the task is a property of the row and one forward pass serves all.
+
+Legend: B clips, R rows (task by task, clip by clip within), C channels, T latents of either modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from components.errors import InputError
+from components.objectives.noise_levels import LevelDraws, NoiseLevels
+from components.objectives.task_losses import TASKS, RowErrors
+
+JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)
+TIMESTEP_OF_NOISE = 1000.0
+
+
+@dataclass(frozen=True)
+class TaskDraws:
+    """The random numbers of one batch of B clips.
+
+    Attributes:
+        tasks: int64 ``[B]``, the task of each clip; read where tasks are sampled.
+        first_frame: bool ``[B]``, clips whose first frame is given.
+        video_levels: behind the video's noise levels.
+        audio_levels: behind the audio's noise levels; the same object where the modalities share theirs.
+        video_noise: standard normal, like the video latents; None without video.
+        audio_noise: standard normal, like the audio latents; None without audio.
+    """
+
+    tasks: Tensor
+    first_frame: Tensor
+    video_levels: LevelDraws
+    audio_levels: LevelDraws
+    video_noise: Tensor | None
+    audio_noise: Tensor | None
+
+
+@dataclass(frozen=True)
+class NoisyRows:
+    """One modality of R rows.
+
+    Attributes:
+        latents: ``(1 - s) x + s n``, or ``x`` where it drives, ``[R, C, T, ...]``.
+        timesteps: ``1000 s``, or 0 where it drives, ``[R]``.
+        sigma: s, or 0 where it drives, ``[R]``.
+        target: ``n - x``.
+        mask: bool ``[R, T]``, latents whose velocity is learnt; none where it drives.
+        weight: of the row in the loss, ``[R]``.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    sigma: Tensor
+    target: Tensor
+    mask: Tensor
+    weight: Tensor
+
+    def errors(self, velocity: Tensor) -> Tensor:
+        """Mean squared error over the learnt latents of each row, float32 ``[R]``; 0 where there is none."""
+        per_latent = (velocity.float() - self.target).square()
+        per_latent = per_latent.mean(dim=[d for d in range(per_latent.ndim) if d not in (0, 2)])
+        return (per_latent * self.mask).sum(dim=1) / self.mask.sum(dim=1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """What the model is shown.
+
+    Attributes:
+        repeats: rows per clip; row r belongs to clip ``r mod B``.
+        tasks: int64 ``[R]``, index into `TASKS`.
+        first_frame: bool ``[R]``, rows whose video latent 0 is clean and given.
+        video: None if no video takes part.
+        audio: None if no audio takes part.
+    """
+
+    repeats: int
+    tasks: Tensor
+    first_frame: Tensor
+    video: NoisyRows | None
+    audio: NoisyRows | None
+
+
+class CrossTaskSynergy:
+    """Makes rows of clips and losses of rows. With one modality alone every row is plain flow matching.
+
+    Args:
+        task_mode: ``all`` puts every clip into three rows, one for each task (the paper); ``sample`` draws one task
+            per clip and weights it by its reciprocal probability: the same loss in expectation for a third of the cost
+            per clip.
+        probabilities: of joint, audio-driven and video-driven rows under ``sample``.
+        audio_driven_weight: lambda_v, weight of the video's loss beside a clean sound.
+        video_driven_weight: lambda_a, weight of the sound's loss beside a clean video.
+        audio_weight: weight of the sound's errors against the video's, in all tasks.
+        independent_timesteps: draw the noise levels of a joint row's modalities independently; else both come from one
+            draw, each through its own law, as in sampling.
+        first_frame_probability: how often the video's first frame is given.
+        video_levels: law of the video's noise levels.
+        audio_levels: law of the audio's noise levels; the video's if None.
+
+    Raises:
+        InputError: for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        task_mode: Literal["all", "sample"] = "sample",
+        probabilities: Sequence[float] = (0.5, 0.25, 0.25),
+        audio_driven_weight: float = 0.1,
+        video_driven_weight: float = 0.3,
+        audio_weight: float = 1.0,
+        independent_timesteps: bool = False,
+        first_frame_probability: float = 0.5,
+        video_levels: NoiseLevels | None = None,
+        audio_levels: NoiseLevels | None = None,
+    ) -> None:
+        if task_mode not in ("all", "sample"):
+            raise InputError(f"CrossTaskSynergy.task_mode is '{task_mode}': give all or sample.")
+        self.weights = (1.0, audio_driven_weight, video_driven_weight)
+        for name, value in (
+            ("audio_driven_weight", audio_driven_weight),
+            ("video_driven_weight", video_driven_weight),
+            ("audio_weight", audio_weight),
+        ):
+            if value < 0:
+                raise InputError(f"CrossTaskSynergy.{name} is {value}; it cannot be negative.")
+        if len(probabilities) != len(TASKS) or min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-6:
+            raise InputError(
+                f"CrossTaskSynergy.probabilities is {list(probabilities)}: give three numbers that add up to 1, for "
+                "joint, audio-driven and video-driven rows."
+            )
+        for task, weight, probability in zip(TASKS, self.weights, probabilities, strict=True):
+            if weight and not probability and task_mode == "sample":
+                raise InputError(
+                    f"CrossTaskSynergy.probabilities never draws the {task} task, whose weight is {weight}: raise its "
+                    "probability or set its weight to 0."
+                )
+        if not 0 <= first_frame_probability <= 1:
+            raise InputError(
+                f"CrossTaskSynergy.first_frame_probability is {first_frame_probability}; it must lie between 0 and 1."
+            )
+        self.task_mode = task_mode
+        self.probabilities = tuple(probabilities)
+        self.audio_weight = audio_weight
+        self.independent_timesteps = independent_timesteps
+        self.first_frame_probability = first_frame_probability
+        self.video_levels = video_levels or NoiseLevels()
+        self.audio_levels = audio_levels or self.video_levels
+
+    def draw(self, video: Tensor | None, audio: Tensor | None, generator: torch.Generator | None) -> TaskDraws:
+        """Random numbers for `rows`, from ``generator`` (on the latents' device)."""
+        like = video if video is not None else audio
+        if like is None:
+            raise ValueError("neither video nor audio latents are given")
+        num, device = len(like), like.device
+
+        def normal(latents: Tensor | None) -> Tensor | None:
+            if latents is None:
+                return None
+            return torch.randn(latents.shape, generator=generator, device=device)
+
+        cumulative = torch.tensor(self.probabilities, device=device).cumsum(0)
+        uniform, given = torch.rand(2, num, generator=generator, device=device)
+        levels = LevelDraws.draw(num, generator, device)
+        return TaskDraws(
+            tasks=torch.bucketize(uniform, cumulative[:-1], right=True),
+            first_frame=given < self.first_frame_probability,
+            video_levels=levels,
+            audio_levels=LevelDraws.draw(num, generator, device) if self.independent_timesteps else levels,
+            video_noise=normal(video),
+            audio_noise=normal(audio),
+        )
+
+    def rows(
+        self, video: Tensor | None, audio: Tensor | None, draws: TaskDraws, audio_lengths: Tensor | None = None
+    ) -> TaskRows:
+        """Rows of B clips.
+
+        Args:
+            video: clean latents ``[B, C, T_v, h, w]``, or None.
+            audio: clean latents ``[B, C, T_a]``, or None.
+            draws: the random numbers; a clip's rows share them.
+            audio_lengths: real latents of each sound ``[B]``, the rest is padding; None if all are.
+        """
+        num, device = len(draws.tasks), draws.tasks.device
+        alone = video is None or audio is None
+        repeats = 1 if alone or self.task_mode == "sample" else len(TASKS)
+        weights = torch.tensor(self.weights, device=device)
+        if alone:
+            tasks = torch.zeros_like(draws.tasks)
+        elif self.task_mode == "sample":
+            tasks = draws.tasks
+            weights = weights / torch.tensor(self.probabilities, device=device).clamp(min=1e-12)
+        else:
+            tasks = torch.arange(len(TASKS), device=device).repeat_interleave(num)
+        weight = weights[tasks]
+        first_frame = draws.first_frame.repeat(repeats) & (tasks != VIDEO_DRIVEN)
+
+        seen, heard = None, None
+        if video is not None and draws.video_noise is not None:
+            clean = (tasks == VIDEO_DRIVEN)[:, None].repeat(1, video.shape[2])
+            clean[:, 0] |= first_frame
+            sigma = self.video_levels(draws.video_levels).repeat(repeats)
+            seen = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
+        if audio is not None and draws.audio_noise is not None:
+            clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])
+            learnt = ~clean
+            if audio_lengths is not None:
+                at = torch.arange(audio.shape[2], device=device)
+                learnt = learnt & (at < audio_lengths[:, None]).repeat(repeats, 1)
+            sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
+            heard = _noisy(audio, draws.audio_noise, sigma, clean, learnt, weight * self.audio_weight)
+        return TaskRows(repeats, tasks, first_frame, seen, heard)
+
+    def loss(self, rows: TaskRows, v_v: Tensor | None, v_a: Tensor | None) -> tuple[Tensor, dict[str, RowErrors]]:
+        """The batch's loss, a mean over its clips, and the errors of its rows by modality."""
+        num_clips = len(rows.tasks) // rows.repeats
+        total = torch.zeros((), device=rows.tasks.device)
+        errors: dict[str, RowErrors] = {}
+        for name, noisy, velocity in (("video", rows.video, v_v), ("audio", rows.audio, v_a)):
+            if noisy is None or velocity is None:
+                continue
+            error = noisy.errors(velocity)
+            total = total + (noisy.weight * error).sum() / num_clips
+            errors[name] = RowErrors(error.detach(), noisy.mask.any(dim=1), rows.tasks, noisy.sigma)
+        return total, errors
+
+
+def _noisy(data: Tensor, noise: Tensor, sigma: Tensor, clean: Tensor, learnt: Tensor, weight: Tensor) -> NoisyRows:
+    """Rows of one modality.
+
+    Args:
+        data: clean latents ``[B, C, T, ...]``.
+        noise: like ``data``.
+        sigma: noise levels ``[R]``.
+        clean: bool ``[R, T]``, latents that are given as they are; a row of nothing else drives.
+        learnt: bool ``[R, T]``, latents in the loss.
+        weight: ``[R]``.
+    """
+    repeats = len(sigma) // len(data)
+    tail = [1] * (data.ndim - 3)
+    sigma = sigma.masked_fill(clean.all(dim=1), 0)
+    level = (sigma[:, None] * ~clean).view(len(sigma), 1, -1, *tail).to(data.dtype)
+    data, noise = (x.repeat(repeats, 1, 1, *tail) if repeats > 1 else x for x in (data, noise))
+    # exactly the data at level 0: nothing is added to a frame that is given
+    return NoisyRows((1 - level) * data + level * noise, TIMESTEP_OF_NOISE * sigma, sigma, noise - data, learnt, weight)
