@@ -7,7 +7,7 @@ root unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
@@ -32,15 +32,29 @@ def shard(dit: SyncphonyDiT, mesh: DeviceMesh, device: torch.device, compute_dty
         compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
             weights have. Gradients are summed over the processes in float32 either way.
     """
-    # Inputs are not cast: timesteps on the 0-1000 scale would be rounded to multiples of four.
-    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     layers = list(dit.audio_layers or ())
-    for unit in (*dit.backbone.blocks, *layers, dit):
-        _place(unit, mesh, device)
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    shard_units((*dit.backbone.blocks, *layers, dit), mesh, device, compute_dtype)
     register_fsdp_forward_method(dit, "listen")
     for layer in layers:
         register_fsdp_forward_method(layer, "hear")
+
+
+def shard_units(
+    units: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None
+) -> None:
+    """Move modules to ``device`` and shard each as a unit, in the given order: inner ones before what holds them.
+
+    Args:
+        units: modules whose ``forward`` uses all of their own weights.
+        mesh: see `shard`.
+        device: see `shard`.
+        compute_dtype: see `shard`.
+    """
+    # Inputs are not cast: timesteps on the 0-1000 scale would be rounded to multiples of four.
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit in units:
+        _place(unit, mesh, device)
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -5,11 +5,12 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from components.backbones.harmony_sharding import shard_harmony
 from components.backbones.harmony_transformer import HarmonyTransformer
 from tests.tiny_harmony import inputs, tiny_harmony
+from tests.tiny_syncphony import randomise
 
 
 def loss_of(model: HarmonyTransformer, **how) -> torch.Tensor:
@@ -17,11 +18,11 @@ def loss_of(model: HarmonyTransformer, **how) -> torch.Tensor:
 
 
 def sharded(mesh, dtype: torch.dtype | None = None, **how) -> HarmonyTransformer:
-    """Layer by layer, then the root; inputs are not cast, because timesteps up to 1000 need float32."""
+    """Every rank starts from values of its own; rank 0's must win."""
     model = tiny_harmony(trained=True, **how)
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for unit in (*model.layers, model):
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
+    if dist.get_rank():
+        randomise(model, seed=77)
+    shard_harmony(model, mesh, torch.device("cpu"), dtype)
     return model
 
 
@@ -50,6 +51,11 @@ def main(rank: int, world: int, store: str) -> None:
         plain = tiny_harmony(trained=True).bfloat16()
         mixed = sharded(mesh, torch.bfloat16)
         torch.testing.assert_close(loss_of(mixed), loss_of(plain), atol=2e-2, rtol=2e-2)
+        seen = []
+        for tower in (mixed.video, mixed.audio):
+            tower.condition_embedder.time_embedder.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+        loss_of(mixed)
+        assert seen == [torch.float32, torch.float32]
     loss_of(mixed).backward()
     assert {p.grad.dtype for p in mixed.parameters()} == {torch.float32}
     dist.destroy_process_group()

@@ -355,6 +355,15 @@ def test_activation_checkpointing_changes_nothing():
         assert torch.equal(one, other)
 
 
+def test_tables_first_made_in_inference_mode_serve_training():
+    model, given = tiny_harmony(), inputs()
+    odd = {**given, "z_v": torch.randn(2, CHANNELS, NUM_VIDEO, 6, 10)}  # a shape no other test has
+    with torch.inference_mode():
+        model(**odd)
+    sum(v.square().mean() for v in model(**odd)).backward()
+    assert model.layers[0].video_block.attn1.to_q.weight.grad.any()
+
+
 def test_a_layer_compiles_as_one_graph():
     model, given = tiny_harmony(trained=True), inputs()
     with torch.no_grad():
