@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -128,6 +128,10 @@ class AudioFeatures(_Movable):
         index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
         return self.first_center_s + index / self.rate_hz
 
+    def rows(self, index: Tensor) -> AudioFeatures:
+        """The features of the clips ``index``."""
+        return replace(self, tokens=self.tokens[index], mask=self.mask[index])
+
 
 @dataclass(frozen=True)
 class TextFeatures(_Movable):
@@ -136,6 +140,10 @@ class TextFeatures(_Movable):
     tokens: Tensor
     mask: Tensor
     pooled: Tensor | None = None
+
+    def rows(self, index: Tensor) -> TextFeatures:
+        """The features of the prompts ``index``."""
+        return TextFeatures(self.tokens[index], self.mask[index], None if self.pooled is None else self.pooled[index])
 
 
 def clip_generator(clip_id: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -225,11 +233,14 @@ class AudioCodec(nn.Module, ABC):
         sample_rate: samples per second that go in and come out.
         latent_hop: samples per latent.
         latent_channels: width of a latent.
+        latent_identity: names all that latents depend on before they are normalised; statistics and prepared latents
+            of another identity are worthless.
     """
 
     sample_rate: int
     latent_hop: int
     latent_channels: int
+    latent_identity: str
 
     def __init__(self) -> None:
         super().__init__()

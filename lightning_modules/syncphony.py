@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from components.backbones.audio_layers import save_audio_layers
-from components.backbones.column import Column
 from components.backbones.sharding import is_sharded, shard
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import (
@@ -22,7 +21,6 @@ from components.contracts import (
     ClipBatch,
     Generation,
     TextEncoder,
-    TextFeatures,
     VideoCodec,
     clip_generator,
     mixed_seed,
@@ -33,6 +31,7 @@ from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid
+from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
 from lightning_modules.syncphony_parts import check_parts_fit, check_pyramids_fit
@@ -222,10 +221,11 @@ class SyncphonyModule(TrainableCheckpoint):
         image = self.codec.encode(self._pixels(batch.video[:, :1]), generators)
         prompts = [caption + self.prompt_suffix for caption in batch.captions]
         guided_by_text = TextGuidance(self.sampler.video_text_scale).enabled  # frame 0 is given, never generated
+        features = self._hear(batch)
         conditions = Conditions(
             text=self.text_encoder(prompts),
             negative_text=self.text_encoder([self.negative_prompt] * len(batch)) if guided_by_text else None,
-            audio=self._listen(self._hear(batch), num_latents),
+            audio=None if features is None else self.dit.listen(features, num_latents),
         )
         return EncodedConditions(conditions, image, num_latents, generators)
 
@@ -336,9 +336,6 @@ class SyncphonyModule(TrainableCheckpoint):
         with torch.no_grad():
             return self.audio_encoder(batch.audio, batch.sample_rate)
 
-    def _listen(self, features: AudioFeatures | None, num_latents: int) -> Any:
-        return None if features is None else self.dit.listen(features, num_latents)
-
     def _losses(self, batch: ClipBatch, turn: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the ``turn``-th batch over all ranks."""
         with torch.no_grad():
@@ -348,48 +345,8 @@ class SyncphonyModule(TrainableCheckpoint):
             dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
             prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
             text = self.text_encoder(prompts)
-        features = self._hear(batch)
-        stages = self.pyramid.schedule.stages
         num_units = self.pyramid.num_units(latents.shape[2])
         n = stratified_n(turn, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
-        units = units_per_stage(n, num_units, stages, self.shortest_prefix)
-        columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
-        inputs = [
-            Column(
-                clips=column.clips,
-                timesteps=column.timesteps,
-                text=select_text(text, column.rows),
-                audio=self._listen(select_audio(features, column.rows), column.first_frame + column.target.shape[2]),
-            )
-            for column in columns
-        ]
-        velocities = [
-            self.prediction.velocity(output, c.clips, c.stage, c.local_sigma, self.pyramid.schedule, self.codec.hold)
-            for output, c in zip(self.dit(inputs, off_sync=features is None), columns, strict=True)
-        ]
-        terms = self.loss.over_columns(columns, velocities, self.codec.uniform_scale(latents), stages)
-        terms = [
-            t.weighted(self.prediction.loss_weight(c.stage, c.local_sigma, self.pyramid.schedule))
-            for t, c in zip(terms, columns, strict=True)
-        ]
-        logs = {
-            "loss": torch.cat([t.total for t in terms]).mean(),
-            "base": torch.cat([t.base.detach() for t in terms]).mean(),
-            "motion": torch.cat([t.motion.detach() for t in terms]).mean(),
-        }
-        for stage in range(stages):
-            mine = [t for t, column in zip(terms, columns, strict=True) if column.stage == stage]
-            if mine:
-                logs[f"base_stage{stage}"] = torch.cat([t.base.detach() for t in mine]).mean()
-                logs[f"motion_stage{stage}"] = torch.cat([t.motion.detach() for t in mine]).mean()
-        return logs
-
-
-def select_text(text: TextFeatures, rows: Tensor) -> TextFeatures:
-    """The text features of the clips ``rows``."""
-    return TextFeatures(text.tokens[rows], text.mask[rows], None if text.pooled is None else text.pooled[rows])
-
-
-def select_audio(audio: AudioFeatures | None, rows: Tensor) -> AudioFeatures | None:
-    """The audio features of the clips ``rows``."""
-    return None if audio is None else replace(audio, tokens=audio.tokens[rows], mask=audio.mask[rows])
+        units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
+        return objective(self.dit, self.codec, latents, text, self._hear(batch), units, generator)

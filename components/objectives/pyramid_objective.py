@@ -1,0 +1,82 @@
+"""The loss of one autoregressive pyramid batch: columns, what the transformer says of them, motion-aware terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from components.backbones.column import Column
+from components.backbones.syncphony_dit import SyncphonyDiT
+from components.contracts import AudioFeatures, TextFeatures, VideoCodec
+from components.objectives.motion_aware import MotionAwareLoss, MotionAwareTerms
+from components.objectives.prediction import Prediction
+from components.objectives.pyramid_columns import AutoregressivePyramid, TrainingColumn
+
+
+class PyramidObjective:
+    """Puts columns, prediction and loss together.
+
+    Args:
+        pyramid: how columns are built.
+        prediction: what the transformer's output means.
+        loss: the motion-aware loss.
+    """
+
+    def __init__(self, pyramid: AutoregressivePyramid, prediction: Prediction, loss: MotionAwareLoss) -> None:
+        self.pyramid = pyramid
+        self.prediction = prediction
+        self.loss = loss
+
+    def __call__(
+        self,
+        dit: SyncphonyDiT,
+        codec: VideoCodec,
+        latents: Tensor,
+        text: TextFeatures,
+        audio: AudioFeatures | None,
+        units: Sequence[int],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """``loss`` with its gradient, and without it ``base`` and ``motion``, in all and for every stage.
+
+        Args:
+            dit: the transformer.
+            codec: knows how its latents hold still and compare.
+            latents: clean latents of B clips, ``[B, C, L, h, w]``.
+            text: their prompts.
+            audio: their sound, or None to train off-sync.
+            units: prefix length of every stage (`units_per_stage`).
+            generator: of all noise, on the latents' device.
+        """
+        schedule = self.pyramid.schedule
+        columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
+        inputs = [_model_input(column, dit, text, audio) for column in columns]
+        velocities = [
+            self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)
+            for output, column in zip(dit(inputs, off_sync=audio is None), columns, strict=True)
+        ]
+        terms = self.loss.over_columns(columns, velocities, codec.uniform_scale(latents), schedule.stages)
+        terms = [
+            term.weighted(self.prediction.loss_weight(column.stage, column.local_sigma, schedule))
+            for term, column in zip(terms, columns, strict=True)
+        ]
+        logs = {"loss": torch.cat([term.total for term in terms]).mean(), **_means(terms)}
+        for stage in range(schedule.stages):
+            mine = [term for term, column in zip(terms, columns, strict=True) if column.stage == stage]
+            logs |= {f"{name}_stage{stage}": value for name, value in _means(mine).items()}
+        return logs
+
+
+def _model_input(column: TrainingColumn, dit: SyncphonyDiT, text: TextFeatures, audio: AudioFeatures | None) -> Column:
+    heard = None
+    if audio is not None:
+        heard = dit.listen(audio.rows(column.rows), column.first_frame + column.target.shape[2])
+    return Column(column.clips, column.timesteps, text.rows(column.rows), heard)
+
+
+def _means(terms: Sequence[MotionAwareTerms]) -> dict[str, Tensor]:
+    if not terms:
+        return {}
+    return {name: torch.cat([getattr(term, name).detach() for term in terms]).mean() for name in ("base", "motion")}
