@@ -1,7 +1,7 @@
 """Cross-Task Synergy: joint, audio-driven and video-driven generation trained as rows of one batch.
 
 Source: Harmony, "Cross-Task Synergy": ``L = L_joint + lambda_v L_driven_by_audio + lambda_a L_driven_by_video``. A
-driven row holds one modality clean, at timestep 0; so the task is a property of the row and one forward pass serves all.
+driven row holds one modality clean, at timestep 0; so the task is a property of the row and one forward serves all.
 
 Legend: B clips, R rows (task by task, clip by clip within), C channels, T latents of either modality.
 """

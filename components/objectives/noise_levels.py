@@ -59,7 +59,7 @@ class NoiseLevels:
             raise InputError(f"NoiseLevels.uniform_share is {self.uniform_share}; it must lie between 0 and 1.")
 
     def __call__(self, draws: LevelDraws) -> Tensor:
-        """Noise levels ``[B]``, float32. On the same draws, laws that differ in their shift alone differ by the bend."""
+        """Noise levels ``[B]``, float32. On the same draws, laws of different shifts differ by the bend alone."""
         u = torch.sigmoid(self.mean + self.deviation * draws.normal)
         bent = self.shift * u / (1 + (self.shift - 1) * u)
         return torch.where(draws.choice < self.uniform_share, draws.uniform, bent)
