@@ -96,12 +96,15 @@ class LogMelCodec(AudioCodec):
         self.register_buffer("spread", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
         self.register_buffer("phases", torch.rand(bins, 1, generator=generator) * 2 * math.pi, persistent=False)
-        name = f"log-mel {num_mels}x{frames_per_latent} hop {latent_hop} window {window} at {sample_rate} Hz"
+        self.latent_identity = (
+            f"log-mel {num_mels}x{frames_per_latent} of {latent_hop} samples, window {window}, at {sample_rate} Hz, "
+            f"floor {floor_db} dB"
+        )
         if statistics is None:
             ones = torch.ones(self.latent_channels)
             self.normalisation = ChannelNormalisation(ones * self.floor * 5 / 6, ones * -self.floor / 6)
         else:
-            self.normalisation = ChannelNormalisation.from_file(statistics, self.latent_channels, name)
+            self.normalisation = ChannelNormalisation.from_file(statistics, self.latent_channels, self.latent_identity)
 
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, S]`` to ``[B, C, S // latent_hop]``; deterministic."""

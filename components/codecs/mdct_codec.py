@@ -62,11 +62,11 @@ class MDCTCodec(AudioCodec):
         self.register_buffer("cosines", cosines.float(), persistent=False)
         self.register_buffer("inner", angle.sin().float(), persistent=False)
         self.register_buffer("outer", angle.cos().float(), persistent=False)
-        name = f"MDCT of {hop} at {sample_rate} Hz, power {power}"
+        self.latent_identity = f"MDCT of {hop} at {sample_rate} Hz, power {power}"
         self.normalisation = (
             ChannelNormalisation.scaled(hop, scale)
             if statistics is None
-            else ChannelNormalisation.from_file(statistics, hop, name)
+            else ChannelNormalisation.from_file(statistics, hop, self.latent_identity)
         )
 
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:

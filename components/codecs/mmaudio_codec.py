@@ -21,7 +21,7 @@ from components.codecs.posterior import latents_of
 from components.contracts import AudioCodec
 from components.errors import InputError
 from components.identity import identity_of, inherit_identity
-from components.pretrained import dtype_named
+from components.pretrained import builds_shapes_only, dtype_named
 
 
 class MMAudioCodec(AudioCodec):
@@ -73,10 +73,12 @@ class MMAudioCodec(AudioCodec):
         self.latent_hop = network.latent_hop_length
         self.latent_channels = network.config.latent_channels
         inherit_identity(self, network)  # latents depend on the VAE alone
+        weights = "no weights" if builds_shapes_only() else identity_of(self).sha256
+        self.latent_identity = f"{weights} on {'log10' if self.log10 else 'ln'} mels"
         self.normalisation = (
             ChannelNormalisation.scaled(self.latent_channels, network.config.scaling_factor)
             if statistics is None
-            else ChannelNormalisation.from_file(statistics, self.latent_channels, identity_of(self).sha256)
+            else ChannelNormalisation.from_file(statistics, self.latent_channels, self.latent_identity)
         )
 
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:

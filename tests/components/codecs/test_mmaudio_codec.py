@@ -151,8 +151,8 @@ def test_statistics_normalise_and_belong_to_their_vae(release: Path, tmp_path: P
     raw = codec_of(release, "16k")
     waveform = noise(raw.latent_hop * 20, clips=6)
     latents = raw.encode(waveform)
-    identity = identity_of(raw).sha256
-    LatentStatistics.of(latents, identity).save(tmp_path / "stats.json")
+    assert raw.latent_identity == f"{identity_of(raw).sha256} on log10 mels"
+    LatentStatistics.of(latents, raw.latent_identity).save(tmp_path / "stats.json")
     codec = codec_of(release, "16k", statistics=tmp_path / "stats.json")
     normalised = codec.encode(waveform)
     torch.testing.assert_close(normalised.mean(dim=(0, 2)), torch.zeros(20), atol=1e-4, rtol=0)

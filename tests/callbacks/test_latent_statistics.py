@@ -1,0 +1,150 @@
+"""Statistics over the training set: raw latents, whole batches, one file for all ranks, no training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from callbacks.latent_statistics import ComputeLatentStatistics
+from components.codecs.latent_statistics import LatentStatistics
+from components.codecs.log_mel_codec import LogMelCodec
+from components.contracts import ClipBatch
+from components.errors import InputError
+
+FRAMES, FPS, RATE = 25, 24.0, 16000
+
+
+def clips(start: int, count: int) -> ClipBatch:
+    rows = [
+        torch.randn(16700, generator=torch.Generator().manual_seed(i)) * 0.01 * (i + 1)
+        for i in range(start, start + count)
+    ]
+    return ClipBatch(
+        ids=[f"clip{i}" for i in range(start, start + count)],
+        video=torch.zeros(count, FRAMES, 3, 2, 2, dtype=torch.uint8),
+        fps=FPS,
+        audio=torch.stack(rows).clamp(-1, 1),
+        sample_rate=RATE,
+        captions=[""] * count,
+        video_ids=[""] * count,
+    )
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self):
+        batch = self.rank
+        while True:
+            yield clips(3 * batch, 3)
+            batch += self.world_size
+
+
+class Data(L.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Endless(self.trainer.global_rank, self.trainer.world_size), batch_size=None)
+
+
+class Module(L.LightningModule):
+    def __init__(self, **codec) -> None:
+        super().__init__()
+        self.audio_codec = LogMelCodec(num_mels=8, **codec)
+        self.layer = torch.nn.Linear(1, 1)
+        self.steps = 0
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return self.layer(torch.ones(1)).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(module: Module, callback: ComputeLatentStatistics, folder: Path, **options) -> L.Trainer:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_steps=5,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=Data())
+    return trainer
+
+
+def expected(count: int) -> tuple[np.ndarray, np.ndarray]:
+    codec = LogMelCodec(num_mels=8)
+    raw = codec.normalisation.inverse(codec.encode(codec.fit(clips(0, count).audio, 32)))
+    values = raw.transpose(0, 1).flatten(1).double().numpy()
+    return values.mean(axis=1), values.std(axis=1)
+
+
+def test_statistics_of_raw_latents_and_no_training(tmp_path: Path):
+    file = tmp_path / "deep" / "statistics.json"
+    module = Module()
+    trainer = fit(module, ComputeLatentStatistics(str(file), num_clips=7), tmp_path)
+    assert module.steps == 0 and trainer.global_step == 0
+    found = LatentStatistics.load(file, 16, module.audio_codec.latent_identity)
+    mean, std = expected(9)  # whole batches of three
+    assert (found.num_clips, found.num_values) == (9, 9 * 32)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found.std, std, rtol=1e-5)
+
+    # what the codec then makes of the same clips, whatever it was normalised by before
+    codec = LogMelCodec(num_mels=8, statistics=file)
+    latents = codec.encode(codec.fit(clips(0, 9).audio, 32))
+    torch.testing.assert_close(latents.mean(dim=(0, 2)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std(dim=(0, 2), correction=0), torch.ones(16), atol=1e-4, rtol=0)
+    again = tmp_path / "again.json"
+    fit(Module(statistics=file), ComputeLatentStatistics(str(again), num_clips=9), tmp_path)
+    np.testing.assert_allclose(LatentStatistics.load(again).mean, mean, rtol=1e-4)
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path):
+    file = tmp_path / "statistics.json"
+    fit(Module(), ComputeLatentStatistics(str(file), num_clips=3), tmp_path)
+    before = file.read_bytes()
+    fit(Module(), ComputeLatentStatistics(str(file), num_clips=9), tmp_path)
+    assert file.read_bytes() == before
+    fit(Module(), ComputeLatentStatistics(str(file), num_clips=9, overwrite=True), tmp_path)
+    assert json.loads(file.read_text())["num_clips"] == 9
+    with pytest.raises(InputError, match="computed with codec"):
+        fit(Module(window=1024), ComputeLatentStatistics(str(file)), tmp_path)
+
+
+def test_bad_settings_are_told(tmp_path: Path):
+    with pytest.raises(InputError, match="num_clips is 0"):
+        ComputeLatentStatistics("a.json", num_clips=0)
+    with pytest.raises(InputError, match="no audio codec with statistics named 'layer'"):
+        fit(Module(), ComputeLatentStatistics(str(tmp_path / "a.json"), codec="layer"), tmp_path)
+
+
+def test_two_ranks_share_one_exact_result(tmp_path: Path):
+    file = tmp_path / "statistics.json"
+    command = [sys.executable, "-m", "tests.callbacks.test_latent_statistics", str(file)]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert run.returncode == 0, run.stderr
+    found = LatentStatistics.load(file, 16)
+    mean, std = expected(12)  # two batches on each rank
+    assert found.num_clips == 12
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found.std, std, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    fit(Module(), ComputeLatentStatistics(str(out), num_clips=10), out.parent, devices=2, strategy="ddp")
