@@ -15,7 +15,8 @@ from components.attention.rope import rotary_table, rotate
 from components.backbones.audio_tower import AudioTower, audio_rope
 from components.backbones.harmony_transformer import HarmonyTransformer
 from components.backbones.wan_branch import StreamInputs, WanTower, run_block, video_rope
-from components.backbones.wan_checkpoint import diffusers_key, ovi_audio_tower
+from components.backbones.wan_checkpoint import ovi_audio_tower
+from components.backbones.wan_release import diffusers_key
 from components.contracts import TextFeatures
 
 CPU = torch.device("cpu")

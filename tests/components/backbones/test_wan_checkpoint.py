@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from components.backbones.audio_tower import AudioTower
 from components.backbones.wan_branch import WanTower
-from components.backbones.wan_checkpoint import RENAMES, audio_tower_from_wan, diffusers_key, ovi_audio_tower, wan_tower
+from components.backbones.wan_checkpoint import audio_tower_from_wan, ovi_audio_tower, wan_tower
+from components.backbones.wan_release import RENAMES, diffusers_key
 from components.errors import InputError
 from components.identity import identity_of, sha256_of
 from tests.tiny_harmony import AUDIO_CHANNELS, TEXT_DIM, TRANSCRIPT_DIM, audio_tower, video_tower
