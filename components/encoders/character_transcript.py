@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.contracts import TextFeatures, TranscriptEncoder
-from components.encoders.transcript_limit import OnTooLong, within_limit
+from components.encoders.transcript_limit import OnTooLong, within_characters
 from components.errors import InputError
 
 
@@ -48,7 +48,7 @@ class CharacterTranscript(TranscriptEncoder):
             InputError: if a transcript is too long and is not to be truncated.
         """
         texts = [unicodedata.normalize("NFC", prompt.strip()).lower() for prompt in prompts]
-        texts = within_limit(texts, ids, self.max_characters, "characters", self.on_too_long)
+        texts = within_characters(texts, ids, self.max_characters, self.on_too_long)
         alphabet = sorted(set().union(*texts))
         row_of = {character: row + 1 for row, character in enumerate(alphabet)}  # row 0 is padding
         length = max(1, *map(len, texts)) if texts else 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from components.contracts import TextFeatures, TranscriptEncoder
-from components.encoders.transcript_limit import OnTooLong, within_limit
+from components.encoders.transcript_limit import OnTooLong, within_bytes, within_characters
 from components.encoders.transformers_audio import load_audio_model
 from components.errors import InputError
 from components.identity import inherit_identity
@@ -136,15 +136,7 @@ class ByT5Transcript(FrozenTranscript):
 
     def readable(self, texts: Sequence[str], ids: Sequence[str] | None) -> list[str]:
         """The texts within ``max_bytes``; a character is never cut in two."""
-        return within_limit(
-            texts,
-            ids,
-            self.max_bytes,
-            "bytes",
-            self.on_too_long,
-            length=lambda text: len(text.encode()),
-            cut=lambda text, limit: text.encode()[:limit].decode(errors="ignore"),
-        )
+        return within_bytes(texts, ids, self.max_bytes, self.on_too_long)
 
     def ids_of(self, text: str) -> list[int]:
         """Every byte plus 3, and the end token."""
@@ -191,7 +183,7 @@ class SpeechT5Transcript(FrozenTranscript):
 
     def readable(self, texts: Sequence[str], ids: Sequence[str] | None) -> list[str]:
         """The texts within ``max_characters``."""
-        return within_limit(texts, ids, self.max_characters, "characters", self.on_too_long)
+        return within_characters(texts, ids, self.max_characters, self.on_too_long)
 
     def ids_of(self, text: str) -> list[int]:
         """The characters' ids and the end token."""

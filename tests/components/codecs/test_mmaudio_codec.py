@@ -205,7 +205,7 @@ def test_bad_input_is_told_in_one_sentence(release: Path, tmp_path: Path):
     codec = codec_of(release, "16k")
     (tmp_path / "broken.pth").write_bytes(b"no pickle")
     write_pickle(tmp_path / "other.pth", {"some.weight": torch.zeros(2, 2)})
-    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Path("x")}))
+    (tmp_path / "code.pth").write_bytes(pickle.dumps({"a": Path("x")}, protocol=2))
     for message, call in {
         "too short": lambda: codec.encode(torch.zeros(1, 100)),
         "got audio at 44100 Hz": lambda: codec.fit(noise(512), 1, 44100),

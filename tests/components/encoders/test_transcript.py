@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.encoders.cached_transcript import CachedTranscript, TranscriptFolder
 from components.encoders.character_transcript import CharacterTranscript
 from components.encoders.transcript import ByT5Transcript, SpeechT5Transcript
 from components.errors import InputError
@@ -80,7 +81,7 @@ def test_too_long_transcripts_name_their_clip(byt5: Path, speecht5: Path):
     with pytest.raises(InputError, match=r"clip 'b' has 10 bytes but at most 7") as raised:
         refusing(["ok", text], ["a", "b"])
     assert "truncate" in str(raised.value) and "\n" not in str(raised.value)
-    with pytest.raises(InputError, match="clip 1 of its batch"):
+    with pytest.raises(InputError, match="the transcript has 10 bytes"):
         refusing(["ok", text])
     cutting = ByT5Transcript(str(byt5), max_bytes=7, on_too_long="truncate", dtype="float32")
     assert torch.equal(cutting([text]).tokens, cutting(["é" * 3]).tokens)
@@ -126,3 +127,25 @@ def test_public_sizes():
     assert (small.dim, base.dim, speech.dim) == (1472, 1536, 768)
     with pytest.raises(InputError, match="on the meta device"):
         small(["hello"])
+
+
+@pytest.mark.parametrize("kind", ["byt5", "speecht5"])
+def test_cached_transcripts(kind: str, request: pytest.FixtureRequest, tmp_path: Path):
+    folder = str(request.getfixturevalue(kind))
+    source = TranscriptFolder(folder, kind, limit=20, dtype="float32")
+    first = CachedTranscript(source, str(tmp_path))
+    expected = source.load()(SAID)
+    found = first(SAID)
+    assert first.dim == source.dim == expected.tokens.shape[-1]
+    torch.testing.assert_close(found.tokens, expected.tokens, atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.mask, expected.mask)
+    again = CachedTranscript(TranscriptFolder(folder, kind, limit=20, dtype="float32"), str(tmp_path))
+    assert torch.equal(again(SAID).tokens, found.tokens) and not again.cached.is_loaded
+    with pytest.raises(InputError, match="clip 'b' has 21"):
+        again(["a", "b" * 21], ["a", "b"])
+    cutting = TranscriptFolder(folder, kind, limit=20, on_too_long="truncate", dtype="float32")
+    cut = CachedTranscript(cutting, str(tmp_path))
+    assert torch.equal(cut(["b" * 21]).tokens, again(["b" * 20]).tokens)
+    with torch.device("meta"):
+        assert TranscriptFolder("google/byt5-small").dim == 1472
+        assert TranscriptFolder("microsoft/speecht5_tts", "speecht5").dim == 768
