@@ -15,6 +15,7 @@ from torch import Tensor
 from components.codecs.causal_video_vae import CausalVideoVAE, DiagonalGaussian
 from components.codecs.causal_video_vae_checkpoint import load_vae
 from components.codecs.causal_video_vae_tiling import map_tiles
+from components.codecs.posterior import latents_of
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.identity import inherit_identity
@@ -151,11 +152,7 @@ class CausalVideoCodec(VideoCodec):
         Raises:
             InputError: if the video's shape or type does not suit.
         """
-        if generators is not None and len(generators) != len(video):
-            raise InputError(f"{len(generators)} generators were given for {len(video)} clips; give one for each clip")
-        posterior = self.posterior(video)
-        latents = posterior.mean if generators is None else posterior.sample(_noise(posterior.mean, generators))
-        return self.normalisation.normalise(latents)
+        return self.normalisation.normalise(latents_of(self.posterior(video), generators))
 
     def posterior(self, video: Tensor) -> DiagonalGaussian:
         """Posterior over the raw (not normalised) latents of ``video`` ``[B, T, 3, H, W]``, in float32.
@@ -247,12 +244,6 @@ def _fill(canvas: Tensor, chunks: Iterator[Tensor]) -> None:
         end = start + chunk.shape[2]
         canvas[:, :, start:end] = chunk
         start = end
-
-
-def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise shaped as ``like`` ``[B, ...]``; row b is drawn by generator b alone, on its own device."""
-    rows = [torch.randn(like.shape[1:], generator=g, device=g.device, dtype=like.dtype) for g in generators]
-    return torch.stack([row.to(like.device) for row in rows])
 
 
 def _positive_multiple(name: str, value: int | None, unit: int) -> int | None:

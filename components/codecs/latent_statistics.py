@@ -122,8 +122,8 @@ class LatentStatistics:
         """
         try:
             content = json.loads(Path(file).read_text())
-            mean = torch.tensor(content["mean"], dtype=torch.float64)
-            std = torch.tensor(content["std"], dtype=torch.float64)
+            mean = torch.tensor(content["mean"], dtype=torch.float64, device="cpu")
+            std = torch.tensor(content["std"], dtype=torch.float64, device="cpu")
             num_clips, num_values, made_by = int(content["num_clips"]), int(content["num_values"]), content["codec"]
         except OSError as error:
             raise InputError(f"cannot read latent statistics '{file}' ({error.strerror}); compute them first") from None

@@ -89,13 +89,15 @@ class LogMelCodec(AudioCodec):
         self.iterations = iterations
         self.momentum = momentum
         bins = window // 2 + 1
-        filters = melscale_fbanks(bins, 0.0, sample_rate / 2, num_mels, sample_rate, None, "slaney")  # [bins, mels]
+        with torch.device("cpu"):  # torchaudio looks at what it computed, which the meta device has not
+            filters = melscale_fbanks(bins, 0.0, sample_rate / 2, num_mels, sample_rate, None, "slaney")
         filters = filters / filters.sum(dim=0).clamp(min=1e-8)  # each band is a mean over its frequencies
-        generator = torch.Generator().manual_seed(0)
+        draw = torch.Generator().manual_seed(0)
+        phases = 2 * math.pi * torch.rand(bins, 1, generator=draw, device="cpu")
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("spread", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
-        self.register_buffer("phases", torch.rand(bins, 1, generator=generator) * 2 * math.pi, persistent=False)
+        self.register_buffer("phases", phases, persistent=False)
         self.latent_identity = (
             f"log-mel {num_mels}x{frames_per_latent} of {latent_hop} samples, window {window}, at {sample_rate} Hz, "
             f"floor {floor_db} dB"

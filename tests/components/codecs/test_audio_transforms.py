@@ -1,11 +1,13 @@
 """The two audio codecs that need no weights: what they keep exactly, and that sound events survive them."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from components.codecs.latent_statistics import LatentStatistics
 from components.codecs.log_mel_codec import LogMelCodec
 from components.codecs.mdct_codec import MDCTCodec
 from components.contracts import AudioCodec
@@ -150,3 +152,12 @@ def test_bad_settings_are_told():
     }.items():
         with pytest.raises(InputError, match=message):
             build()
+
+
+def test_shapes_on_the_meta_device(tmp_path: Path):
+    file = tmp_path / "statistics.json"
+    LatentStatistics.of(LogMelCodec().encode(noise(512 * 20))).save(file)
+    with torch.device("meta"):
+        codecs = [MDCTCodec(), LogMelCodec(), LogMelCodec(statistics=file)]
+    assert [codec.latent_channels for codec in codecs] == [512, 64, 64]
+    assert codecs[0].latent_rate_hz == 31.25
