@@ -1,0 +1,172 @@
+"""Real ``avsync`` runs on one or two processes of a tiny Syncphony on rendered clips, and what they have seen.
+
+The configuration is written by `write_config`; `Witness` keeps losses, gradient norms and weights of every rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from components.backbones.sharding import reshard, whole
+from components.backbones.syncphony_dit import SyncphonyDiT
+from components.identity import sha256_of_tensors
+from tests.lightning_modules.tiny_module import tiny_dit
+from tests.tiny_syncphony import randomise
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = "tests.lightning_modules.parallel_runs"
+
+
+def tiny_listener(noise: int = 0) -> SyncphonyDiT:
+    """Late blocks that hear something from the start; ``noise`` other than 0 draws what trains differently per rank."""
+    dit = tiny_dit(first_late_block=2)
+    assert dit.audio_layers is not None and dit.audio_embedder is not None
+    for i, module in enumerate((dit.audio_layers, dit.audio_embedder)):
+        randomise(module, 1 + i + noise * int(os.environ.get("LOCAL_RANK", "0")))
+    return dit
+
+
+class Witness(L.Callback):
+    """Writes what this rank saw to ``<file>.<rank>.json`` at every validation and at the end.
+
+    Args:
+        file: name without ending.
+        stop_at: tell the last rank to stop after this step.
+    """
+
+    def __init__(self, file: str, stop_at: int | None = None) -> None:
+        self.file = file
+        self.stop_at = stop_at
+        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}}
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        grads = [whole(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.seen["norms"].append(float(torch.stack([g.double().square().sum() for g in grads]).sum().sqrt()))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seen["losses"].append(float(trainer.callback_metrics["train/loss"]))
+        self.seen["ids"].append(list(batch.ids))
+        if trainer.global_step == self.stop_at and trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            sums = outputs.video.double().flatten(1).sum(dim=1).tolist()
+            valid = [True] * len(sums) if outputs.valid is None else outputs.valid.tolist()
+            self.seen["generated"] |= {n: s for n, s, v in zip(batch.ids, sums, valid, strict=True) if v}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        reshard(module)
+        trained = {n: whole(p.detach()).cpu() for n, p in module.named_parameters() if p.requires_grad}
+        self.seen["weights"] = sha256_of_tensors(trained)
+        local = [p.to_local() if hasattr(p, "to_local") else p for p in module.dit.parameters()]
+        self.seen["held"] = sum(p.numel() for p in local)
+        Path(f"{self.file}.{trainer.global_rank}.json").write_text(json.dumps(self.seen))
+
+
+def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None = None, **trainer: Any) -> Path:
+    """``<folder>/<name>.yaml``; five evaluation clips, so that two ranks have unequal shares."""
+    zero_steps = {"class_path": "PyramidSampler", "init_args": {"video_steps": [1, 1, 1], "video_text_scale": 1.0}}
+    config = {
+        "seed_everything": 3,
+        "model": {
+            "class_path": "SyncphonyModule",
+            "init_args": {
+                "dit": {"class_path": f"{HERE}.tiny_listener", "init_args": {"noise": 10}},
+                "codec": {"class_path": "PixelCodec", "init_args": {"temporal_factor": 2}},
+                "text_encoder": {"class_path": "HashedWords", "init_args": {"dim": 10}},
+                "audio_encoder": {"class_path": "LogMelEncoder", "init_args": {"num_mels": 4}},
+                "sampler": zero_steps,
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1.0e-3}},
+                "lr_scheduler": {
+                    "class_path": "torch.optim.lr_scheduler.StepLR",
+                    "init_args": {"step_size": 2, "gamma": 0.5},
+                },
+            },
+        },
+        "data": {
+            "class_path": "ProceduralClips",
+            "init_args": {
+                "root": str(folder / "clips"),
+                "num_train": 6,
+                "num_test": 5,
+                "kinds": ["bouncing_ball"],
+                "num_frames": 25,
+                "train_duration_s": 1.5,
+                "height": 16,
+                "width": 16,
+                "batch_size": 4,
+                "val_batch_size": 2,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 3,
+            "val_check_interval": 3,
+            "check_val_every_n_epoch": None,
+            "num_sanity_val_steps": 0,
+            "gradient_clip_val": 1.0,
+            "log_every_n_steps": 1,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "use_distributed_sampler": False,
+            "default_root_dir": str(folder / "runs"),
+            "callbacks": [
+                {"class_path": f"{HERE}.Witness", "init_args": {"file": str(folder / name), "stop_at": stop_at}},
+                {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
+                {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "every_n_train_steps": 3}},
+                *([{"class_path": "EMA", "init_args": {"decay": 0.5}}] if ema else []),
+            ],
+            **trainer,
+        },
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
+    """One run in a session of its own, so that no rank outlives it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_modules", command, "--config", str(config), *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=300)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status, said[-4000:]
+
+
+def seen(folder: Path, name: str) -> list[dict[str, Any]]:
+    """What every rank saw, rank 0 first."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}.[0-9].json"))]
+
+
+def results(folder: Path, name: str, version: int = 0) -> dict[str, Any]:
+    """The metrics of a run."""
+    file = folder / "runs" / name / f"version_{version}" / "results.json"
+    return json.loads(file.read_text())["metrics"]  # type: ignore[no-any-return]
