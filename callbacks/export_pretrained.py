@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from components.backbones.sharding import is_sharded
 from components.errors import InputError
 from components.whole_folder import whole_folder
 
@@ -20,7 +21,7 @@ class ExportPretrained(Callback):
         folder: where to; a folder that is there already is replaced.
 
     Raises:
-        InputError: at the start of training, if the model has no ``save_pretrained``.
+        InputError: at the start of training, if the model has no ``save_pretrained`` or no process holds all of it.
     """
 
     def __init__(self, folder: str) -> None:
@@ -32,6 +33,11 @@ class ExportPretrained(Callback):
             raise InputError(
                 f"ExportPretrained: {type(pl_module).__name__} has no save_pretrained(folder); "
                 "remove the callback from trainer.callbacks"
+            )
+        if is_sharded(pl_module):
+            raise InputError(
+                "ExportPretrained: the model is sharded over the processes and none has all of it; remove the callback "
+                "and run avsync export with --ckpt_path afterwards"
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

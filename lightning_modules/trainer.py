@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from callbacks.ema import EMA_PREFIX
 from components.errors import InputError
 from components.whole_folder import whole_folder
+from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
 
 
 class AVSyncTrainer(Trainer):
@@ -42,7 +42,7 @@ class AVSyncTrainer(Trainer):
         if not callable(write):
             raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
         if ckpt_path is not None:
-            checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+            checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
             averages = _averages(checkpoint["state_dict"]) if averaged else {}
             model.on_load_checkpoint(checkpoint)
             checkpoint["state_dict"] |= averages
