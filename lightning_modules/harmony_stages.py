@@ -1,0 +1,107 @@
+"""Harmony's curriculum: what each stage runs and trains, and how a stage begins where another one ended.
+
+Source: Harmony, "Loss & Training": audio pre-training, timbre-decoupled fine-tuning, joint training.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.ema import EMA_PREFIX
+from components.backbones.harmony_transformer import HarmonyTransformer
+from components.errors import InputError
+from components.identity import Identity
+from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
+
+Stage = Literal["audio", "timbre", "joint"]
+STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
+BEGINS_FROM: dict[str, tuple[str, ...]] = {"audio": (), "timbre": ("audio",), "joint": ("timbre", "joint")}
+PARTS = ("video", "audio", "interaction")
+_PREFIX = "transformer."
+
+
+def part_of(name: str) -> str:
+    """Which of `PARTS` a parameter of a `HarmonyTransformer` belongs to."""
+    if name.startswith("video.") or ".video_block." in name:
+        return "video"
+    return "audio" if name.startswith("audio.") or ".audio_block." in name else "interaction"
+
+
+def freeze_for(transformer: HarmonyTransformer, stage: Stage, train_video: bool, train_audio: bool) -> tuple[str, ...]:
+    """Freeze what does not train in ``stage``; the names of the parts that do.
+
+    Raises:
+        InputError: for an unknown stage, or a tower it needs that is missing.
+    """
+    if stage not in STAGES:
+        raise InputError(f"stage is '{stage}': give {', '.join(STAGES[:-1])} or {STAGES[-1]}.")
+    needed = (
+        {"video": transformer.video, "audio": transformer.audio} if stage == "joint" else {"audio": transformer.audio}
+    )
+    for name, tower in needed.items():
+        if tower is None:
+            raise InputError(f"stage {stage} needs the transformer's {name} tower: give transformer.{name}.")
+    if stage == "joint" and transformer.interaction_config is None:
+        raise InputError("stage joint needs the transformer's interaction: give transformer.interaction.")
+    trains = {"video": train_video, "audio": train_audio, "interaction": True}
+    if stage != "joint":
+        trains = {"video": False, "audio": True, "interaction": False}
+    found: dict[str, bool] = {}
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(trains[part_of(name)])
+        found[part_of(name)] = True
+    return tuple(part for part in PARTS if trains[part] and part in found)
+
+
+def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen: dict[str, Identity]) -> None:
+    """Take over what the previous stage trained; averaged weights where its checkpoint has them.
+
+    Args:
+        path: checkpoint of a `HarmonyModule`, file or folder.
+        transformer: receives the weights.
+        stage: the stage that begins.
+        frozen: identities of codec and encoders here, by name; those of the checkpoint must be the same.
+
+    Raises:
+        InputError: if the checkpoint is of a stage that does not come before, does not fit, or was trained on other
+            latents or texts. The transformer is unchanged then.
+    """
+    try:
+        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)
+    except FileNotFoundError:
+        raise InputError(
+            f"init_from is '{path}', which does not exist: give a checkpoint of a previous stage."
+        ) from None
+    there = checkpoint.get("harmony_stage")
+    if there not in BEGINS_FROM[stage]:
+        before = " or ".join(BEGINS_FROM[stage])
+        mend = f"give a checkpoint of stage {before}" if before else "leave init_from out; stage audio is the first"
+        was = f"stage {there}" if there else "no stage of Harmony"
+        raise InputError(f"init_from '{path}' was trained in {was}, but this is stage {stage}: {mend}.")
+    for name, identity in frozen.items():
+        recorded = checkpoint.get("frozen", {}).get(name)
+        if recorded is not None and recorded["sha256"] != identity.sha256:
+            raise InputError(
+                f"init_from '{path}' was trained with another {name}: {recorded['name']} (sha256 "
+                f"{recorded['sha256'][:12]}), but this config loads {identity.name} (sha256 {identity.sha256[:12]}); "
+                "use the same."
+            )
+    stored: dict[str, Tensor] = checkpoint["state_dict"]
+    averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
+    weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
+    weights = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+    held = transformer.state_dict()
+    missing = sorted(name for name in held if part_of(name) == "audio" and name not in weights)
+    unexpected = sorted(weights.keys() - held.keys())
+    shapes = sorted(name for name in weights.keys() & held.keys() if weights[name].shape != held[name].shape)
+    if missing or unexpected or shapes:
+        raise InputError(
+            f"init_from '{path}' does not fit this transformer: missing {missing[:10]}, unexpected {unexpected[:10]}, "
+            f"of another shape {shapes[:10]}; use the tower the checkpoint was made with."
+        )
+    with torch.no_grad():
+        for name, value in weights.items():
+            held[name].copy_(value)
