@@ -17,11 +17,14 @@ _MOST_POINTS = 60
 
 REFERENCE_TRACKS = ("true", "driving")
 
+_METRIC = re.compile(r"(cyclesync|sync_[cd])(_|$)")
+
 
 def color_class(kind: str) -> str:
     """The style sheet's class of a kind of video or of the metric that judges it."""
-    name = kind.removeprefix("cyclesync").strip("_") or "generated"
-    return "k-" + re.sub(r"\W", "_", name)
+    metric = _METRIC.match(kind)
+    name = kind[metric.end() :] if metric else kind
+    return "k-" + re.sub(r"\W", "_", name or "generated")
 
 
 def onset_plot(onsets: Mapping[str, Sequence[float]], duration_s: float, tolerance_s: float) -> str:

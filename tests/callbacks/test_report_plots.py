@@ -84,5 +84,9 @@ def test_interval_bars_share_a_scale():
 
 def test_a_metric_has_the_colour_of_the_video_it_judges():
     assert color_class("cyclesync_off_sync") == color_class("off_sync") == "k-off_sync"
-    assert color_class("cyclesync") == color_class("generated")
+    for metric in ("cyclesync", "sync_c", "sync_d"):
+        assert color_class(metric) == color_class("generated") == "k-generated"
+        for kind in ("real", "chance", "off_sync", "no_synccfg"):
+            assert color_class(f"{metric}_{kind}") == color_class(kind) == f"k-{kind}"
+    assert color_class("sync_cfg") == "k-sync_cfg"
     assert label_of("off_sync") == "off-sync" and label_of("no_synccfg") == "no synccfg"
