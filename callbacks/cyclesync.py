@@ -38,21 +38,24 @@ class JudgedClip:
         id: name of the clip.
         video_id: the recording it was cut from.
         duration_s: how much of it is compared.
-        driving: onsets of the sound that drove the generation.
-        inferred: kind of video (``generated``, a variant's name, ``real``) -> onsets of the sounds inferred from it.
+        heard: kind of video (``generated``, a variant's name, ``real``) -> onsets of the sound that belongs to it: the
+            driving sound, or the one generated with it, or the real one.
+        inferred: kind of video -> onsets of the sounds inferred from it.
         true: known onsets, or None.
     """
 
     id: str
     video_id: str
     duration_s: float
-    driving: list[float]
+    heard: Mapping[str, list[float]]
     inferred: Mapping[str, Onsets]
     true: list[float] | None
 
 
 class CycleSyncCallback(EvaluationCallback):
-    """Infers sound from every video with a frozen V2A model and scores its onsets against the driving sound's.
+    """Infers sound from every video with a frozen V2A model and scores its onsets against those of its sound.
+
+    The sound of a generated video is the one that drove it, or the one generated with it.
 
     Reports, x100 with 95 % intervals over recordings:
 
@@ -105,7 +108,7 @@ class CycleSyncCallback(EvaluationCallback):
         }
         self._clips: list[JudgedClip] = []
         self._real: dict[tuple[str, float], Onsets] = {}
-        self._driving: dict[tuple[str, float], list[float]] = {}
+        self._real_heard: dict[tuple[str, float], list[float]] = {}
         self._show_bar = True
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -121,23 +124,23 @@ class CycleSyncCallback(EvaluationCallback):
         if not keep:
             return
         batch = generation.reference
-        ids = [batch.ids[row] for row in keep]
-        audio = generation.audio[keep]
         videos = {GENERATED: generation.video, **{name: item.video for name, item in generation.variants.items()}}
-        duration_s = common_duration_s(generation.video.shape[1], generation.fps, (audio, generation.sample_rate))
+        duration_s = common_duration_s(
+            generation.video.shape[1], generation.fps, (generation.audio, generation.sample_rate)
+        )
         inferred: dict[str, list[Onsets]] = {}
         with tqdm(videos.items(), "CycleSync", leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, video in bar:
                 inferred[name] = self._infer(video[keep], generation.fps, batch, keep, duration_s)
-        if batch.video.shape[1] > 1:
+        if batch.video.shape[1] > 1 and batch.audio.shape[1]:
             inferred[REAL] = self._infer_real(batch, keep, duration_s)
-        self._listen(ids, audio, generation.sample_rate, duration_s)
+        heard = self._listen(generation, keep, duration_s)
         self._clips += [
             JudgedClip(
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 duration_s=duration_s,
-                driving=self._driving[batch.ids[row], duration_s],
+                heard={kind: heard[kind][index] for kind in inferred},
                 inferred={name: onsets[index] for name, onsets in inferred.items()},
                 true=None if batch.onsets is None else list(batch.onsets[row]),
             )
@@ -169,11 +172,24 @@ class CycleSyncCallback(EvaluationCallback):
             self._real |= {(batch.ids[row], duration_s): onsets for row, onsets in zip(new, found, strict=True)}
         return [self._real[batch.ids[row], duration_s] for row in rows]
 
-    def _listen(self, ids: Sequence[str], audio: Tensor, sample_rate: int, duration_s: float) -> None:
-        new = [index for index, name in enumerate(ids) if (name, duration_s) not in self._driving]
+    def _listen(self, generation: Generation, rows: Sequence[int], duration_s: float) -> dict[str, list[list[float]]]:
+        """Onsets of the sound of every kind of video, one list per clip."""
+        batch = generation.reference
+        sounds = {GENERATED: generation, **generation.variants}
+        heard: dict[str, list[list[float]]] = {}
+        if batch.audio.shape[1]:
+            heard[REAL] = self._listen_to_real(batch, rows, duration_s)
+        for kind, made in sounds.items():
+            given = made.audio is batch.audio  # it drove the generation
+            heard[kind] = heard[REAL] if given else self.detector(made.audio[rows], made.sample_rate, duration_s)
+        return heard
+
+    def _listen_to_real(self, batch: ClipBatch, rows: Sequence[int], duration_s: float) -> list[list[float]]:
+        new = [row for row in rows if (batch.ids[row], duration_s) not in self._real_heard]
         if new:
-            found = self.detector(audio[new], sample_rate, duration_s)
-            self._driving |= {(ids[index], duration_s): onsets for index, onsets in zip(new, found, strict=True)}
+            found = self.detector(batch.audio[new], batch.sample_rate, duration_s)
+            self._real_heard |= {(batch.ids[row], duration_s): onsets for row, onsets in zip(new, found, strict=True)}
+        return [self._real_heard[batch.ids[row], duration_s] for row in rows]
 
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
@@ -209,10 +225,10 @@ class CycleSyncCallback(EvaluationCallback):
     def _row(self, clip: JudgedClip) -> dict[str, object]:
         scores = {}
         for kind, onsets in clip.inferred.items():
-            found = cyclesync_per_clip([clip.driving] * len(onsets), onsets, [self.tolerance_s])
+            found = cyclesync_per_clip([clip.heard[kind]] * len(onsets), onsets, [self.tolerance_s])
             known = [score for (score,) in found if score is not None]
             scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
-        onsets_by_track = {"true": clip.true, "driving": clip.driving}
+        onsets_by_track = {"true": clip.true, "driving": clip.heard[GENERATED]}
         return {
             "video_id": clip.video_id,
             "duration_s": clip.duration_s,
@@ -225,5 +241,5 @@ class CycleSyncCallback(EvaluationCallback):
 def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:
     """Onsets of ``judge``'s sound and of those inferred from ``clip``, in the time both cover."""
     end_s = min(judge.duration_s, clip.duration_s)
-    heard, seen = judge.driving, clip.inferred[kind][sample]
+    heard, seen = judge.heard[kind], clip.inferred[kind][sample]
     return [time for time in heard if time <= end_s], [time for time in seen if time <= end_s]
