@@ -124,7 +124,8 @@ class ClipDataset(Dataset[Clip]):
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
                 raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
-            self.unusable.report_silent(index, span)
+            if record.onsets != ():  # known to hold none, it is silent on purpose
+                self.unusable.report_silent(index, span)
         onsets = None
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)

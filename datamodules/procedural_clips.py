@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,7 @@ from datamodules.clip_data_module import Split
 from datamodules.procedural_scenes import MIN_GAP_S, SCENES, Event
 from datamodules.procedural_sounds import render_sound
 from datamodules.records import ClipRecord
+from datamodules.rendered_folder import folder_name, is_rendered, render_once
 from datamodules.tamed_random import TamedRandom
 
 # Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
@@ -74,8 +71,7 @@ class Rendering:
     @property
     def folder(self) -> str:
         """A folder name that no other rendering has."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return folder_name(asdict(self))
 
 
 class ProceduralClips(AVSync15):
@@ -179,31 +175,15 @@ class ProceduralClips(AVSync15):
 
 def is_complete(folder: Path, rendering: Rendering) -> bool:
     """True if the folder holds exactly this rendering."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and json.loads(manifest.read_text()) == _manifest(rendering)
+    return is_rendered(folder, _manifest(rendering))
 
 
 def render_folder(rendering: Rendering, folder: Path) -> None:
-    """Renders a folder in AVSync15's layout; nobody ever sees a part of it under its final name.
-
-    Processes that start together take turns: the first renders, the others find the result.
-    """
-    if is_complete(folder, rendering):
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(folder.with_name(f".{folder.name}.lock")):
-        if is_complete(folder, rendering):
-            return
-        partial = folder.with_name(f".{folder.name}.part")
-        for left_over in (partial, folder):
-            if left_over.exists():
-                shutil.rmtree(left_over)
-        _render(rendering, partial)
-        partial.rename(folder)
+    """Renders a folder in AVSync15's layout, once; see ``render_once``."""
+    render_once(folder, _manifest(rendering), lambda partial: _render(rendering, partial))
 
 
 def _render(rendering: Rendering, folder: Path) -> None:
-    folder.mkdir()
     (folder / "class_mapping.json").write_text(json.dumps({kind: _PROMPTS[kind] for kind in rendering.kinds}, indent=1))
     onsets: dict[str, list[float]] = {}
     plan = {"train": rendering.num_train, "test": rendering.num_test}
@@ -217,7 +197,6 @@ def _render(rendering: Rendering, folder: Path) -> None:
                 bar.update()
             (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     (folder / "onsets.json").write_text(json.dumps(onsets, indent=1))
-    (folder / "manifest.json").write_text(json.dumps(_manifest(rendering), indent=1))
 
 
 def _render_recording(rendering: Rendering, videos: Path, split: str, index: int) -> tuple[str, list[Event]]:
@@ -260,14 +239,3 @@ def _manifest(rendering: Rendering) -> Mapping[str, Any]:
     content = asdict(rendering)
     content["kinds"] = list(rendering.kinds)
     return content
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Holds a lock that the system releases even when the process is killed."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)

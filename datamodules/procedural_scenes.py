@@ -155,7 +155,7 @@ def speaking_face(
     lips = (min(1.0, skin[0] * 0.9), skin[1] * 0.55, skin[2] * 0.55)
     iris = hsv(rng.uniform(0.05, 0.65), 0.6, 0.45)
     wall = hsv(rng.uniform(), rng.uniform(0.2, 0.5), rng.uniform(0.35, 0.8))
-    eye_open = 1 - _blinks(times, rng)
+    eye_open = 1 - blinks(times, rng)
 
     canvas = Canvas(height, width)
     canvas.gradient(wall, tuple(0.75 * c for c in wall))
@@ -283,7 +283,7 @@ def _onsets(events: Sequence[Event]) -> np.ndarray:
     return np.array([event.time_s for event in events])
 
 
-def _blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """1 where the eyes are shut: blinks of 0.16 s at random times that have nothing to do with the sound."""
     end = float(times[-1]) + 1.0 if len(times) else 1.0
     centres = np.cumsum(rng.uniform(0.7, 2.5, size=1 + int(end / 0.7)))
