@@ -34,11 +34,9 @@ PAGE = "index.html"
 class SampleReport(EvaluationCallback):
     """``<run>/report/index.html``: players, onset plots, scores, curves, configuration; renewed at every evaluation.
 
-    The videos (``report/media``) are the generation, its variants and the real clip, each with the driving sound, and
-    one video with all of them side by side. TensorBoard gets the first four clips as pictures and sound. Rank 0 shows
-    the first clips it evaluates itself.
-
-    The page says ``running`` until the run has ended well.
+    The videos (``report/media``) are the generation, its variants and the real clip, each with the sound that drove it
+    or was generated with it, and one video with all of them side by side. TensorBoard gets the first four clips as
+    pictures and sound. Rank 0 shows the first clips it evaluates itself.
 
     Args:
         num_clips: how many clips to show.
@@ -137,18 +135,20 @@ class SampleReport(EvaluationCallback):
         assert self._folder is not None
         batch = generation.reference
         clip_id, stem = batch.ids[row], file_stem(batch.ids[row])
-        sources = {"generated": generation.video[row]}
-        sources |= {name: variant.video[row] for name, variant in generation.variants.items()}
+        made = {"generated": generation, **generation.variants}
+        sources = {name: item.video[row] for name, item in made.items()}
+        sounds = {name: (item.audio[row].float().cpu(), item.sample_rate) for name, item in made.items()}
         if batch.video.shape[1] > 1:
             sources["real"] = batch.video[row]
+            sounds["real"] = (batch.audio[row].float().cpu(), batch.sample_rate)
         shown = {kind: to_uint8(video) for kind, video in sources.items()}
-        audio = generation.audio[row].float().cpu()
         report = self._folder / REPORT_FOLDER
 
         def write(name: str, video: Tensor) -> str:
             path = f"media/{stem}.{name}.mp4"
-            sound = audio[: round(len(video) / generation.fps * generation.sample_rate)]
-            write_mp4(report / path, video, generation.fps, sound, generation.sample_rate, self.crf)
+            audio, rate = sounds.get(name, sounds["generated"])
+            sound = audio[: round(len(video) / generation.fps * rate)]
+            write_mp4(report / path, video, generation.fps, sound, rate, self.crf)
             write_picture(report / poster_of(path), video[0])
             return path
 
@@ -165,7 +165,7 @@ class SampleReport(EvaluationCallback):
             for writer in self._writers:
                 small = side_by_side({label_of(kind): watchable(video, 96) for kind, video in shown.items()})
                 add_clip(writer, f"{self.stage}_clips/{clip_id}", small, generation.fps, self.global_step)
-                add_sound(writer, f"{self.stage}_clips/{clip_id}", audio, generation.sample_rate, self.global_step)
+                add_sound(writer, f"{self.stage}_clips/{clip_id}", *sounds["generated"], self.global_step)
         return ClipEntry(clip_id, batch.captions[row], write("side_by_side", wide), videos)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
