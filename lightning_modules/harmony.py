@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,33 +33,16 @@ from components.guidance.sync_cfg import SyncCFG
 from components.identity import identity_of
 from components.objectives.cross_task import CrossTaskSynergy, TaskRows
 from components.pretrained import builds_shapes_only
-from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText
+from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
+from lightning_modules.harmony_conditions import EncodedClips, HarmonyConditions
 from lightning_modules.harmony_inputs import HarmonyInputs, carries_motion, carries_sound, transcripts_of
 from lightning_modules.harmony_parts import check_parts_fit
 from lightning_modules.harmony_stages import Stage, begin_from, freeze_for, part_of
 from lightning_modules.modality_watch import ModalityWatch
 from lightning_modules.trainable_checkpoint import TrainableCheckpoint
 
-Task = Literal["joint", "audio_to_video", "video_to_audio"]
 VARIANTS = ("no_synccfg",)
-
-
-@dataclass(frozen=True)
-class EncodedClips:
-    """What B clips are generated from, encoded once for all variants.
-
-    Attributes:
-        conditions: texts, first frame, reference and anchors.
-        given: clean latents (``video`` or ``audio``) of the modality that drives, if one does.
-        shapes: ``(C, T, ...)`` of the modalities to be generated.
-        ids: names of the clips; they seed the noise.
-    """
-
-    conditions: JointConditions
-    given: dict[str, Tensor]
-    shapes: dict[Modality, tuple[int, ...]]
-    ids: Sequence[str]
 
 
 class HarmonyModule(TrainableCheckpoint):
@@ -120,7 +103,7 @@ class HarmonyModule(TrainableCheckpoint):
         reference_dropout: float = 0.1,
         text_dropout: float = 0.1,
         transcript_dropout: float = 0.1,
-        generates: Task = "joint",
+        generates: Literal["joint", "audio_to_video", "video_to_audio"] = "joint",
         from_image: bool = True,
         still_without_image: Literal["grey", "none"] = "grey",
         negative_prompt: str = "",
@@ -163,10 +146,15 @@ class HarmonyModule(TrainableCheckpoint):
         self.watch = ModalityWatch(self.active, trained, patience)
         self._seen: dict[str, float] = {}
         self.dropout = {"reference": reference_dropout, "text": text_dropout, "transcript": transcript_dropout}
-        self.generates = generates
-        self.from_image = from_image
-        self.still_without_image = still_without_image
-        self.negatives = (negative_prompt, negative_scene, negative_transcript)
+        self.conditions = HarmonyConditions(
+            self.inputs,
+            generates if stage == "joint" else "audio",
+            from_image,
+            still_without_image,
+            negative_prompt,
+            negative_scene,
+            negative_transcript,
+        )
         self.variants = tuple(variants)
         self.noise_seed = noise_seed
         if init_from is not None and not builds_shapes_only():
@@ -288,36 +276,7 @@ class HarmonyModule(TrainableCheckpoint):
         Raises:
             InputError: if what the task is driven by is missing or does not fit.
         """
-        guidance, makes_video = self.sampler.guidance, "video" in self.active and self.generates != "video_to_audio"
-        makes_audio = "video" not in self.active or self.generates != "audio_to_video"
-        shapes: dict[Modality, tuple[int, ...]] = {}
-        given: dict[str, Tensor] = {}
-        num_audio = self.inputs.num_latents(batch)
-        if makes_audio:
-            shapes["audio"] = (self.audio_codec.latent_channels, num_audio)
-        else:
-            given["audio"] = self.inputs.audio(batch).latents
-        image, still, silence = None, None, None
-        if "video" in self.active and self.video_codec is not None:
-            codec, (_, frames, _, height, width) = self.video_codec, batch.video.shape
-            first = self.inputs.pixels(batch.video[:, :1], batch.fps)
-            if makes_video:
-                side = codec.spatial_factor
-                num = codec.num_latents(frames if frames > 1 else self._frames_of_sound(batch))
-                shapes["video"] = (codec.latent_channels, num, height // side, width // side)
-                image = codec.encode(first) if self.from_image else None
-            else:
-                given["video"] = self.inputs.video(batch)
-            if guidance.guides_sync and makes_video:
-                silence = self.audio_codec.silence(num_audio)
-            if guidance.guides_sync and makes_audio:
-                still = self._still(first[:, 0], shapes["video"][1] if makes_video else given["video"].shape[2])
-        reference, lengths = self.inputs.reference(batch)
-        video_text, audio_text = self._texts(batch, guidance.guides_text)
-        conditions = JointConditions(
-            video_text if "video" in self.active else None, audio_text, image, reference, lengths, silence, still
-        )
-        return EncodedClips(conditions, given, shapes, batch.ids)
+        return self.conditions.encode(batch, self.sampler.guidance)
 
     @torch.no_grad()
     def sample(
@@ -416,44 +375,6 @@ class HarmonyModule(TrainableCheckpoint):
         if rows.audio is not None:
             arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": text}
         return rows, arguments
-
-    def _texts(self, batch: ClipBatch, with_negatives: bool) -> tuple[ModalityText, ModalityText]:
-        """What is said to the video and to the sound."""
-        prompts = self.inputs.prompts(batch.captions)
-        words = self.inputs.words(transcripts_of(batch), batch.ids)
-        if not with_negatives:
-            return ModalityText(prompts), ModalityText(prompts, words)
-        prompt, scene, transcript = self.negatives
-        return (
-            ModalityText(prompts, negative=self.inputs.prompts([prompt] * len(batch))),
-            ModalityText(
-                prompts,
-                words,
-                self.inputs.prompts([scene] * len(batch)),
-                None if transcript is None else self.inputs.words([transcript] * len(batch), batch.ids),
-            ),
-        )
-
-    def _still(self, image: Tensor, num_latents: int) -> Tensor | None:
-        """Latents of a video that does not move, the anchor of the sound."""
-        assert self.video_codec is not None
-        if self.from_image or self.generates == "video_to_audio":
-            return self.video_codec.still(image, num_latents)
-        if self.still_without_image == "none":
-            return None
-        return self.video_codec.still(torch.zeros_like(image[:1]), num_latents).expand(len(image), -1, -1, -1, -1)
-
-    def _frames_of_sound(self, batch: ClipBatch) -> int:
-        """Frames of the longest clip that the sound covers and the codec can make."""
-        assert self.video_codec is not None
-        factor = self.video_codec.temporal_factor
-        frames = int(batch.audio.shape[1] / batch.sample_rate * batch.fps + 0.01)
-        if frames < 1 + factor:
-            raise InputError(
-                f"the sound of {batch.ids[0]} is shorter than the shortest video ({(1 + factor) / batch.fps:.2f} s): "
-                "give a longer sound, or a video."
-            )
-        return 1 + (frames - 1) // factor * factor
 
     def _noise(self, ids: Sequence[str], modality: Modality, shape: tuple[int, ...]) -> Tensor:
         generators = [clip_generator(f"{modality} of {name}", self.noise_seed, self.device) for name in ids]

@@ -62,7 +62,7 @@ class HarmonyInputs:
                 f"clip {batch.ids[0]} has {batch.video.shape[1]} video frames, so it is a sound alone, but this task "
                 "needs videos: give videos, or train with stage audio or timbre."
             )
-        return self._codec().encode(self.pixels(batch.video, batch.fps))
+        return self.codec().encode(self.pixels(batch.video, batch.fps))
 
     def pixels(self, video: Tensor, fps: float) -> Tensor:
         """uint8 frames ``[B, T, 3, H, W]`` to [-1, 1].
@@ -162,7 +162,12 @@ class HarmonyInputs:
         """
         return None if self.transcript_encoder is None else self.transcript_encoder(transcripts, ids)
 
-    def _codec(self) -> VideoCodec:
+    def codec(self) -> VideoCodec:
+        """The video codec.
+
+        Raises:
+            InputError: if there is none.
+        """
         if self.video_codec is None:
             raise InputError("this task needs a video_codec: give one, or train with stage audio or timbre.")
         return self.video_codec

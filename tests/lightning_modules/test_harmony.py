@@ -16,7 +16,9 @@ from components.encoders.hashed_words import HashedWords
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
 from components.objectives.cross_task import CrossTaskSynergy
+from components.objectives.noise_levels import NoiseLevels
 from components.samplers.joint_sampler import JointSampler
+from components.schedules.flow_schedule import FlowSchedule
 from lightning_modules.harmony import HarmonyModule
 from lightning_modules.harmony_inputs import carries_motion, carries_sound
 from lightning_modules.harmony_stages import part_of
@@ -314,6 +316,8 @@ def test_one_modality_from_the_other():
     assert not torch.allclose(result.video, batch.video / 255.0)
     short = replace(batch, video=batch.video[:, :1])
     assert trained_module(generates="audio_to_video").generate(short).video.shape[1] == 9, "as long as the sound"
+    with pytest.raises(InputError, match=r"the sound of clip0_0 is shorter than the shortest video \(0.21 s\)"):
+        trained_module(generates="audio_to_video").generate(replace(short, audio=batch.audio[:, :2000]))
     result = trained_module(generates="video_to_audio").generate(batch)
     torch.testing.assert_close(result.video, batch.video / 255.0)
     assert not torch.allclose(result.audio, batch.audio)
@@ -349,6 +353,56 @@ def test_negative_texts_are_encoded_only_where_they_are_read():
     given = module.encode_conditions(clips()).conditions
     assert given.video_text.negative is None
     assert len(asked) == 4
+
+
+def test_everything_can_be_said_in_a_config():
+    """Nested class paths, dataclasses and tuples, as YAML files give them."""
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    tower = {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "text_dim": 16}
+    parts = {
+        "transformer": (
+            "components.backbones.harmony_transformer.HarmonyTransformer",
+            {
+                "video": {
+                    "class_path": "components.backbones.wan_branch.WanTower",
+                    "init_args": tower | {"in_channels": 24, "out_channels": 24},
+                },
+                "audio": {
+                    "class_path": "components.backbones.audio_tower.AudioTower",
+                    "init_args": tower | {"channels": 4, "transcript_dim": 10},
+                },
+                "interaction": {"width": 24, "num_heads": 1},
+            },
+        ),
+        "audio_codec": ("components.codecs.log_mel_codec.LogMelCodec", {"num_mels": 2}),
+        "video_codec": ("components.codecs.pixel_codec.PixelCodec", {"temporal_factor": 4}),
+        "text_encoder": ("components.encoders.hashed_words.HashedWords", {"dim": 16}),
+        "transcript_encoder": ("components.encoders.character_transcript.CharacterTranscript", {"dim": 10}),
+        "tasks": (
+            "components.objectives.cross_task.CrossTaskSynergy",
+            {"task_mode": "sample", "audio_levels": {"shift": 3.0}, "probabilities": [0.4, 0.3, 0.3]},
+        ),
+        "sampler": (
+            "components.samplers.joint_sampler.JointSampler",
+            {
+                "num_steps": 4,
+                "audio_schedule": {"solver": "euler", "shift": 3.0},
+                "guidance": {"guidance": "sync", "sync_sigmas": [0.2, 0.9]},
+            },
+        ),
+    }
+    arguments = {name: {"class_path": path, "init_args": init} for name, (path, init) in parts.items()}
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(HarmonyModule, "model", subclass_mode=True)
+    path = f"{HarmonyModule.__module__}.{HarmonyModule.__name__}"
+    config = parser.parse_object({"model": {"class_path": path, "init_args": arguments | {"stage": "joint"}}})
+    module = parser.instantiate_classes(config).model
+    assert module.sampler.guidance == SyncCFG("sync", sync_sigmas=(0.2, 0.9))
+    assert module.sampler.audio_schedule == FlowSchedule("euler", 3.0)
+    assert module.sampler.video_schedule == FlowSchedule()
+    assert module.tasks.audio_levels == NoiseLevels(3.0)
+    assert module.tasks.video_levels == NoiseLevels()
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
