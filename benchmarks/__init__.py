@@ -4,6 +4,8 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 
 - ``frozen_prefix``: a training step with frozen early blocks against one with all blocks trainable;
 - ``shared_prefix``: a guided sampling step with a shared early prefix against three separate calls;
+- ``vae``: the causal video VAE in chunks and tiles against whole clips, and what it holds at full size;
+- ``dit_forward``: the transformer's FLOP/s against plain matrix products, and the FLOPs of the full experiments;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 """

@@ -12,10 +12,17 @@ MODEL = [
     *("--heads=1", "--joint-blocks=1", "--single-blocks=1", "--channels=4"),
     *("--clips=4", "--latents=2", "--size=8", "--repeats=1"),
 ]
+VIDEO = ["--widths", *"8888", "--groups=4", "--frames=17", "--height=16", "--width=16", "--decode-window=1"]
+BATCH = [
+    *("--heads=1", "--joint-blocks=1", "--single-blocks=1", "--words=2"),
+    *("--latents=2", "--height=8", "--width=8"),
+]
 SMALL = {
     "frozen_prefix": (MODEL, "ratio frozen / all", 3),
     "shared_prefix": (MODEL, "ratio shared / separate", 2),
     "decode_throughput": (["--clips=1", "--frames=25", "--size=32", "--repeats=1"], "read_clip", 1),
+    "vae": ([*VIDEO, "--repeats=1"], "decode, chunks of 1", 2),
+    "dit_forward": ([*BATCH, "--matrices=32", "--repeats=1"], "bfloat16", 1),
     "cpu_attention": (["--tokens=16", "--total=32", "--heads=1", "--repeats=1"], "attention, 16 tokens", 2),
 }
 
