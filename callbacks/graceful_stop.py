@@ -21,7 +21,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class RunStopped(BaseException):
-    """The run was told to stop and has written its checkpoint."""
+    """The run was told to stop and has written its checkpoint.
+
+    Args:
+        status: what the process is to exit with.
+    """
+
+    def __init__(self, status: int = STOPPED_STATUS) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class GracefulStop(Callback):
@@ -55,12 +63,11 @@ class GracefulStop(Callback):
         if trainer.fit_loop._should_accumulate() or not self._any_told():
             return
         folder = run_folder(trainer)
-        if folder is None:
-            raise RunStopped
-        file = folder / "checkpoints" / "stopped.ckpt"
-        trainer.save_checkpoint(file)
-        rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
-        raise RunStopped
+        if folder is not None:
+            file = folder / "checkpoints" / "stopped.ckpt"
+            trainer.save_checkpoint(file)
+            rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
+        raise RunStopped(0 if _is_child(trainer) else STOPPED_STATUS)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves signals to whoever had them."""
@@ -87,3 +94,9 @@ class GracefulStop(Callback):
         for one, previous in self._previous.items():
             signal.signal(one, signal.SIG_DFL if previous is None else previous)
         self._previous = {}
+
+
+def _is_child(trainer: Trainer) -> bool:
+    """Whether this process was started by rank 0 of its machine, which is killed if a child exits with a failure."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    return environment is not None and not environment.creates_processes_externally and trainer.local_rank > 0

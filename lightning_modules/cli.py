@@ -19,7 +19,7 @@ with without_transformers():
     from lightning.pytorch.plugins import CheckpointIO
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    from callbacks.graceful_stop import STOPPED_STATUS, GracefulStop, RunStopped
+    from callbacks.graceful_stop import GracefulStop, RunStopped
     from callbacks.nan_guard import NaNGuard
     from callbacks.results import ResultsWriter
     from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
@@ -158,8 +158,8 @@ def main(args: Sequence[str] | None = None) -> int:
             save_config_kwargs={"overwrite": True},
             args=arguments,
         )
-    except RunStopped:
-        return STOPPED_STATUS
+    except RunStopped as stopped:
+        return stopped.status
     except SIGTERMException:
         return 143
     except KeyboardInterrupt:  # before or after the trainer, which itself turns it into status 1

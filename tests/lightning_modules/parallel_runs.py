@@ -5,6 +5,7 @@ The configuration is written by `write_config`; `Witness` keeps losses, gradient
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -143,22 +144,25 @@ def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None 
 
 
 def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
-    """One run in a session of its own, so that no rank outlives it."""
+    """One run in a session of its own, so that no rank outlives it; one that hangs says where."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_modules", command, "--config", str(config), *options],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)
+        said, _ = process.communicate(timeout=30)
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == status, said[-4000:]
+    assert process.returncode == status, said[-8000:]
 
 
 def seen(folder: Path, name: str) -> list[dict[str, Any]]:
