@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks.experiment import experiment_on_meta
 from benchmarks.measure import print_table
 from benchmarks.saved_activations import fused_attention, saved_bytes
+from benchmarks.vae import VideoSize, encoding_peak
 from components.backbones.column import Column
 from components.contracts import AudioEncoder, AudioFeatures, TextFeatures
 from components.encoders.cached_text import CachedText
@@ -142,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     averages = num_parameters(dit, True) * 4 if "EMA" in names else 0
     replicated = num_bytes(module.codec) + num_bytes(module.audio_encoder)
     unit = max(num_parameters(block) for block in dit.backbone.blocks) * 2
+    size = VideoSize(data.batch_size, data.form.num_frames, data.form.height, data.form.width)
+    encoding = encoding_peak(module.codec, size)
     activations = count_activations(module, data)
     print(
         f"\nper GPU and {data.batch_size} clips of {data.form.num_frames} frames {data.form.height}x{data.form.width}, "
@@ -157,17 +160,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             averages / gpus,
             gathered,
             activations.kept,
+            encoding,
         ]
-        cells = [f"{value / GIB:.2f}" for value in (*columns, sum(columns))]
+        total_bytes = sum(columns[:-2]) + max(columns[-2:])  # latents are encoded before the transformer runs
+        cells = [f"{value / GIB:.2f}" for value in (*columns, total_bytes)]
         rows.append([str(gpus), *cells])
-    header = ["GPUs", "weights", "gradients", "AdamW", "EMA", "bf16 copies", "activations", "sum"]
+    header = ["GPUs", "weights", "gradients", "AdamW", "EMA", "bf16 copies", "activations", "encoding", "peak"]
     print_table(header, rows)
     setting = "with" if dit.checkpoint_activations else "without"
     print(
         f"\nactivations: {setting} checkpoints, costliest batch (high-resolution prefix of {activations.units});\n"
         f"all kept they are {activations.without_checkpoints / GIB:.2f} GiB.\n"
-        "Not counted: what the video codec needs while it encodes (see benchmarks.vae), buffers of the communication,\n"
-        "the allocator's slack. The text encoder runs for new prompts only and is then freed."
+        "encoding: what the video codec holds while it encodes; the peak takes the larger of both.\n"
+        "Not counted: buffers of the communication, the allocator's slack. The text encoder runs for new prompts only\n"
+        "and is then freed."
     )
 
 

@@ -27,8 +27,8 @@ SHIFT_S = 0.25
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory) -> tuple[SyncphonyModule, ClipBatch]:
     cli = AVSyncCLI(
-        LightningModule,
-        LightningDataModule,
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,

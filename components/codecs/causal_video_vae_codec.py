@@ -15,6 +15,7 @@ from torch import Tensor
 from components.codecs.causal_video_vae import CausalVideoVAE, DiagonalGaussian
 from components.codecs.causal_video_vae_checkpoint import load_vae
 from components.codecs.causal_video_vae_tiling import map_tiles
+from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import latents_of
 from components.contracts import VideoCodec
 from components.errors import InputError
@@ -83,6 +84,7 @@ class CausalVideoCodec(VideoCodec):
         decode_window: latent frames per chunk when decoding (one more in the first); None takes the video whole.
         tile_size: side in pixels of the tiles that larger frames are processed in, a multiple of 4 spatial factors
             (the reference uses 256); None never tiles. Saves memory and changes the result slightly.
+        clips_at_once: clips that go through the network together; None for all of a batch. Memory grows with it.
 
     Raises:
         InputError: if a window or the tile size is not a positive multiple of what it must be.
@@ -95,6 +97,7 @@ class CausalVideoCodec(VideoCodec):
         encode_window: int | None = 16,
         decode_window: int | None = 2,
         tile_size: int | None = None,
+        clips_at_once: int | None = None,
     ) -> None:
         super().__init__()
         self.vae = vae.requires_grad_(False).eval()
@@ -105,6 +108,7 @@ class CausalVideoCodec(VideoCodec):
         self.encode_window = _positive_multiple("encode_window", encode_window, vae.temporal_factor)
         self.decode_window = _positive_multiple("decode_window", decode_window, 1)
         self.tile_size = _positive_multiple("tile_size", tile_size, 4 * vae.spatial_factor)
+        self.clips_at_once = _positive_multiple("clips_at_once", clips_at_once, 1)
 
     @classmethod
     def from_pretrained(
@@ -115,6 +119,7 @@ class CausalVideoCodec(VideoCodec):
         decode_window: int | None = 2,
         tile_size: int | None = None,
         subfolder: str | None = None,
+        clips_at_once: int | None = None,
         dtype: str | None = "float32",
     ) -> CausalVideoCodec:
         """The codec of a public ``causal_video_vae`` folder.
@@ -128,13 +133,14 @@ class CausalVideoCodec(VideoCodec):
             decode_window: see the class.
             tile_size: see the class.
             subfolder: folder within it, e.g. ``causal_video_vae``.
+            clips_at_once: see the class.
             dtype: what the network computes in: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
 
         Raises:
             InputError: if the folder, its files or an argument cannot be used.
         """
         vae = load_vae(folder, subfolder, dtype)
-        codec = cls(vae, normalisation, encode_window, decode_window, tile_size)
+        codec = cls(vae, normalisation, encode_window, decode_window, tile_size, clips_at_once)
         inherit_identity(codec, vae)
         return codec
 
@@ -170,12 +176,13 @@ class CausalVideoCodec(VideoCodec):
             width // self.spatial_factor,
         )
         moments = video.new_empty(shape, dtype=torch.float32)
-        pixels = video.transpose(1, 2)
         tile = self._tile_for(height, width)
-        if tile is None:
-            _fill(moments, self.vae.encode_windows(pixels, self.encode_window))
-        else:
-            map_tiles(self._encode_tile, pixels, moments, tile, tile // self.spatial_factor)
+        with no_autocast(video.device):
+            for pixels, place in self._parts(video.transpose(1, 2), moments):
+                if tile is None:
+                    _fill(place, self.vae.encode_windows(pixels, self.encode_window))
+                else:
+                    map_tiles(self._encode_tile, pixels, place, tile, tile // self.spatial_factor)
         return DiagonalGaussian.from_moments(moments)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -193,18 +200,23 @@ class CausalVideoCodec(VideoCodec):
         height, width = height * self.spatial_factor, width * self.spatial_factor
         shape = (batch, self.num_frames(length), self.vae.pixel_channels, height, width)
         video = latents.new_empty(shape, dtype=torch.float32)
-        pixels = video.transpose(1, 2)
-        raw = self.normalisation.denormalise(latents)
         tile = self._tile_for(height, width)
-        if tile is None:
-            _fill(pixels, self.vae.decode_windows(raw, self.decode_window))
-        else:
-            map_tiles(self._decode_tile, raw, pixels, tile // self.spatial_factor, tile)
+        with no_autocast(latents.device):
+            for raw, place in self._parts(self.normalisation.denormalise(latents), video.transpose(1, 2)):
+                if tile is None:
+                    _fill(place, self.vae.decode_windows(raw, self.decode_window))
+                else:
+                    map_tiles(self._decode_tile, raw, place, tile // self.spatial_factor, tile)
         return video.clamp_(-1.0, 1.0)
 
     def uniform_scale(self, latents: Tensor) -> Tensor:
         """Latents ``[B, C, L, h, w]`` with latent 0 in the normalisation of the later frames (a new tensor)."""
         return self.normalisation.uniform_scale(latents)
+
+    def _parts(self, given: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of as many clips as go through the network at once, and of the places of their results."""
+        size = self.clips_at_once or len(given)
+        return zip(given.split(size), made.split(size), strict=True)
 
     def _encode_tile(self, pixels: Tensor) -> Tensor:
         return torch.cat([chunk.float() for chunk in self.vae.encode_windows(pixels, self.encode_window)], dim=2)
@@ -222,11 +234,7 @@ class CausalVideoCodec(VideoCodec):
                 f"video is {video.dtype} of shape {list(video.shape)}, but the causal video VAE encodes floating-point "
                 f"[clips, frames, {self.vae.pixel_channels}, height, width] in [-1, 1]; convert it first"
             )
-        try:
-            self.num_latents(video.shape[1])
-        except ValueError as error:
-            nearest = 1 + max(video.shape[1] - 1, 0) // self.temporal_factor * self.temporal_factor
-            raise InputError(f"{error}; cut the clip to {nearest} frames") from None
+        self.num_latents(video.shape[1])
         height, width = video.shape[-2:]
         factor = self.spatial_factor
         if height % factor or width % factor or not height or not width:

@@ -12,7 +12,7 @@ from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures, VideoCodec
 from components.objectives.motion_aware import MotionAwareLoss, MotionAwareTerms
 from components.objectives.prediction import Prediction
-from components.objectives.pyramid_columns import AutoregressivePyramid, TrainingColumn
+from components.objectives.pyramid_columns import AutoregressivePyramid
 
 
 class PyramidObjective:
@@ -52,7 +52,16 @@ class PyramidObjective:
         """
         schedule = self.pyramid.schedule
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
-        inputs = [_model_input(column, dit, text, audio) for column in columns]
+        heard = None if audio is None else dit.listen(audio, latents.shape[2])  # once, for all columns
+        inputs = [
+            Column(
+                column.clips,
+                column.timesteps,
+                text.rows(column.rows),
+                None if heard is None else heard.rows(column.rows),
+            )
+            for column in columns
+        ]
         velocities = [
             self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)
             for output, column in zip(dit(inputs, off_sync=audio is None), columns, strict=True)
@@ -67,13 +76,6 @@ class PyramidObjective:
             mine = [term for term, column in zip(terms, columns, strict=True) if column.stage == stage]
             logs |= {f"{name}_stage{stage}": value for name, value in _means(mine).items()}
         return logs
-
-
-def _model_input(column: TrainingColumn, dit: SyncphonyDiT, text: TextFeatures, audio: AudioFeatures | None) -> Column:
-    heard = None
-    if audio is not None:
-        heard = dit.listen(audio.rows(column.rows), column.first_frame + column.target.shape[2])
-    return Column(column.clips, column.timesteps, text.rows(column.rows), heard)
 
 
 def _means(terms: Sequence[MotionAwareTerms]) -> dict[str, Tensor]:
