@@ -35,6 +35,7 @@ class ReferenceVoices:
         sample_rate: samples per second of the references.
         long_references: "cut" or "error" for utterances longer than the slot.
         on_corrupt: "error" ends the run at an utterance that cannot be used, "skip" reports it and takes another one.
+        cache: keep what was read in memory; utterances that fit the slot are then read once.
 
     Raises:
         InputError: the slot's length is not positive.
@@ -47,6 +48,7 @@ class ReferenceVoices:
         sample_rate: int,
         long_references: Literal["cut", "error"] = "cut",
         on_corrupt: Literal["error", "skip"] = "error",
+        cache: bool = False,
     ) -> None:
         if not 0 < reference_s < float("inf"):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
@@ -60,6 +62,7 @@ class ReferenceVoices:
                 self._places[record.id] = len(voice)
                 voice.append(record)
         self._unusable: set[str] = set()
+        self._kept: dict[tuple[Path, tuple[float, float] | None], tuple[Tensor, int]] | None = {} if cache else None
 
     def draw(self, record: ClipRecord, generator: np.random.Generator | None) -> tuple[Tensor, int]:
         """The reference of a record: float32 ``[S_ref]`` in [-1, 1], zeros after its end, and its samples (0: none).
@@ -94,6 +97,8 @@ class ReferenceVoices:
                 yield other
 
     def _read(self, path: Path, span_s: tuple[float, float] | None, place: float) -> tuple[Tensor, int]:
+        if self._kept is not None and (path, span_s) in self._kept:
+            return self._kept[path, span_s]
         slot_s = self.num_samples / self.sample_rate
         with SoundReader(path) as sound:
             begin_s, end_s = max(0.0, sound.span_s[0]), sound.span_s[1]
@@ -110,7 +115,10 @@ class ReferenceVoices:
                 raise InputError(f"the reference {path} has no sound in its span; correct or remove its row")
             start_s = begin_s + place * max(0.0, end_s - begin_s - slot_s)
             samples = sound.read(start_s, length, self.sample_rate)
-        return pad(samples, (0, self.num_samples - length)), length
+        found = pad(samples, (0, self.num_samples - length)), length
+        if self._kept is not None and end_s - begin_s <= slot_s:  # else every draw is another part of it
+            self._kept[path, span_s] = found
+        return found
 
 
 def _share_sound(one: ClipRecord, other: ClipRecord) -> bool:

@@ -134,7 +134,12 @@ class SpeechClips(ClipDataModule):
         if self.reference_s is not None:
             # of all records, also those that max_val_clips leaves out
             voices = ReferenceVoices(
-                self.records(split), self.reference_s, self.form.sample_rate, self.long_references, self.on_corrupt
+                self.records(split),
+                self.reference_s,
+                self.form.sample_rate,
+                self.long_references,
+                self.on_corrupt,
+                self.cache,
             )
         return partial(
             SpeechDataset,
