@@ -7,12 +7,15 @@ keys and classes on the way down and, at its first leaf, the complaint itself.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lightning_modules.plugins import PLUGIN_PACKAGES
 
@@ -38,6 +41,9 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
     key = ".".join(path)
     if match := _UNKNOWN.match(leaf):
         where = ".".join([*path, match[1]])
+        if where.startswith("callbacks.") and (owner or "").endswith(".Callback"):  # the contract: no class was given
+            name = ".".join(where.split(".")[:2])
+            return f"{_origin(where, args)}{name} has no class_path; give one, or mend the callback's name"
         return f"{_origin(where, args)}unknown key {where}; {_accepted(match[1], owner)}"
     if match := _NO_CLASS.search(leaf):
         name = match[1] or f"{match[2]}.{match[3]}"
@@ -62,8 +68,11 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
         option = leaf.partition(":")[2].split()[0]
         return f"unknown option {option}; {_accepted(option.lstrip('-'), None)}"
     if _EXPECTED.match(leaf):
-        wanted = [match[1] for line in alternatives if (match := _EXPECTED.match(line))]
-        return f"{_origin(key, args)}{key} is {_found(message)}, but must be {_type_names(wanted)}"
+        wanted = _type_names(match[1] for line in alternatives if (match := _EXPECTED.match(line)))
+        found = _found(message)
+        if found == "'None'" and "null" in wanted:  # the parser makes a word of a null given several classes deep
+            return f"{_origin(key, args)}{key} cannot be set to null here; set it to null in a file given with --config"
+        return f"{_origin(key, args)}{key} is {found}, but must be {wanted}"
     return f"{_origin(key, args)}{key}: {leaf}" if key else leaf
 
 
@@ -135,14 +144,35 @@ def _origin(key: str, args: Sequence[str]) -> str:
     if last and any(arg.startswith("--") and last in re.split(r"[.=]", arg.lstrip("-")) for arg in args):
         return "command line: "
     files = config_files(args)
-    return f"{' or '.join(files)}: " if files else ""
+    holding = [file for file in files if last and last in _words(file)]
+    return f"{' or '.join(holding or files)}: " if files else ""
+
+
+def _words(file: str) -> set[str]:
+    """Every key and every value in a configuration file; none where it cannot be read."""
+    try:
+        waiting: list[Any] = [yaml.safe_load(Path(file).read_text(encoding="utf-8"))]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return set()
+    words: set[str] = set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            words.update(str(key) for key in item)
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        else:
+            words.add(str(item).rpartition(".")[2])
+    return words
 
 
 def _accepted(name: str, owner: str | None) -> str:
     """What the class ``owner`` (or the top level) takes, the closest name first."""
     *groups, last = name.split(".")
     if owner is not None:
-        takes, keys = owner.rpartition(".")[2], _parameters(_import(owner))
+        owned = _import(owner)
+        takes, keys = owned.__qualname__, _parameters(owned)
     elif groups == ["trainer"]:
         from lightning.pytorch import Trainer
 
@@ -159,15 +189,22 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {close[0]}?" if close else None
 
 
-def _import(path: str) -> type:
-    module, _, name = path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, type)
+def _import(path: str) -> Any:
+    """The class, function or class's method at ``path``; the parser has imported its module."""
+    module, names = path, list[str]()
+    while module not in sys.modules:
+        module, _, name = module.rpartition(".")
+        names.insert(0, name)
+    found: Any = sys.modules[module]
+    for name in names:
+        found = getattr(found, name)
     return found
 
 
-def _parameters(owner: type) -> list[str]:
-    """Names of the constructor's arguments, through base classes that take ``**kwargs``."""
+def _parameters(owner: Any) -> list[str]:
+    """Names of a function's arguments, or of a constructor's, through base classes that take ``**kwargs``."""
+    if not isinstance(owner, type):
+        return list(inspect.signature(owner).parameters)
     names: dict[str, None] = {}
     for base in owner.__mro__:
         if "__init__" not in vars(base):

@@ -79,12 +79,16 @@ def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
     if file.resolve() in above:
         circle = " -> ".join(path.name for path in (*above, file.resolve()))
         raise InputError(f"base: configuration files build on each other in a circle ({circle}); remove one base")
-    bases = _content(file).get("base") or []
+    given = _content(file).get("base") or []
+    bases = given if isinstance(given, list) else [given]
+    if not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{file}: base is {given!r}; give the name of a configuration file or a list of names")
     chain: list[Path] = []
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         path = file.parent / base
         if not path.is_file():
-            raise InputError(f"{file}: base names '{base}', but '{path}' does not exist; mend the name")
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"{file}: base names '{base}', but '{path}' {problem}; mend the name")
         chain += _chain(path, (*above, file.resolve()))
     return [*chain, file]
 

@@ -21,6 +21,14 @@ class WidePart(Part):
     def __init__(self, width: float = 1.0, **kwargs: int):
         super().__init__(**kwargs)
 
+    @classmethod
+    def loaded(cls, folder: str, scale: float = 1.0) -> "WidePart":
+        return cls(width=scale)
+
+
+def built_part(dim: int, heads: int = 2) -> Part:
+    return Part(dim, heads)
+
 
 class Whole:
     def __init__(self, part: Part, kind: Literal["a", "b"] = "a", size: int | str | None = None):
@@ -59,6 +67,14 @@ def whole(init_args="", part_args="dim: 4", part="Part"):
     [
         (whole(part_args="dmi: 4"), "unknown key model.init_args.part.init_args.dmi; did you mean dim?"),
         (whole(part_args="colour: 4"), "unknown key model.init_args.part.init_args.colour; Part takes dim, heads"),
+        (
+            whole(part="built_part", part_args="dim: 4, haeds: 1"),
+            "unknown key model.init_args.part.init_args.haeds; did you mean heads?",
+        ),
+        (
+            whole(part="WidePart.loaded", part_args="folder: a, colour: 1"),
+            "unknown key model.init_args.part.init_args.colour; WidePart.loaded takes folder, scale",
+        ),
         (whole("colour: 1"), "unknown key model.init_args.colour; Whole takes part, kind, size"),
         (whole("kind: c"), "model.init_args.kind is 'c', but must be one of 'a', 'b'"),
         (whole("size: [1]"), "model.init_args.size is '[1]', but must be "),
@@ -88,6 +104,25 @@ def test_the_command_line_is_named_where_it_is_at_fault():
     assert sentence(whole(), "--model.part.dmi", "4").startswith("command line: unknown key model.init_args.part.init_")
     assert sentence(whole(), "--model.kind=c").startswith("command line: model.init_args.kind is 'c'")
     assert sentence(whole(), "--stepz", "3").startswith("unknown option --stepz")
+
+
+def test_only_files_that_hold_the_key_are_named():
+    Path("y.yaml").write_text("steps: 3\n")
+    assert sentence(whole("colour: 1"), "--config", "y.yaml").startswith("x.yaml: unknown key")
+    assert sentence(whole() + "steps: many\n", "--config", "y.yaml").startswith("x.yaml or y.yaml: steps")
+
+
+def test_a_callback_without_a_class():
+    message = "Parser key \"callbacks.emma\":\n  Problem with given class_path 'lightning.pytorch.Callback':\n"
+    message += "    Group 'init_args' does not accept option 'decay'"
+    assert parse_error_sentence(message, []).startswith("callbacks.emma has no class_path; give one, or mend")
+
+
+def test_null_on_the_command_line():
+    message = 'Parser key "model.dim":\n  Does not validate against any of the Union subtypes\n  Errors:\n'
+    message += "    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n  Given value: None"
+    found = parse_error_sentence(message, ["--model.dim=null"])
+    assert found == "command line: model.dim cannot be set to null here; set it to null in a file given with --config"
 
 
 def test_a_missing_section_and_a_missing_file_are_named():

@@ -34,6 +34,19 @@ def test_names_of_callbacks_come_from_files_and_options(folder: Path):
     assert callback_names(args) == ["report", "ema", "guard"]
 
 
+@pytest.mark.parametrize("base", ["3", "[3]", "{a: b}"])
+def test_a_base_must_be_a_name(folder: Path, base: str):
+    (folder / "broken.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(InputError, match=r"broken\.yaml: base is .*; give the name of a configuration file"):
+        with_bases(["fit", "--config", "broken.yaml"])
+
+
+def test_a_folder_is_no_base(folder: Path):
+    (folder / "broken.yaml").write_text("base: deep\n")
+    with pytest.raises(InputError, match="names 'deep', but 'deep' is a folder"):
+        with_bases(["fit", "--config", "broken.yaml"])
+
+
 def test_a_missing_base_is_named_with_the_file_that_wants_it(folder: Path):
     (folder / "broken.yaml").write_text("base: nowhere.yaml\n")
     with pytest.raises(InputError, match=r"broken\.yaml: base names 'nowhere\.yaml', but .* does not exist"):
