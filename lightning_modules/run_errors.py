@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import zipfile
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from components.errors import InputError
 
 _MAX_LISTED = 10
+_PARTS = ("state_dict", "pytorch-lightning_version")
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
 _SIZE = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
     r"the shape in current model is torch\.Size\((.*?)\)"
 )
+_MEND = "give a .ckpt file"
 
 
 def input_error_sentence(error: BaseException) -> str | None:
@@ -34,13 +39,17 @@ def input_error_sentence(error: BaseException) -> str | None:
 
 
 def check_checkpoint(path: str) -> None:
-    """Finds a wrong path or a truncated file before anything is built.
+    """Finds a wrong path, a damaged file or one of something else before anything is built.
+
+    Tensors are mapped, not read.
 
     Args:
-        path: the value of ``ckpt_path``; Lightning's words ``best``, ``last`` and ``hpc`` pass.
+        path: the value of ``ckpt_path``; Lightning's words ``best``, ``last`` and ``hpc`` pass, folders too, and files
+            with code in them, which may be trusted (``weights_only: false``).
 
     Raises:
-        InputError: if there is no such file, or it is not whole (a checkpoint is a zip file, whose index comes last).
+        InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), or
+            it is no training checkpoint.
     """
     if path in ("best", "last", "hpc"):
         return
@@ -48,13 +57,45 @@ def check_checkpoint(path: str) -> None:
         raise InputError(f"ckpt_path: checkpoint '{path}' does not exist; give the path of a .ckpt file")
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise InputError(f"ckpt_path: '{path}' is truncated or no checkpoint; give another .ckpt file")
+    if Path(path).is_file() and (sentence := _content_problem(path)):
+        raise InputError(sentence)
+
+
+def _content_problem(path: str) -> str | None:
+    """What is wrong with the content of a checkpoint file, or None."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        return None if _code_in(error) else _damaged(path)
+    except _UNREADABLE:
+        return _damaged(path)
+    lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
+    return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_MEND}" if lacking else None
+
+
+def _damaged(path: str) -> str:
+    return f"ckpt_path: '{path}' is damaged; give another .ckpt file"
+
+
+def _code_in(error: pickle.UnpicklingError) -> str | None:
+    """The first Python object a pickle names that is neither tensor nor plain type."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else None
 
 
 def checkpoint_error_sentence(error: BaseException, path: str) -> str | None:
     """What a failed load says about the checkpoint at ``path``, or None if ``error`` is about something else."""
-    if isinstance(error, KeyError) and error.args[:1] in (("state_dict",), ("pytorch-lightning_version",)):
-        return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); give a .ckpt file"
     message = str(error)
+    if isinstance(error, KeyError) and error.args[:1] in [(part,) for part in _PARTS]:
+        return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_MEND}"
+    if isinstance(error, pickle.UnpicklingError):
+        code = _code_in(error)
+        holds = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
+        return f"ckpt_path: '{path}' {holds}" if holds else _damaged(path)
+    if isinstance(error, FileNotFoundError) and path in message:
+        return f"ckpt_path: '{path}' holds no checkpoint; {_MEND}"
+    if isinstance(error, ValueError) and "ckpt_path=" in message:  # Lightning cannot tell which is the best or last
+        return f"ckpt_path: {' '.join(message.split())}"
     if not isinstance(error, RuntimeError) or "loading state_dict" not in message:
         return None
     kinds = {

@@ -41,6 +41,8 @@ class AVSyncTrainer(Trainer):
         write: Any = getattr(model, "save_pretrained", None)
         if not callable(write):
             raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
+        if ckpt_path in ("best", "last", "hpc"):
+            raise InputError(f"ckpt_path is '{ckpt_path}', which only fit can tell; give the path of a .ckpt file")
         if ckpt_path is not None:
             checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
             averages = _averages(checkpoint["state_dict"]) if averaged else {}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError
 from components.whole_folder import whole_folder
 
 
@@ -34,3 +35,12 @@ def test_leftovers_of_a_killed_run_do_no_harm(tmp_path: Path):
     with whole_folder(tmp_path / "model") as partial:
         (partial / "whole").touch()
     assert [file.name for file in (tmp_path / "model").iterdir()] == ["whole"]
+
+
+def test_targets_that_cannot_be_made(tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for target, problem in ((file, "is a file"), (file / "in", "cannot be made"), (Path(), "cannot be replaced")):
+        with pytest.raises(InputError, match=problem), whole_folder(target):
+            raise AssertionError("the block must not run")
+    assert file.read_text() == "kept" and [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,3 +1,7 @@
+import os
+import pickle
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -45,7 +49,7 @@ def test_words_for_checkpoints_pass():
 
 def test_whole_files_and_folders_pass_and_truncated_files_do_not(tmp_path):
     file = tmp_path / "a.ckpt"
-    torch.save({"state_dict": {}}, file)
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, file)
     check_checkpoint(str(file))
     check_checkpoint(str(tmp_path))
     file.write_bytes(file.read_bytes()[:-30])
@@ -53,6 +57,48 @@ def test_whole_files_and_folders_pass_and_truncated_files_do_not(tmp_path):
         check_checkpoint(str(file))
     with pytest.raises(InputError, match=r"b\.ckpt' does not exist"):
         check_checkpoint(str(tmp_path / "b.ckpt"))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1], {"step": 1}, {"state_dict": {}}])
+def test_files_of_something_else_are_no_checkpoints(tmp_path: Path, content: object):
+    file = tmp_path / "a.ckpt"
+    torch.save(content, file)
+    with pytest.raises(InputError, match=r"a\.ckpt' holds no training checkpoint \(it lacks '"):
+        check_checkpoint(str(file))
+
+
+def test_a_damaged_index_of_tensors_is_found(tmp_path: Path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(300)}, "pytorch-lightning_version": "2.6.0"}, file)
+    content = bytearray(file.read_bytes())
+    start = content.index(b"data.pkl") + 60
+    content[start : start + 40] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.ckpt' is damaged"):
+        check_checkpoint(str(file))
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo code of a checkpoint ran",)
+
+
+def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": Malicious(), "pytorch-lightning_version": "2.6.0"}, file)
+    check_checkpoint(str(file))  # who trusts the file may say so
+    with pytest.raises(pickle.UnpicklingError) as error:
+        torch.load(file, weights_only=True)
+    sentence = checkpoint_error_sentence(error.value, "a.ckpt")
+    assert sentence is not None and "system), which is not run" in sentence and "\n" not in sentence
+    assert "code of a checkpoint ran" not in capfd.readouterr().out
+
+
+def test_words_and_folders_without_a_checkpoint():
+    lightning = ValueError('`.validate(ckpt_path="best")` is set but `ModelCheckpoint` is not configured.')
+    assert checkpoint_error_sentence(lightning, "best") == f"ckpt_path: {lightning}"
+    absent = FileNotFoundError("checkpoint 'folder' does not exist")
+    assert checkpoint_error_sentence(absent, "folder") == "ckpt_path: 'folder' holds no checkpoint; give a .ckpt file"
 
 
 def test_every_difference_to_a_checkpoint_is_listed():
