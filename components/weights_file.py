@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def _pickled(file: Path) -> dict[str, Tensor]:
             "safetensors where you trust it, or download it anew"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error))[0] or "it is empty"
         raise InputError(
             f"weights file '{file}' is not a readable pickle of tensors ({reason}); download it anew"
         ) from None
@@ -178,7 +179,9 @@ def _unpickle(file: Path) -> object:
     except RuntimeError as error:
         if "mmap can only be used" not in str(error):
             raise
-    return torch.load(file, map_location="cpu", weights_only=True)  # a format from before 2020, which has no mapping
+    with warnings.catch_warnings():  # what the sentence about a file that cannot be read says better
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(file, map_location="cpu", weights_only=True)  # a format from before 2020, without mapping
 
 
 def _separate(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

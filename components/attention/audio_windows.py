@@ -14,6 +14,7 @@ from torch import Tensor
 
 from components.attention.rope import rotary_table
 from components.contracts import AudioFeatures
+from components.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ class AudioTimeline:
 
     def __post_init__(self) -> None:
         if self.fps <= 0 or self.temporal_factor < 1:
-            raise ValueError(f"fps {self.fps} and temporal_factor {self.temporal_factor} must be positive")
+            raise InputError(
+                f"the timeline has fps {self.fps} and temporal_factor {self.temporal_factor}; both must be positive"
+            )
         if self.look_back_s < 0 or self.look_ahead_s < 0:
-            raise ValueError(f"look_back_s {self.look_back_s}, look_ahead_s {self.look_ahead_s} must not be negative")
+            raise InputError(
+                f"the timeline has look_back_s {self.look_back_s} and look_ahead_s {self.look_ahead_s}; neither may be "
+                "negative"
+            )
 
     def position(self, seconds: Tensor) -> Tensor:
         """Seconds to latent-frame units."""

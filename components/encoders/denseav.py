@@ -60,7 +60,12 @@ class DenseAVEncoder(FrozenAudioEncoder):
             self._build(DenseAVCheckpoint.public(), aligned)
         else:
             stored, file = read_checkpoint(checkpoint)
-            self._build(stored, aligned)
+            try:
+                self._build(stored, aligned)
+            except InputError:
+                raise
+            except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+                raise InputError(f"'{file}' describes no HuBERT ({error}); restore it from the release") from None
             weights = Weights(self._needed(stored.weights), (file,), file)
             if builds_shapes_only():
                 check_fit(self, weights)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class DenseAVCheckpoint:
             raise InputError(
                 f"'{source}' does not store {', '.join(absent)}; give a checkpoint with DenseAV's constructor arguments"
             )
+        if not isinstance(arguments["code_dim"], int):
+            raise InputError(f"'{source}' stores the code_dim {arguments['code_dim']!r}, which is no width; restore it")
         weights = audio_weights(tensors)
         backbone_shapes = {k.removeprefix("hubert."): v.shape for k, v in weights.items() if k.startswith("hubert.")}
         if not backbone_shapes:
@@ -233,7 +236,9 @@ def _weights_file(name: str) -> Path:
 def _read_lightning(file: Path) -> dict[str, Any]:
     """The plain content of a Lightning checkpoint; Python objects in it are refused, never built."""
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():  # what the sentence about a file that cannot be read says better
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         named = re.findall(r"GLOBAL ([\w.]+)", str(error))
         raise InputError(
@@ -242,7 +247,7 @@ def _read_lightning(file: Path) -> dict[str, Any]:
             f"use the hub folder {PUBLIC_NAMES[0]}"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\. ", str(error))[0] or "it is empty"
         raise InputError(f"checkpoint '{file}' cannot be read ({reason}); download it anew") from None
     parts = ("state_dict", "hyper_parameters")
     absent = [part for part in parts if not isinstance(stored, dict) or not isinstance(stored.get(part), dict)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from components.errors import InputError
 from components.objectives.pyramid_columns import TrainingColumn
 from components.schedules.pyramid_schedule import latent_pyramid
 
@@ -47,7 +48,7 @@ class MotionAwareLoss(nn.Module):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         if weight < 0:
-            raise ValueError(f"the motion weight must not be negative, got {weight}")
+            raise InputError(f"the motion loss's weight is {weight}; it must not be negative")
         self.weight = weight
 
     def forward(self, prediction: Tensor, target: Tensor, clean: Tensor, previous: Tensor | None) -> MotionAwareTerms:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from components.errors import InputError
 from components.schedules.pyramid_schedule import PyramidSchedule, downsample_mean, upsample_nearest
 
 Hold = Callable[[Tensor], Tensor]
@@ -84,7 +85,7 @@ class CleanPrediction(Prediction):
 
     def __init__(self, min_sigma: float = 1.0, from_still: bool = False) -> None:
         if not 0 < min_sigma <= 1:
-            raise ValueError(f"min_sigma must lie in (0, 1], got {min_sigma}")
+            raise InputError(f"min_sigma is {min_sigma}; it must lie in (0, 1]")
         self.min_sigma = min_sigma
         self.from_still = from_still
 

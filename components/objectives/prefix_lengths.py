@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from components.contracts import mixed_seed
+from components.errors import InputError
 
 
 def units_per_stage(n: int, num_units: int, stages: int, first: int = 1, available: int | None = None) -> list[int]:
@@ -40,8 +41,15 @@ def stratified_n(step: int, rank: int, world_size: int, num_units: int, first: i
     """Every n of ``first..num_units`` once per cycle, in an order that is new for each cycle.
 
     The position ``step * world_size + rank`` walks through a shuffled list, so any number of ranks covers all n.
+
+    Raises:
+        InputError: if the clips are shorter than the shortest prefix.
     """
     count = num_units + 1 - first
+    if count < 1:
+        raise InputError(
+            f"the clips have {num_units} latent frames (units) but shortest_prefix is {first}: raise num_frames"
+        )
     cycle, place = divmod(step * world_size + rank, count)
     generator = torch.Generator().manual_seed(mixed_seed(seed, cycle))
     return first + int(torch.randperm(count, generator=generator)[place])

@@ -17,6 +17,7 @@ from components.backbones.column import Column
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import ReportsProgress, TextFeatures
 from components.encoders.text_rows import stack_text
+from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
 from components.objectives.prediction import Hold, Prediction, VelocityPrediction
 from components.objectives.pyramid_columns import history_clips, unit_starts
@@ -56,6 +57,9 @@ class PyramidSampler:
         image_text_scale: text guidance on a generated image.
         sync_scale: audio sync guidance w (0: off, no off-sync branch is run).
         frames_per_unit: latent frames generated at a time.
+
+    Raises:
+        InputError: if a stage has no number of steps or no step.
     """
 
     def __init__(
@@ -71,7 +75,10 @@ class PyramidSampler:
         self.schedule = schedule or PyramidSchedule()
         for name, steps in (("video_steps", video_steps), ("image_steps", image_steps)):
             if len(steps) != self.schedule.stages or min(steps) < 1:
-                raise ValueError(f"{name} {list(steps)} must name at least one step for {self.schedule.stages} stages")
+                raise InputError(
+                    f"{name} is {list(steps)}; give a number of steps, at least 1, for each of the "
+                    f"{self.schedule.stages} stages"
+                )
         self.video_steps = tuple(video_steps)
         self.image_steps = tuple(image_steps)
         self.video_text_scale = video_text_scale

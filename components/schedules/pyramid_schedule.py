@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from components.errors import InputError
+
 
 class PyramidSchedule:
     """Noise levels and timesteps of every pyramid stage (0 is the coarsest).
@@ -46,9 +48,9 @@ class PyramidSchedule:
         if stage_range is None:
             stage_range = [i / stages for i in range(stages + 1)]
         if len(stage_range) != stages + 1:
-            raise ValueError(f"stage_range needs {stages + 1} numbers for {stages} stages, got {list(stage_range)}")
+            raise InputError(f"stage_range is {list(stage_range)}; give {stages + 1} numbers for {stages} stages")
         if not 0 < gamma <= 1 / 3 + 1e-9:
-            raise ValueError(f"gamma must lie in (0, 1/3], got {gamma}: beyond it the block noise has no covariance")
+            raise InputError(f"gamma is {gamma}; it must lie in (0, 1/3]: beyond it the block noise has no covariance")
         self.stages = stages
         self.gamma = gamma
         self.num_train_timesteps = n = num_train_timesteps

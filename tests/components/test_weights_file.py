@@ -175,8 +175,9 @@ def test_writing_leaves_one_whole_file_that_others_may_read(tmp_path: Path):
 def test_truncated_files(tmp_path: Path, kind: str, keep: int):
     file = write(tmp_path / f"model.{kind}", tensors())
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(InputError, match=rf"model\.{kind}' is not a readable"):
+    with pytest.raises(InputError, match=rf"model\.{kind}' is not a readable") as caught:
         open_weights(tmp_path)
+    assert len(str(caught.value)) < 300 + len(str(file)) and "()" not in str(caught.value)
 
 
 def test_truncated_old_pickle(tmp_path: Path):
@@ -192,7 +193,7 @@ class Malicious:
         return os.system, ("echo code of a weights file ran",)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("write_it", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
 def test_code_is_named_and_never_run(tmp_path: Path, capfd: pytest.CaptureFixture[str], write_it):
     write_it({"w": Malicious()}, tmp_path / "model.bin")

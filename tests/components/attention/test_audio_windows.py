@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from components.attention.audio_windows import AudioTimeline, AudioWindows
 from components.attention.rope import rotary_table
 from components.codecs.pixel_codec import PixelCodec
+from components.errors import InputError
 from tests.tiny_syncphony import audio_features
 
 
@@ -138,5 +139,5 @@ def test_tables_hold_centres_of_frames_and_tokens():
     ],
 )
 def test_impossible_settings_are_named(settings_: dict, message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         AudioTimeline(**settings_)

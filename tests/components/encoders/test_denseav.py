@@ -230,6 +230,8 @@ def test_missing_files(tmp_path, weights):
     write_lightning_checkpoint(tmp_path / "a.ckpt", weights)
     write_lightning_checkpoint(tmp_path / "b.ckpt", weights)
     assert "2 DenseAV checkpoints" in refusal(str(tmp_path))
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    assert "a.ckpt' cannot be read (it is empty)" in refusal(str(tmp_path / "a.ckpt"))
     write_hub_folder(tmp_path, weights)
     (tmp_path / "config.json").unlink()
     assert "config.json does not exist" in refusal(str(tmp_path))
@@ -250,10 +252,16 @@ def test_weights_that_do_not_fit(tmp_path, weights):
     [
         ({"audio_model_type": "imagebind"}, "audio model 'imagebind'"),
         ({"audio_aligner_type": "audio_sa_sa"}, "aligner is 'audio_sa_sa'"),
+        ({"code_dim": "x"}, "stores the code_dim 'x', which is no width"),
     ],
 )
 def test_another_kind_of_model(tmp_path, weights, change: dict, message: str):
     assert message in refusal(str(write_hub_folder(tmp_path, weights, {**ARGUMENTS, **change})), "aligned")
+
+
+def test_settings_that_describe_no_model(tmp_path, weights):
+    write_hub_folder(tmp_path, weights, hubert={**TINY_HUBERT, "num_attention_heads": 7})
+    assert "model.safetensors' describes no HuBERT (" in refusal(str(tmp_path))
 
 
 def test_arguments_that_are_not_stored(tmp_path, weights):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from components.errors import InputError
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.pyramid_columns import TrainingColumn
 from components.schedules.pyramid_schedule import latent_pyramid
@@ -129,5 +130,5 @@ def test_several_frames_per_unit_pair_each_frame_with_its_predecessor():
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match=r"-0\.5"):
+    with pytest.raises(InputError, match=r"-0\.5"):
         MotionAwareLoss(-0.5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from components.codecs.pixel_codec import PixelCodec
+from components.errors import InputError
 from components.objectives.prediction import CleanPrediction, VelocityPrediction
 from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.schedules.pyramid_schedule import PyramidSchedule, latent_pyramid
@@ -106,7 +107,7 @@ def test_velocity_prediction_is_the_output_itself():
 
 @pytest.mark.parametrize("floor", [0.0, 1.5, -0.2])
 def test_an_impossible_floor_is_refused(floor: float):
-    with pytest.raises(ValueError, match=f"got {floor}"):
+    with pytest.raises(InputError, match=f"min_sigma is {floor}"):
         CleanPrediction(floor)
 
 

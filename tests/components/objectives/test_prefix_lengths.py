@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.errors import InputError
 from components.objectives.prefix_lengths import stratified_n, synchronised_n, units_per_stage
 
 
@@ -54,3 +55,8 @@ def test_the_released_recipe_starves_prefixes_where_ranks_are_few():
 def test_a_group_larger_than_the_clip_is_refused():
     with pytest.raises(ValueError, match="group of 8 ranks exceeds the 5 units"):
         synchronised_n(0, 0, 8, 5)
+
+
+def test_clips_shorter_than_the_shortest_prefix():
+    with pytest.raises(InputError, match=r"have 1 latent frames .* shortest_prefix is 2: raise num_frames"):
+        stratified_n(0, 0, 1, 1, 2, 0)

@@ -8,6 +8,7 @@ import torch
 from components.backbones.syncphony_dit import SyncphonyDiT
 from components.contracts import TextFeatures
 from components.encoders.text_rows import stack_text
+from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler, evaluate_branches
 from components.samplers.sampling_noise import ClipNoise
@@ -249,7 +250,7 @@ def test_stacked_text_is_padded_with_masked_tokens():
 
 @pytest.mark.parametrize("settings", [{"video_steps": (10, 10)}, {"video_steps": (1, 0, 1)}, {"image_steps": (1,)}])
 def test_steps_that_do_not_fit_the_stages_are_named(settings: dict):
-    with pytest.raises(ValueError, match=r"_steps .* at least one step for 3 stages"):
+    with pytest.raises(InputError, match=r"_steps is .*; give a number of steps, at least 1, for each of the 3 stages"):
         PyramidSampler(**settings)
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.errors import InputError
 from components.schedules.pyramid_schedule import (
     PyramidSchedule,
     block_noise,
@@ -170,10 +171,10 @@ def test_euler_stays_in_float32():
 
 @pytest.mark.parametrize("gamma", [0.0, -0.1, 0.34, 1.0])
 def test_a_gamma_without_covariance_is_refused(gamma: float):
-    with pytest.raises(ValueError, match=str(gamma)):
+    with pytest.raises(InputError, match=str(gamma)):
         PyramidSchedule(gamma=gamma)
 
 
 def test_stage_range_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="needs 4 numbers for 3 stages"):
+    with pytest.raises(InputError, match="give 4 numbers for 3 stages"):
         PyramidSchedule(stage_range=[0, 0.5, 1])
