@@ -135,3 +135,9 @@ def test_avsync15(releases: Path):
 def test_sd3_on_the_greatest_hits(releases: Path):
     write_greatest_hits(Path("clips"))
     train_and_use(releases, "sd3_greatest_hits", [*paths(releases, "sd3"), *SMALL])
+
+
+@pytest.mark.slow  # minutes: 121 frames of 384 x 640
+def test_full_size(releases: Path):
+    write_avsync15(Path("clips"), num_train=4, num_test=1, height=96, width=160, seconds=5.2)
+    train_and_use(releases, "avsync15", [*paths(releases), "--model.sampler.init_args.video_steps=[1,1,1]"])
