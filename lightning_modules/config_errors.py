@@ -25,6 +25,9 @@ _SCAFFOLD = ("Does not validate against", "Subtypes:", "Errors:", "Given value")
 _UNKNOWN = re.compile(
     r"(?:Subcommand '\w+' does not accept option|Group '\w+' does not accept option|Option) '([^']+)'"
 )
+_CALLABLE = re.compile(
+    r"expects a function or a callable class: Option '([^']+)' is not accepted.*class_path='([^']+)'"
+)
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)|module '(\S+)' has no attribute '(\S+)'")
 _NO_SUBCLASS = re.compile(r"Not a valid subclass of (\w+)")
 _EXPECTED = re.compile(r"^Expected an? (.+?)(?:\. Got value: (.*))?$")
@@ -43,8 +46,11 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
         where = ".".join([*path, match[1]])
         if where.startswith("callbacks.") and (owner or "").endswith(".Callback"):  # the contract: no class was given
             name = ".".join(where.split(".")[:2])
-            return f"{_origin(where, args)}{name} has no class_path; give one, or mend the callback's name"
+            return f"{_origin(name, args)}{name} has no class_path; give one, or mend the callback's name"
         return f"{_origin(where, args)}unknown key {where}; {_accepted(match[1], owner)}"
+    if match := _CALLABLE.search(leaf):
+        where = f"{key}.init_args.{match[1]}"
+        return f"{_origin(where, args)}unknown key {where}; {_accepted(match[1], match[2])}"
     if match := _NO_CLASS.search(leaf):
         name = match[1] or f"{match[2]}.{match[3]}"
         mend = _did_you_mean(name.rpartition(".")[2], _known_classes()) or "give its full import path"
@@ -59,6 +65,9 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
         return f"{_origin('', args)}{' and '.join(missing)} must be given{f' for {owner}' if owner else ''}; {mend}"
     if key == "config":
         return f"--config: {_lower_first(leaf)}; give the path of a YAML file that exists"
+    if leaf.startswith("Unexpected config:"):
+        found = leaf.partition(":")[2].strip()
+        return f"{_origin('', args)}a configuration file holds keys and their values, but {found!r} was found; mend it"
     if leaf.startswith("Problems parsing config"):
         problem = leaf.partition(":")[2].strip().replace('in "<unicode string>", ', "at ")
         return f"{_origin('', args)}not valid YAML: {problem}; mend the file there"

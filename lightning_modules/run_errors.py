@@ -88,6 +88,11 @@ def checkpoint_error_sentence(error: BaseException, path: str) -> str | None:
     message = str(error)
     if isinstance(error, KeyError) and error.args[:1] in [(part,) for part in _PARTS]:
         return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_MEND}"
+    if isinstance(error, KeyError) and "Trying to restore" in message:  # of a checkpoint without the optimizer's state
+        return (
+            f"ckpt_path: '{path}' holds weights alone, with which no training can go on; give a checkpoint that fit "
+            "has written to go on from, such as last.ckpt"
+        )
     if isinstance(error, pickle.UnpicklingError):
         code = _code_in(error)
         holds = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None

@@ -133,6 +133,16 @@ def test_missing_files_are_named(capsys):
     assert not list(Path.cwd().rglob("results.json"))
 
 
+def test_training_cannot_go_on_from_weights_alone(capsys):
+    model = JumpingSquares()
+    parts = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6.6", "global_step": 0, "epoch": 0}
+    torch.save({**parts, "loops": {}, "callbacks": {}}, "slim.ckpt")
+    assert run("fit", "--ckpt_path", "slim.ckpt") == 2
+    assert "'slim.ckpt' holds weights alone, with which no training can go on" in complaint(capsys)
+    assert run("validate", "--ckpt_path", "best") == 2
+    assert "ModelCheckpoint" in complaint(capsys)
+
+
 def test_options_are_not_abbreviated(capsys):
     assert run("fit", "--trainer.max_step", "3") == 2
     assert complaint(capsys) == "error: unknown option --trainer.max_step; did you mean max_steps?"

@@ -1,4 +1,5 @@
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,13 @@ def built_part(dim: int, heads: int = 2) -> Part:
 
 
 class Whole:
-    def __init__(self, part: Part, kind: Literal["a", "b"] = "a", size: int | str | None = None):
+    def __init__(
+        self,
+        part: Part,
+        kind: Literal["a", "b"] = "a",
+        size: int | str | None = None,
+        rule: Callable[[int], WidePart] | None = None,
+    ):
         self.part = part
 
 
@@ -75,7 +82,12 @@ def whole(init_args="", part_args="dim: 4", part="Part"):
             whole(part="WidePart.loaded", part_args="folder: a, colour: 1"),
             "unknown key model.init_args.part.init_args.colour; WidePart.loaded takes folder, scale",
         ),
-        (whole("colour: 1"), "unknown key model.init_args.colour; Whole takes part, kind, size"),
+        (whole("colour: 1"), "unknown key model.init_args.colour; Whole takes part, kind, size, rule"),
+        (
+            whole(f"rule: {{class_path: {HERE}.WidePart, init_args: {{wdith: 1}}}}"),
+            "unknown key model.init_args.rule.init_args.wdith; did you mean width?",
+        ),
+        ("- a\n", "a configuration file holds keys and their values, but '- a' was found; mend it"),
         (whole("kind: c"), "model.init_args.kind is 'c', but must be one of 'a', 'b'"),
         (whole("size: [1]"), "model.init_args.size is '[1]', but must be "),
         (whole(part_args="dim: four"), "model.init_args.part.init_args.dim is 'four', but must be int"),

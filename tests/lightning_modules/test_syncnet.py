@@ -10,19 +10,21 @@ from components.metrics.syncnet_scorer import SyncNetScorer
 from components.objectives.sync_contrastive import SyncContrastiveLoss
 from components.pretrained import PACKAGE_ROOT
 from components.v2a.degrade import Degrade
-from datamodules.procedural_clips import ProceduralClips
+from datamodules.procedural_speech import ProceduralSpeech
 from lightning_modules.cli import main
 from lightning_modules.syncnet import SyncNetModule
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return ProceduralClips(
-        root=str(tmp_path_factory.mktemp("clips")),
-        kinds=("speaking_face",),
+    return ProceduralSpeech(
+        str(tmp_path_factory.mktemp("clips")),
         num_train=8,
         num_test=6,
-        train_duration_s=2.1,
+        num_speakers=3,
+        strike_share=0,
+        variety=0.3,
+        reference_s=None,
         batch_size=4,
         val_batch_size=4,
     )
@@ -99,7 +101,8 @@ def test_the_shipped_experiment_trains_and_exports(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {
         "data.num_train": 2,
-        "data.num_test": 2,
+        "data.num_test": 4,
+        "data.num_speakers": 1,
         "data.root": tmp_path / "clips",
         "data.batch_size": 2,
         "trainer.max_steps": 1,

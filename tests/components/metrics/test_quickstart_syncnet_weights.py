@@ -8,7 +8,7 @@ from components.metrics.sync_confidence import SyncConfidence
 from components.metrics.syncnet import SyncNet
 from components.metrics.syncnet_scorer import SyncNetScorer
 from components.pretrained import PACKAGE_ROOT
-from datamodules.procedural_clips import ProceduralClips
+from datamodules.procedural_speech import ProceduralSpeech
 
 FOLDER = "configs/weights/quickstart_syncnet"
 NUM_CLIPS = 24
@@ -17,8 +17,15 @@ NUM_CLIPS = 24
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
     root = str(tmp_path_factory.mktemp("clips"))
-    clips = ProceduralClips(
-        root=root, kinds=["speaking_face"], num_train=1, num_test=NUM_CLIPS, render_seed=77, val_batch_size=NUM_CLIPS
+    clips = ProceduralSpeech(
+        root,
+        num_train=1,
+        num_test=NUM_CLIPS,
+        strike_share=0,
+        render_seed=77,
+        variety=0.3,
+        reference_s=None,
+        val_batch_size=NUM_CLIPS,
     )
     clips.prepare_data()
     clips.setup("validate")

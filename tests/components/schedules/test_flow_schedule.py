@@ -19,7 +19,8 @@ def test_levels_fall_from_noise_to_data(steps: int, shift: float):
         assert (trajectory.sigmas.diff() < 0).all()
         assert trajectory.sigmas[0] > 0.99
         assert trajectory.sigmas[-1] == 0
-        assert ((trajectory.timesteps - 1000 * trajectory.sigmas[:-1]).abs() < 1).all()
+        gap = 1000 * trajectory.sigmas[:-1] - trajectory.timesteps  # UniPC cuts timesteps to whole numbers
+        assert (gap > -0.01).all() and (gap < 1.01).all()
 
 
 @pytest.mark.parametrize("solver", ["unipc", "euler"])
