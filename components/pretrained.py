@@ -26,6 +26,7 @@ __all__ = [
     "full_name",
     "load_module",
     "load_safetensors",
+    "located",
     "pretrained_config",
     "read_config",
     "resolve_folder",
@@ -216,6 +217,13 @@ def load_safetensors(module: nn.Module, file: str | Path, name: str | None = Non
     weights = open_weights_file(file)
     copy_weights(module, weights)
     record_identity(module, name or str(file), weights.files)
+
+
+def located(name: str | Path) -> Path:
+    """``name``, or what the package ships under that name where nothing lies there: ``configs/weights/...``."""
+    given = Path(name).expanduser()
+    packaged = PACKAGE_ROOT / given
+    return packaged if not given.exists() and packaged.exists() else given
 
 
 def _places(given: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from components.errors import InputError
-from components.pretrained import PACKAGE_ROOT
+from components.pretrained import located
 
 _CALLBACK_OPTION = re.compile(r"^--callbacks\.([A-Za-z_]\w*)")
 
@@ -35,7 +35,7 @@ def with_bases(args: Sequence[str]) -> list[str]:
         if option is None:
             expanded.append(value)
             continue
-        for file in _chain(_located(value), ()):
+        for file in _chain(located(value), ()):
             expanded += [option, str(file)]
     return expanded
 
@@ -67,11 +67,6 @@ def _pairs(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:
             yield None, argument
     if waiting is not None:
         yield None, waiting
-
-
-def _located(name: str) -> Path:
-    given, packaged = Path(name), PACKAGE_ROOT / name
-    return packaged if not given.exists() and packaged.is_file() else given
 
 
 def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:

@@ -14,6 +14,7 @@ from callbacks.ema import EMA_PREFIX
 from components.backbones.harmony_transformer import HarmonyTransformer
 from components.errors import InputError
 from components.identity import Identity
+from components.pretrained import located
 from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
 
 Stage = Literal["audio", "timbre", "joint"]
@@ -60,7 +61,7 @@ def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen:
     """Take over what the previous stage trained; averaged weights where its checkpoint has them.
 
     Args:
-        path: checkpoint of a `HarmonyModule`, file or folder.
+        path: checkpoint of a `HarmonyModule`, file or folder; may be one that the package ships.
         transformer: receives the weights.
         stage: the stage that begins.
         frozen: identities of codec and encoders here, by name; those of the checkpoint must be the same.
@@ -70,7 +71,7 @@ def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen:
             latents or texts. The transformer is unchanged then.
     """
     try:
-        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(path)
+        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(located(path))
     except FileNotFoundError:
         raise InputError(
             f"init_from is '{path}', which does not exist: give a checkpoint of a previous stage."

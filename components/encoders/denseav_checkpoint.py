@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from components.errors import InputError
-from components.pretrained import PACKAGE_ROOT, builds_shapes_only, read_config, resolve_folder
+from components.pretrained import builds_shapes_only, located, read_config, resolve_folder
 from components.weights_file import open_weights_file
 
 PUBLIC_NAMES = ("mhamilton723/DenseAV-sound", "mhamilton723/DenseAV-language", "mhamilton723/DenseAV-sound-language")
@@ -217,10 +217,8 @@ def read_checkpoint(name: str) -> tuple[DenseAVCheckpoint, Path]:
 
 
 def _weights_file(name: str) -> Path:
-    given = Path(name).expanduser()
-    for file in (given, PACKAGE_ROOT / given):
-        if file.is_file():
-            return file
+    if (file := located(name)).is_file():
+        return file
     folder = resolve_folder(name)
     if (folder / "model.safetensors").is_file():
         return folder / "model.safetensors"

@@ -134,10 +134,11 @@ def test_missing_files_are_named(capsys):
 
 
 def test_training_cannot_go_on_from_weights_alone(capsys):
-    model = JumpingSquares()
-    parts = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6.6", "global_step": 0, "epoch": 0}
-    torch.save({**parts, "loops": {}, "callbacks": {}}, "slim.ckpt")
-    assert run("fit", "--ckpt_path", "slim.ckpt") == 2
+    write_config(trainer__limit_val_batches=0, trainer__callbacks=["SlimCheckpoint"])
+    assert run("fit") == 0
+    Path("runs/squares/version_0/checkpoints/slim.ckpt").rename("slim.ckpt")
+    capsys.readouterr()
+    assert run("fit", "--trainer.max_steps", "4", "--ckpt_path", "slim.ckpt") == 2
     assert "'slim.ckpt' holds weights alone, with which no training can go on" in complaint(capsys)
     assert run("validate", "--ckpt_path", "best") == 2
     assert "ModelCheckpoint" in complaint(capsys)
