@@ -228,13 +228,16 @@ class CycleSyncCallback(EvaluationCallback):
             found = cyclesync_per_clip([clip.heard[kind]] * len(onsets), onsets, [self.tolerance_s])
             known = [score for (score,) in found if score is not None]
             scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
-        onsets_by_track = {"true": clip.true, "driving": clip.heard[GENERATED]}
+        heard = {kind: clip.heard[kind] for kind in clip.inferred}
+        one_sound = all(onsets == heard[GENERATED] for onsets in heard.values())
+        tracks = {"true": clip.true} | ({"driving": heard[GENERATED]} if one_sound else {})
         return {
             "video_id": clip.video_id,
             "duration_s": clip.duration_s,
             "tolerance_s": self.tolerance_s,
             "scores": scores,
-            "onsets": onsets_by_track | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
+            "onsets": tracks | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
+            "heard": None if one_sound else heard,
         }
 
 

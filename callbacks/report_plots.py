@@ -27,18 +27,25 @@ def color_class(kind: str) -> str:
     return "k-" + re.sub(r"\W", "_", name or "generated")
 
 
-def onset_plot(onsets: Mapping[str, Sequence[float]], duration_s: float, tolerance_s: float) -> str:
+def onset_plot(
+    onsets: Mapping[str, Sequence[float]],
+    duration_s: float,
+    tolerance_s: float,
+    heard: Mapping[str, Sequence[float]] | None = None,
+) -> str:
     """One row per track, a mark per onset, bands where an onset counts as matched.
 
-    A full mark is matched with an onset of the driving sound, a hollow one is not.
+    A full mark is matched with an onset of the sound that belongs to its row, a hollow one is not.
 
     Args:
-        onsets: track name -> seconds; the row ``driving`` is what the others are compared with.
+        onsets: track name -> seconds.
         duration_s: end of the time axis.
-        tolerance_s: half-width of the bands around the driving onsets.
+        tolerance_s: half-width of the bands.
+        heard: track name -> onsets of the sound it is compared with; None compares all with the track ``driving``.
     """
     height = ROW * len(onsets)
-    driving = list(onsets.get("driving", ()))
+    if heard is None:
+        heard = dict.fromkeys(onsets, onsets.get("driving", ()))
 
     def x(time: float) -> float:
         return LABEL_WIDTH + time / duration_s * PLOT_WIDTH
@@ -48,16 +55,16 @@ def onset_plot(onsets: Mapping[str, Sequence[float]], duration_s: float, toleran
         f'data-duration="{duration_s:.6f}" data-left="{LABEL_WIDTH}" data-width="{PLOT_WIDTH}" role="img" '
         'aria-label="onset times of each track">'
     ]
-    for time in driving:
-        begin, end = x(max(0.0, time - tolerance_s)), x(min(duration_s, time + tolerance_s))
-        parts.append(f'<rect class="band" x="{begin:.1f}" y="0" width="{end - begin:.1f}" height="{height}"/>')
     for row, (name, times) in enumerate(onsets.items()):
         top = row * ROW
+        for time in heard.get(name, ()):
+            begin, end = x(max(0.0, time - tolerance_s)), x(min(duration_s, time + tolerance_s))
+            parts.append(f'<rect class="band" x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="{ROW}"/>')
         parts.append(f'<text class="row-label" x="{LABEL_WIDTH - 10}" y="{top + 17}">{escape(label_of(name))}</text>')
         parts.append(f'<line class="rule" x1="{LABEL_WIDTH}" x2="{x(duration_s)}" y1="{top + ROW}" y2="{top + ROW}"/>')
         full = set(range(len(times)))
         if name not in REFERENCE_TRACKS:
-            full = {second for _, second in match_events(driving, list(times), tolerance_s)}
+            full = {second for _, second in match_events(list(heard.get(name, ())), list(times), tolerance_s)}
         for index, time in enumerate(times):
             look = "onset" if index in full else "onset missed"
             parts.append(
@@ -160,6 +167,7 @@ def label_of(kind: str) -> str:
         "generated": "generated",
         "w0": "no sync guidance",
         "off_sync": "off-sync",
+        "no_synccfg": "no SyncCFG",
         "real": "real",
     }.get(kind, kind.replace("_", " "))
 

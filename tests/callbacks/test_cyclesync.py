@@ -206,3 +206,17 @@ def test_a_clip_without_its_video_has_no_ceiling(tmp_path):
     first_frames = replace(made, reference=replace(made.reference, video=made.reference.video[:, :1]))
     judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [first_frames])
     assert "cyclesync_real" not in judged.results and "cyclesync" in judged.results
+
+
+def test_every_video_is_judged_by_the_sound_that_belongs_to_it(tmp_path):
+    """Video and sound of the next recording, as if generated together: they agree, whatever the clip's own sound."""
+    batch, other = clip_batch(IDS), clip_batch([*IDS[2:], *IDS[:2]])
+    made = replace(generation(other, variants=False), reference=batch, audio=other.audio.clone())
+    driven = replace(generation(batch, variants=False), reference=batch)
+    judged = evaluated(tmp_path, CycleSyncCallback(MotionV2A()), [replace(made, variants={"audio_to_video": driven})])
+    for name in ("cyclesync", "cyclesync_audio_to_video", "cyclesync_real"):
+        assert judged.results[name].value == pytest.approx(100), name
+    row, partner = (judged.clip_rows[name] for name in (IDS[0], IDS[2]))
+    assert list(row["onsets"]) == ["true", "generated", "audio_to_video", "real"]
+    assert row["heard"]["generated"] == partner["heard"]["real"] != row["heard"]["real"]
+    assert row["heard"]["audio_to_video"] == row["heard"]["real"]

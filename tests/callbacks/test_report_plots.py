@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callbacks.report_plots import LABEL_WIDTH, PLOT_WIDTH, color_class, curve_plot, interval_bar, label_of, onset_plot
+from callbacks.report_plots import (
+    LABEL_WIDTH,
+    PLOT_WIDTH,
+    ROW,
+    color_class,
+    curve_plot,
+    interval_bar,
+    label_of,
+    onset_plot,
+)
 
 
 def marks(svg, kind):
@@ -27,7 +36,17 @@ def test_onsets_stand_at_their_times_and_only_matches_are_full():
     assert ["missed" in node.get("class") for node in generated] == [False, True]
     assert ["missed" in node.get("class") for node in marks(svg, "real")] == [False, False]
     bands = [node for node in ET.fromstring(svg).iter("rect") if node.get("class") == "band"]
-    assert [float(band.get("width")) for band in bands] == pytest.approx([0.1 / 2 * PLOT_WIDTH] * 2, abs=0.1)
+    assert [float(band.get("width")) for band in bands] == pytest.approx([0.1 / 2 * PLOT_WIDTH] * 6, abs=0.1)
+
+
+def test_every_row_is_compared_with_its_own_sound():
+    onsets = {"true": [0.5], "generated": [0.5, 1.0], "real": [0.5, 1.0]}
+    svg = onset_plot(onsets, 2.0, 0.05, heard={"generated": [1.0], "real": [0.5]})
+    assert ["missed" in node.get("class") for node in marks(svg, "generated")] == [True, False]
+    assert ["missed" in node.get("class") for node in marks(svg, "real")] == [False, True]
+    assert ["missed" in node.get("class") for node in marks(svg, "true")] == [False]
+    bands = [node for node in ET.fromstring(svg).iter("rect") if node.get("class") == "band"]
+    assert [float(band.get("y")) for band in bands] == [ROW, 2 * ROW]
 
 
 def test_one_band_matches_one_onset():
@@ -89,4 +108,4 @@ def test_a_metric_has_the_colour_of_the_video_it_judges():
         for kind in ("real", "chance", "off_sync", "no_synccfg"):
             assert color_class(f"{metric}_{kind}") == color_class(kind) == f"k-{kind}"
     assert color_class("sync_cfg") == "k-sync_cfg"
-    assert label_of("off_sync") == "off-sync" and label_of("no_synccfg") == "no synccfg"
+    assert label_of("off_sync") == "off-sync" and label_of("no_synccfg") == "no SyncCFG"
