@@ -6,6 +6,12 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``shared_prefix``: a guided sampling step with a shared early prefix against three separate calls;
 - ``vae``: the causal video VAE in chunks and tiles against whole clips, and what it holds at full size;
 - ``dit_forward``: the transformer's FLOP/s against plain matrix products, and the FLOPs of the full experiments;
+- ``harmony_interaction``: Harmony's towers with the decoupled interaction against the same towers side by side;
+- ``frame_attention``: a banded mask against no window, FlexAttention and gathered windows;
+- ``sync_cfg_step``: the rows of a SyncCFG step in one call against a call for each;
+- ``modulation``: modulation per latent frame against modulation per token, as in diffusers;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
+
+``python -m benchmarks.memory --config FILE`` counts what an experiment of either paper takes.
 """

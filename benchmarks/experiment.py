@@ -11,6 +11,7 @@ from components.errors import InputError
 from datamodules.clip_data_module import ClipDataModule
 from lightning_modules.cli import AVSyncCLI
 from lightning_modules.config_files import with_bases
+from lightning_modules.harmony import HarmonyModule
 from lightning_modules.plugins import import_plugins
 from lightning_modules.syncphony import SyncphonyModule
 
@@ -33,7 +34,7 @@ class _ShapesCLI(AVSyncCLI):
 
 def experiment_on_meta(
     configs: Sequence[str], overrides: Sequence[str] = ()
-) -> tuple[SyncphonyModule, ClipDataModule, list[str]]:
+) -> tuple[SyncphonyModule | HarmonyModule, ClipDataModule, list[str]]:
     """Model, data module and the class names of the callbacks of an experiment.
 
     Args:
@@ -41,7 +42,7 @@ def experiment_on_meta(
         overrides: further options of the command line.
 
     Raises:
-        InputError: if the configuration describes no Syncphony experiment on clips.
+        InputError: if the configuration describes neither a Syncphony nor a Harmony experiment on clips.
     """
     import_plugins()
     files = [argument for config in configs for argument in ("--config", config)]
@@ -57,6 +58,10 @@ def experiment_on_meta(
         run=False,
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
     )
-    if not isinstance(cli.model, SyncphonyModule) or not isinstance(cli.datamodule, ClipDataModule):
-        raise InputError(f"{configs[-1]} is no Syncphony experiment on clips: give one of configs/syncphony")
-    return cli.model, cli.datamodule, cli.callback_classes
+    model, data = cli.model, cli.datamodule
+    if not isinstance(model, SyncphonyModule | HarmonyModule) or not isinstance(data, ClipDataModule):
+        raise InputError(
+            f"{configs[-1]} is no Syncphony or Harmony experiment on clips: give one of configs/syncphony, or a stage "
+            "of configs/harmony"
+        )
+    return model, data, cli.callback_classes

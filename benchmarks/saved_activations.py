@@ -16,16 +16,27 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class BlockBytes:
-    """What one block keeps: ``kept`` in all, ``inputs`` if only what goes in is kept."""
+    """What one block keeps: ``kept`` in all, ``inputs`` if only what goes in is kept (once for all blocks)."""
 
     kept: int = 0
     inputs: int = 0
 
 
-def saved_bytes(forward: Callable[[], object], blocks: Sequence[nn.Module]) -> tuple[int, list[BlockBytes]]:
-    """Bytes of all distinct storages saved for the backward pass (weights excluded), in all and block by block."""
-    weights = {storage_of(tensor) for block in blocks for tensor in (*block.parameters(), *block.buffers())}
-    seen: dict[int, Tensor] = {}  # tensors are held so that no storage's address is used twice
+def saved_bytes(
+    forward: Callable[[], object], blocks: Sequence[nn.Module], model: nn.Module | None = None
+) -> tuple[int, list[BlockBytes]]:
+    """Bytes of all distinct storages saved for the backward pass, in all and block by block.
+
+    Args:
+        forward: runs the model.
+        blocks: what is told apart.
+        model: its weights do not count; None for those of the blocks.
+    """
+    owners = blocks if model is None else [model]
+    weights = {storage_of(tensor) for owner in owners for tensor in (*owner.parameters(), *owner.buffers())}
+    # tensors are held so that no storage's address is used twice
+    seen: dict[int, Tensor] = {}
+    entered: dict[int, Tensor] = {}
     counts = [BlockBytes() for _ in blocks]
     current: list[BlockBytes] = []
     total = 0
@@ -44,7 +55,10 @@ def saved_bytes(forward: Callable[[], object], blocks: Sequence[nn.Module]) -> t
     def enter(_block: nn.Module, inputs: tuple[Any, ...], count: BlockBytes) -> None:
         current.append(count)
         states = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        count.inputs += sum(leaf.numel() * leaf.element_size() for leaf in states)
+        for leaf in states:
+            if storage_of(leaf) not in entered:
+                entered[storage_of(leaf)] = leaf
+                count.inputs += leaf.numel() * leaf.element_size()
 
     hooks = []
     for block, count in zip(blocks, counts, strict=True):
@@ -74,8 +88,8 @@ class _Fused(torch.autograd.Function):
     """Shapes of fused attention; only for counting."""
 
     @staticmethod
-    def call(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-        result: Tensor = _Fused.apply(q, k, v)
+    def call(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_settings: object) -> Tensor:
+        result: Tensor = _Fused.apply(query, key, value)
         return result
 
     @staticmethod
