@@ -17,7 +17,7 @@ PREDICTIONS_FOLDER = "predictions"
 
 
 class PredictionWriter(Callback):
-    """``<run>/predictions/<id>.mp4`` with the driving sound, for every `Generation` that ``predict_step`` returns.
+    """``<run>/predictions/<id>.mp4`` for every `Generation` of ``predict_step``, with its sound.
 
     Args:
         folder: where to write instead of the run folder's ``predictions``.

@@ -47,6 +47,7 @@ class ClipBatch(_Movable):
         video_ids: names of the recordings the clips were cut from, length B (intervals are over recordings).
         transcripts: spoken words, length B, empty for a clip without, or None if no clip has any.
         reference_audio: float32 ``[B, S_ref]`` another utterance of the same voice, zeros after its end, or None.
+        scenes: descriptions of the acoustic scene, length B; None where the captions say it.
         reference_lengths: int64 ``[B]`` samples of ``reference_audio`` that are sound, 0 for a clip without
             reference; None exactly if ``reference_audio`` is.
         onsets: true onset times in seconds from the clip's start, one tuple per clip, or None where unknown.
@@ -73,6 +74,7 @@ class ClipBatch(_Movable):
     audio_features: AudioFeatures | None = None
     text_features: TextFeatures | None = None
     reference_lengths: Tensor | None = None
+    scenes: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

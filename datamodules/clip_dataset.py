@@ -42,6 +42,7 @@ class Clip:
     reference: Tensor | None = None
     reference_length: int = 0
     spoken_s: float = 0.0
+    scene: str | None = None
 
 
 class ClipDataset(Dataset[Clip]):
@@ -145,6 +146,7 @@ class ClipDataset(Dataset[Clip]):
             position=key.position,
             valid=valid,
             spoken_s=spoken_s,
+            scene=record.scene,
         )
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
@@ -194,6 +196,7 @@ def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
     references = [clip.reference for clip in clips if clip.reference is not None]
     # the words of a clip that had to be cut by much would say more than is heard
     transcripts = ["" if clip.transcript is None or end_s < clip.spoken_s else clip.transcript for clip in clips]
+    scenes = [clip.caption if clip.scene is None else clip.scene for clip in clips]
     return ClipBatch(
         ids=[clip.id for clip in clips],
         video=torch.stack([clip.video[:num_frames] for clip in clips]),
@@ -208,6 +211,7 @@ def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
         onsets=onsets if len(onsets) == len(clips) else None,
         valid=torch.tensor([clip.valid for clip in clips]),
         position=clips[0].position if clips[0].position >= 0 else None,
+        scenes=scenes if any(clip.scene is not None for clip in clips) else None,
     )
 
 

@@ -21,6 +21,7 @@ class ClipRecord:
         span_s: begin and end in seconds of the part that belongs to the record, or None for the whole recording.
         speaker: name of the voice, or None.
         reference: a file with another utterance of the same voice, or None.
+        scene: what the acoustic scene is, or None where the caption says it.
     """
 
     id: str
@@ -33,3 +34,4 @@ class ClipRecord:
     span_s: tuple[float, float] | None = None
     speaker: str | None = None
     reference: Path | None = None
+    scene: str | None = None

@@ -144,6 +144,7 @@ def _record(row: _Row, audio_only: bool, default_caption: str) -> ClipRecord:
         span_s=span,
         speaker=row.text("speaker"),
         reference=row.file("reference_audio"),
+        scene=row.text("audio_caption"),
     )
 
 

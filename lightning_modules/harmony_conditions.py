@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from components.guidance.sync_cfg import SyncCFG
 from components.samplers.joint_sampler import JointConditions, ModalityText
 from lightning_modules.harmony_inputs import HarmonyInputs, transcripts_of
 
+DrivenTask = Literal["audio_to_video", "video_to_audio"]
 Task = Literal["joint", "audio_to_video", "video_to_audio", "audio"]
 
 
@@ -71,6 +72,10 @@ class HarmonyConditions:
         if makes_audio:
             shapes["audio"] = (self.inputs.audio_codec.latent_channels, num_audio)
         else:
+            if not batch.audio.any():
+                raise InputError(
+                    f"{batch.ids[0]} has no sound, but generates is 'audio_to_video': give sounds, or generate jointly."
+                )
             given["audio"] = self.inputs.audio(batch).latents
         image, still, silence = None, None, None
         if self.task != "audio":
@@ -94,19 +99,37 @@ class HarmonyConditions:
         conditions = JointConditions(seen, audio_text, image, reference, lengths, silence, still)
         return EncodedClips(conditions, given, shapes, batch.ids)
 
+    def driven(self, joint: EncodedClips, batch: ClipBatch, task: DrivenTask) -> EncodedClips:
+        """What one modality is generated from where the other one is given; all the rest is shared with ``joint``.
+
+        Args:
+            joint: what `encode` made of ``batch`` for the task ``joint``.
+            batch: the clips.
+            task: which modality from which.
+
+        Raises:
+            InputError: if what the task is driven by is missing or does not fit.
+        """
+        if task == "audio_to_video":
+            return replace(
+                joint, given={"audio": self.inputs.audio(batch).latents}, shapes={"video": joint.shapes["video"]}
+            )
+        return replace(joint, given={"video": self.inputs.video(batch)}, shapes={"audio": joint.shapes["audio"]})
+
     def _texts(self, batch: ClipBatch, with_negatives: bool) -> tuple[ModalityText, ModalityText]:
         """What is said to the video and to the sound."""
         prompts = self.inputs.prompts(batch.captions)
+        scenes = prompts if batch.scenes is None else self.inputs.prompts(batch.scenes)
         words = self.inputs.words(transcripts_of(batch), batch.ids)
         if not with_negatives:
-            return ModalityText(prompts), ModalityText(prompts, words)
+            return ModalityText(prompts), ModalityText(scenes, words)
         unsaid = None
         if self.negative_transcript is not None:
             unsaid = self.inputs.words([self.negative_transcript] * len(batch), batch.ids)
         prompt, scene = (
             self.inputs.prompts([text] * len(batch)) for text in (self.negative_prompt, self.negative_scene)
         )
-        return ModalityText(prompts, negative=prompt), ModalityText(prompts, words, scene, unsaid)
+        return ModalityText(prompts, negative=prompt), ModalityText(scenes, words, scene, unsaid)
 
     def _still(self, codec: VideoCodec, image: Tensor, num_latents: int) -> Tensor | None:
         """Latents of a video that does not move, the anchor of the sound."""

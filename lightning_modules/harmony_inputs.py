@@ -178,6 +178,11 @@ def transcripts_of(batch: ClipBatch) -> list[str]:
     return [""] * len(batch) if batch.transcripts is None else list(batch.transcripts)
 
 
+def scenes_of(batch: ClipBatch) -> list[str]:
+    """What each clip sounds like, in words; its caption where nothing else is said."""
+    return list(batch.captions if batch.scenes is None else batch.scenes)
+
+
 def carries_sound(batch: ClipBatch) -> Tensor:
     """Bool ``[B]``: clips that are not silent (some sample beyond -60 dB)."""
     if not batch.audio.shape[1]:

@@ -69,10 +69,31 @@ def test_a_short_sound_ends_in_silence_and_says_so(
     assert "short.wav lasts 0.500 s, the video 2.000 s: it ends in silence" in caplog.text
 
 
+def test_words_and_a_voice_instead_of_a_sound(files: dict[str, list[str]]) -> None:
+    """For joint generation: silence as long as the video, and what the model is told of the sound it makes."""
+    told = {
+        "images": files["images"],
+        "captions": files["captions"],
+        "scenes": ["a hall", "a street", "a wood"],
+        "transcripts": ["hello", "", "goodbye"],
+        "references": files["sounds"],
+    }
+    first, second = pairs(told, reference_s=1.25).predict_dataloader()
+    assert first.audio.shape == (2, 32000) and not first.audio.any()
+    assert list(first.ids) == ["000_i0", "001_i1"]
+    assert (list(first.scenes), list(second.scenes)) == (["a hall", "a street"], ["a wood"])
+    assert (list(first.transcripts), list(second.transcripts)) == (["hello", ""], ["goodbye"])
+    assert first.reference_audio.shape == (2, 20000) and first.reference_lengths.tolist() == [20000, 20000]
+    expected = 0.5 * torch.sin(torch.arange(20000) * 44100 / 16000 * 0.03)
+    assert (first.reference_audio[0] - expected)[100:-100].abs().max() < 1e-3
+    plain = next(iter(pairs({key: told[key] for key in ("images", "captions")}).predict_dataloader()))
+    assert plain.scenes is None and plain.transcripts is None and plain.reference_audio is None
+
+
 def test_bad_input(files: dict[str, list[str]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="images is empty"):
         pairs({"images": [], "sounds": [], "captions": []})
-    with pytest.raises(InputError, match="there are 3 images, 2 sounds and 3 captions; give one of each per video"):
+    with pytest.raises(InputError, match="there are 3 images and 2 sounds; give one per image"):
         pairs({**files, "sounds": files["sounds"][:2]})
     with pytest.raises(InputError, match="batch_size is 0"):
         pairs(files, batch_size=0)

@@ -62,7 +62,7 @@ def test_both_kinds_say_the_same(media: Path, kind: str) -> None:
     one, two = found["train"][0], found["val"][0]
     assert (one.id, one.path, one.sound) == ("one", media / "media/a.mp4", media / "media/a.wav")
     assert (one.span_s, one.onsets, one.speaker) == ((1.5, 4.0), (1.75, 2.5), "anna")
-    assert (one.caption, one.transcript) == (FULL["caption"], FULL["transcript"])
+    assert (one.caption, one.scene, one.transcript) == (FULL["caption"], FULL["audio_caption"], FULL["transcript"])
     assert (one.reference, one.video_id) == (media / "media/voice.wav", "media/a.mp4")
     assert (two.path, two.sound, two.span_s, two.onsets) == (media / "media/b.mp4", None, None, None)
     assert (two.caption, two.transcript, two.speaker, two.reference) == ("someone speaks", None, None, None)

@@ -120,6 +120,23 @@ def test_audio_stages_never_run_the_video_tower():
     assert seen[0]["ref_len"].tolist() == [0, 0], "without a reference the null token is shown"
 
 
+def test_pictures_and_sounds_are_described_apart():
+    """A tower reads the description of its own modality; without one of the sounds, captions serve both."""
+    module, given = tiny_module(text_dropout=0.0), []
+    module.transformer.register_forward_pre_hook(lambda m, args, kwargs: given.append(kwargs), with_kwargs=True)
+    batch, scenes = clips(position=0), ["a street", "a bang"]
+    captions, sounds = (module.text_encoder(texts).tokens for texts in (batch.captions, scenes))
+    assert not torch.equal(captions[:, :2], sounds[:, :2])
+    for described, heard in ((batch, captions), (replace(batch, scenes=scenes), sounds)):
+        given.clear()
+        step(module, described)
+        module.generate(described, SyncCFG("none"))
+        assert len(given) == 1 + module.sampler.num_steps
+        for call in given:
+            assert torch.equal(call["text_v"].tokens, captions)
+            assert torch.equal(call["text_a"].tokens, heard)
+
+
 def test_dropouts_replace_texts_and_references():
     module, seen = tiny_module(text_dropout=1.0, transcript_dropout=1.0, reference_dropout=1.0), []
     module.transformer.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
@@ -294,6 +311,21 @@ def test_variants_share_what_is_encoded_and_their_noise():
     assert not torch.allclose(plain.audio, result.audio)
 
 
+@pytest.mark.parametrize("task", ["audio_to_video", "video_to_audio"])
+def test_a_driven_variant_is_the_driven_task(task: str):
+    batch, module = clips(), trained_module(variants=[task])
+    encoded = []
+    encode = module.video_codec.encode
+    module.video_codec.encode = lambda *a: encoded.append(a[0].shape[1]) or encode(*a)  # type: ignore[method-assign]
+    made = module.validation_step(batch, 0).variants[task]
+    assert encoded == [1, 9] + [9] * (task == "video_to_audio"), "beside joint generation only what drives is encoded"
+    alone = trained_module(generates=task).generate(batch)
+    torch.testing.assert_close(made.video, alone.video)
+    torch.testing.assert_close(made.audio, alone.audio)
+    given = made.audio if task == "audio_to_video" else made.video
+    assert torch.equal(given, batch.audio if task == "audio_to_video" else batch.video / 255)
+
+
 def test_joint_generation():
     module, batch = trained_module(), replace(clips(), valid=torch.tensor([True, False]))
     result = module.generate(batch)
@@ -318,6 +350,8 @@ def test_one_modality_from_the_other():
     assert trained_module(generates="audio_to_video").generate(short).video.shape[1] == 9, "as long as the sound"
     with pytest.raises(InputError, match=r"the sound of clip0_0 is shorter than the shortest video \(0.21 s\)"):
         trained_module(generates="audio_to_video").generate(replace(short, audio=batch.audio[:, :2000]))
+    with pytest.raises(InputError, match="clip0_0 has no sound, but generates is 'audio_to_video': give sounds"):
+        trained_module(generates="audio_to_video").generate(replace(batch, audio=torch.zeros_like(batch.audio)))
     result = trained_module(generates="video_to_audio").generate(batch)
     torch.testing.assert_close(result.video, batch.video / 255.0)
     assert not torch.allclose(result.audio, batch.audio)
@@ -446,6 +480,7 @@ def test_batches_that_do_not_fit_are_named(settings: dict, change: dict, message
     [
         ({"stage": "video"}, "stage is 'video': give audio, timbre or joint"),
         ({"variants": ["w0"]}, r"variants names \['w0'\]"),
+        ({"variants": ["audio_to_video"], "generates": "video_to_audio"}, "stand beside joint generation"),
         ({"video_codec": None}, "stage joint encodes videos: give video_codec"),
         ({"transcript_encoder": None}, "transcript_dim and transcript_encoder must both"),
         ({"text_encoder": HashedWords(7)}, "transformer.audio.text_dim is 16 but the text encoder gives 7"),
