@@ -64,9 +64,21 @@ def record_identity(module: nn.Module, name: str, files: Iterable[Path]) -> Iden
 
 def inherit_identity(module: nn.Module, part: nn.Module) -> None:
     """Lets ``module``, which adds no weights of its own, have the recorded identity of its ``part`` (if any)."""
-    recorded = getattr(part, _ATTRIBUTE, None)
+    recorded = recorded_identity(part)
     if recorded is not None:
         setattr(module, _ATTRIBUTE, recorded)
+
+
+def recorded_identity(module: nn.Module) -> Identity | None:
+    """What was recorded when ``module`` was loaded; None for a module that came from no file."""
+    recorded = getattr(module, _ATTRIBUTE, None)
+    return recorded if isinstance(recorded, Identity) else None
+
+
+def forget_identity(module: nn.Module) -> None:
+    """``module`` has been given other weights than those of its files; from now on its tensors say what it is."""
+    if hasattr(module, _ATTRIBUTE):
+        delattr(module, _ATTRIBUTE)
 
 
 def identity_of(module: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> Identity:
@@ -78,8 +90,8 @@ def identity_of(module: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
         module: what to identify.
         tensors: what counts of a module that was not loaded, by default its ``state_dict``.
     """
-    recorded = getattr(module, _ATTRIBUTE, None)
-    if isinstance(recorded, Identity):
+    recorded = recorded_identity(module)
+    if recorded is not None:
         return recorded
     return Identity(type(module).__name__, sha256_of_tensors(module.state_dict() if tensors is None else tensors))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from components.backbones.harmony_checkpoint import save_harmony
+from components.backbones.harmony_lora import base_identity, trained_names
 from components.backbones.harmony_sharding import shard_harmony
 from components.backbones.harmony_transformer import HarmonyTransformer, Modality
+from components.backbones.lora import LoRAConfig, dropout_drawn_from
 from components.backbones.sharding import is_sharded, whole
 from components.contracts import (
     AudioCodec,
@@ -30,11 +33,12 @@ from components.contracts import (
 from components.encoders.text_rows import stack_text
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
-from components.identity import identity_of
+from components.identity import Identity, identity_of
 from components.objectives.cross_task import CrossTaskSynergy, TaskRows
 from components.pretrained import builds_shapes_only
 from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
+from lightning_modules.harmony_adapters import LORA_KEY, adapted_towers, check_layouts, layouts, tower_name
 from lightning_modules.harmony_conditions import EncodedClips, HarmonyConditions
 from lightning_modules.harmony_inputs import HarmonyInputs, carries_motion, carries_sound, transcripts_of
 from lightning_modules.harmony_parts import check_parts_fit
@@ -62,6 +66,9 @@ class HarmonyModule(TrainableCheckpoint):
         sampler: how latents are sampled, including the guidance.
         train_video: stage joint trains the video tower.
         train_audio: stage joint trains the audio tower.
+        video_lora: train adapters in the video tower instead of its weights, which stay frozen.
+        audio_lora: the same for the audio tower, in any stage; what no Wan tower has (null reference, type vectors,
+            transcript embedder) trains whole beside them.
         init_from: checkpoint of the previous stage whose weights this one begins with.
         num_audio_latents: latents of every sound; None derives them from the clips' duration.
         num_reference_latents: longest reference, in latents.
@@ -97,6 +104,8 @@ class HarmonyModule(TrainableCheckpoint):
         sampler: JointSampler | None = None,
         train_video: bool = True,
         train_audio: bool = True,
+        video_lora: LoRAConfig | None = None,
+        audio_lora: LoRAConfig | None = None,
         init_from: str | None = None,
         num_audio_latents: int | None = None,
         num_reference_latents: int = 157,
@@ -117,7 +126,8 @@ class HarmonyModule(TrainableCheckpoint):
         unknown = sorted(set(variants) - set(VARIANTS))
         if unknown:
             raise InputError(f"variants names {unknown}: choose from {list(VARIANTS)}.")
-        trained = freeze_for(transformer, stage, train_video, train_audio)
+        self.lora = adapted_towers(video_lora, audio_lora)
+        trained = freeze_for(transformer, stage, train_video, train_audio, self.lora)
         if stage == "joint" and video_codec is None:
             raise InputError("stage joint encodes videos: give video_codec.")
         check_parts_fit(transformer, audio_codec, video_codec, text_encoder, transcript_encoder)
@@ -159,7 +169,7 @@ class HarmonyModule(TrainableCheckpoint):
         self.noise_seed = noise_seed
         if init_from is not None and not builds_shapes_only():
             frozen = {name: identity_of(part) for name, part in self._frozen_modules().items()}
-            begin_from(init_from, transformer, stage, frozen)
+            begin_from(init_from, transformer, stage, frozen, self.lora)
 
     def train(self, mode: bool = True) -> HarmonyModule:
         """Training mode for the transformer only; codecs and encoders stay in evaluation mode."""
@@ -191,7 +201,10 @@ class HarmonyModule(TrainableCheckpoint):
         turn = turn if batch.position is None else batch.position // len(batch)
         generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, turn))
         rows, arguments = self._rows(batch, generator)
-        v_v, v_a = self.transformer(**arguments, active=self.active)
+        drops = any(config.dropout for config in self.lora.values())
+        seed = mixed_seed("dropout", self.noise_seed, turn)
+        with dropout_drawn_from(seed, self.device) if drops else nullcontext():
+            v_v, v_a = self.transformer(**arguments, active=self.active)
         loss, errors = self.tasks.loss(rows, v_v, v_a)
 
         carries = {"audio": carries_sound(batch)}
@@ -219,15 +232,16 @@ class HarmonyModule(TrainableCheckpoint):
         self.log_dict(self._seen, on_step=True, batch_size=len(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also say which stage the weights come from."""
+        """Also say which stage the weights come from, and what adapters they are."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint[LORA_KEY] = layouts(self.lora)
         checkpoint["harmony_stage"] = self.stage
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another stage.
+        """Refuse a checkpoint of another stage or of other adapters.
 
         Raises:
-            InputError: naming both stages.
+            InputError: naming both.
         """
         there = checkpoint.get("harmony_stage")
         if there != self.stage:
@@ -235,6 +249,7 @@ class HarmonyModule(TrainableCheckpoint):
                 f"{self._named_checkpoint()} was trained in stage {there}, but this is stage {self.stage}: to begin a "
                 "stage with it, give it as init_from instead."
             )
+        check_layouts(checkpoint, self.lora, self._named_checkpoint())
         super().on_load_checkpoint(checkpoint)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
@@ -323,6 +338,14 @@ class HarmonyModule(TrainableCheckpoint):
         """What the trained weights depend on: the transformer where a part of it is frozen, codecs and encoders."""
         trains_whole = all(parameter.requires_grad for parameter in self.transformer.parameters())
         return ({} if trains_whole else {"transformer": self.transformer}) | self._frozen_modules()
+
+    def identities(self) -> dict[str, Identity]:
+        """Also of the weights that adapters stand on, tower by tower: a later stage may load them in another way."""
+        if self._identities is None:
+            trained = trained_names(self.transformer)
+            bases = {tower_name(side): base_identity(self.transformer, side, trained) for side in self.lora}
+            self._identities = super().identities() | bases
+        return self._identities
 
     def configure_model(self) -> None:
         """Shard the transformer if the strategy shards; frozen codecs and encoders are whole on every device."""

@@ -11,31 +11,35 @@ import torch
 from torch import Tensor
 
 from callbacks.ema import EMA_PREFIX
-from components.backbones.harmony_transformer import HarmonyTransformer
+from components.backbones.harmony_lora import adapt_tower, forget_files_of_frozen, trains_beside_frozen
+from components.backbones.harmony_transformer import PARTS, HarmonyTransformer, part_of
+from components.backbones.lora import is_adapter, plain_name
 from components.errors import InputError
 from components.identity import Identity
 from components.pretrained import located
 from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
+from lightning_modules.harmony_adapters import LORA_KEY, Adapters, take_over_adapters
 
 Stage = Literal["audio", "timbre", "joint"]
 STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
 BEGINS_FROM: dict[str, tuple[str, ...]] = {"audio": (), "timbre": ("audio",), "joint": ("timbre", "joint")}
-PARTS = ("video", "audio", "interaction")
 _PREFIX = "transformer."
 
 
-def part_of(name: str) -> str:
-    """Which of `PARTS` a parameter of a `HarmonyTransformer` belongs to."""
-    if name.startswith("video.") or ".video_block." in name:
-        return "video"
-    return "audio" if name.startswith("audio.") or ".audio_block." in name else "interaction"
-
-
-def freeze_for(transformer: HarmonyTransformer, stage: Stage, train_video: bool, train_audio: bool) -> tuple[str, ...]:
+def freeze_for(
+    transformer: HarmonyTransformer, stage: Stage, train_video: bool, train_audio: bool, lora: Adapters
+) -> tuple[str, ...]:
     """Freeze what does not train in ``stage``; the names of the parts that do.
 
+    Args:
+        transformer: is given the adapters of ``lora``.
+        stage: which stage.
+        train_video: whether stage joint trains the video tower.
+        train_audio: the same for the audio tower.
+        lora: towers of which adapters train instead of the weights.
+
     Raises:
-        InputError: for an unknown stage, or a tower it needs that is missing.
+        InputError: for an unknown stage, a tower it needs that is missing, or adapters that would not train.
     """
     if stage not in STAGES:
         raise InputError(f"stage is '{stage}': give {', '.join(STAGES[:-1])} or {STAGES[-1]}.")
@@ -50,25 +54,38 @@ def freeze_for(transformer: HarmonyTransformer, stage: Stage, train_video: bool,
     trains = {"video": train_video, "audio": train_audio, "interaction": True}
     if stage != "joint":
         trains = {"video": False, "audio": True, "interaction": False}
+    for side, config in lora.items():
+        if not trains[side]:
+            why, mend = f"stage {stage} trains the audio tower alone", f"leave {side}_lora out"
+            if stage == "joint":
+                why, mend = f"train_{side} is false", f"set that to true, or {mend}"
+            raise InputError(f"{side}_lora adapts the {side} tower, but {why}: {mend}.")
+        adapt_tower(transformer, side, config)
     found: dict[str, bool] = {}
     for name, parameter in transformer.named_parameters():
-        parameter.requires_grad_(trains[part_of(name)])
-        found[part_of(name)] = True
+        part = part_of(name)
+        parameter.requires_grad_(trains[part] and (part not in lora or trains_beside_frozen(name)))
+        found[part] = True
     return tuple(part for part in PARTS if trains[part] and part in found)
 
 
-def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen: dict[str, Identity]) -> None:
+def begin_from(
+    path: str, transformer: HarmonyTransformer, stage: Stage, frozen: dict[str, Identity], lora: Adapters
+) -> None:
     """Take over what the previous stage trained; averaged weights where its checkpoint has them.
+
+    Adapters go on training where the transformer has the same, and are merged into a tower without any.
 
     Args:
         path: checkpoint of a `HarmonyModule`, file or folder; may be one that the package ships.
         transformer: receives the weights.
         stage: the stage that begins.
         frozen: identities of codec and encoders here, by name; those of the checkpoint must be the same.
+        lora: the adapters that the transformer has.
 
     Raises:
         InputError: if the checkpoint is of a stage that does not come before, does not fit, or was trained on other
-            latents or texts. The transformer is unchanged then.
+            latents, texts or frozen weights. The transformer is unchanged then.
     """
     try:
         checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(located(path))
@@ -94,8 +111,10 @@ def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen:
     averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
     weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
     weights = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
-    held = transformer.state_dict()
-    missing = sorted(name for name in held if part_of(name) == "audio" and name not in weights)
+    weights = take_over_adapters(path, checkpoint, weights, transformer, lora)
+    held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
+    missing = [] if "audio" in checkpoint.get(LORA_KEY, {}) else [name for name in held if part_of(name) == "audio"]
+    missing = sorted(name for name in missing if name not in weights and not is_adapter(name))
     unexpected = sorted(weights.keys() - held.keys())
     shapes = sorted(name for name in weights.keys() & held.keys() if weights[name].shape != held[name].shape)
     if missing or unexpected or shapes:
@@ -106,3 +125,4 @@ def begin_from(path: str, transformer: HarmonyTransformer, stage: Stage, frozen:
     with torch.no_grad():
         for name, value in weights.items():
             held[name].copy_(value)
+    forget_files_of_frozen(transformer, weights)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from callbacks.ema import EMA_PREFIX
+from components.backbones.lora import plain_name
 from components.errors import InputError
 from components.identity import Identity, identity_of
 
@@ -110,5 +111,6 @@ class TrainableCheckpoint(L.LightningModule, ABC):
 
 
 def _frozen_tensors(part: nn.Module) -> dict[str, Tensor]:
+    """By their plain names: a part with adapters stands on the same weights as without."""
     trained = {name for name, parameter in part.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in part.state_dict().items() if name not in trained}
+    return {plain_name(name): tensor for name, tensor in part.state_dict().items() if name not in trained}

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "lightning_modules": set(PACKAGES),
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
-HEAVY = ("diffusers", "transformers")
+HEAVY = ("diffusers", "transformers", "peft")
 
 
 def modules(package: str) -> list[Path]:

@@ -21,6 +21,9 @@ from components.contracts import TextFeatures
 
 Stem = Literal["linear", "conv"]
 
+OWN_PARTS = ("null_reference", "reference_segment", "transcript_type", "transcript_embedder.")
+"""What this tower has and no Wan tower brings along: beginnings of parameters' names."""
+
 
 class ConvStem(nn.ModuleList):
     """Convolution, SiLU, gated convolutional network: the input layers of Ovi's audio tower under their names.
@@ -177,7 +180,9 @@ class AudioTower(WanTower):
         """
         if self.transcript_embedder is None or self.transcript_type is None:
             raise ValueError("this audio tower takes no transcript: build it with transcript_dim")
-        words = self.transcript_embedder(transcript.tokens.to(self.dtype)) + self.transcript_type.to(self.dtype)
+        # The embedder may train, in float32, in a tower that is frozen in bfloat16.
+        given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)
+        words = self.transcript_embedder(given).to(self.dtype) + self.transcript_type.to(self.dtype)
         mask = torch.cat([transcript.mask.new_ones(context.shape[:2]), transcript.mask], dim=1).bool()
         return torch.cat([context, words], dim=1), mask[:, None, None]
 

@@ -19,10 +19,12 @@ from components.attention.decoupled_interaction import InteractionConfig
 from components.attention.frame_band import BandConfig
 from components.attention.latent_clock import LatentClock
 from components.backbones.audio_tower import AudioTower
+from components.backbones.harmony_lora import plain_tensors
 from components.backbones.harmony_transformer import HarmonyTransformer, Modality
+from components.backbones.lora import adapted_weight, is_adapter, plain_name
 from components.backbones.wan_branch import WanTower
 from components.errors import InputError
-from components.identity import Identity, identity_of, record_identity
+from components.identity import identity_of, record_identity, recorded_identity
 from components.pretrained import CONFIG_FILE, builds_shapes_only, dtype_named, read_config, resolve_folder
 from components.weights_file import Weights, open_weights
 from components.weights_fit import assign_weights
@@ -42,6 +44,8 @@ def save_harmony(
 ) -> None:
     """Writes ``config.json`` and the weights into ``folder``, which must be there.
 
+    Adapters are merged into the weights they adapt, and that tower is written in float32, see `plain_tensors`.
+
     Args:
         model: the dual tower, or one side of it.
         folder: an empty folder, best one of `components.whole_folder.whole_folder`.
@@ -51,9 +55,10 @@ def save_harmony(
     """
     from huggingface_hub import save_torch_state_dict
 
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    left_out = sorted(frozen) if only_trained else []
-    values = model.state_dict() if tensors is None else tensors
+    frozen = {plain_name(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    adapted = {adapted_weight(name) for name in model.state_dict() if is_adapter(name)}
+    left_out = sorted(frozen - adapted) if only_trained else []
+    values = plain_tensors(model, tensors)
     kept = {
         key: value.detach().to("cpu", dtype).contiguous() for key, value in values.items() if key not in set(left_out)
     }
@@ -178,9 +183,9 @@ def _identities(model: HarmonyTransformer, left_out: Iterable[str]) -> dict[str,
     found = {}
     for side, tower in (("video", model.video), ("audio", model.audio)):
         if tower is not None and any(key.startswith(f"{side}.") for key in absent):
-            identity = getattr(tower, "_weights_identity", None)
-            if isinstance(identity, Identity):
-                found[side] = identity_of(tower).sha256
+            identity = recorded_identity(tower)
+            if identity is not None:
+                found[side] = identity.sha256
     return found
 
 

@@ -27,6 +27,7 @@ from components.errors import InputError
 
 Modality = Literal["video", "audio"]
 BOTH: tuple[Modality, ...] = ("video", "audio")
+PARTS = ("video", "audio", "interaction")
 Tower = TypeVar("Tower", bound=WanTower)
 
 
@@ -223,6 +224,13 @@ class HarmonyTransformer(nn.Module):
         bands = frame_bands(self.clock, config.band, shape, config.head_dim, audio.embedding.device)
         drives = (video.drives, audio.drives) if config.driver_isolated or config.detach_driver else (None, None)
         return Coupling(*bands, audio.num_reference, *drives)
+
+
+def part_of(name: str) -> str:
+    """Which of `PARTS` a parameter of a `HarmonyTransformer` belongs to."""
+    if name.startswith("video.") or ".video_block." in name:
+        return "video"
+    return "audio" if name.startswith("audio.") or ".audio_block." in name else "interaction"
 
 
 def _take_blocks(tower: WanTower) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from components.backbones.audio_tower import AudioTower
+from components.backbones.audio_tower import OWN_PARTS, AudioTower
 from components.backbones.wan_branch import WanTower
 from components.backbones.wan_release import in_diffusers_spelling, settings_of, wan_config
 from components.errors import InputError
@@ -32,7 +32,6 @@ from components.weights_fit import Shapes, assign_weights, contradicting
 _WEIGHTS = "diffusion_pytorch_model*"  # the original release keeps text encoder and VAE in the same folder
 _OVI_AUDIO = "audio_model."
 _OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
-_OWN = ("null_reference", "reference_segment", "transcript_type", "transcript_embedder.")
 _STEM_AND_HEAD = ("patch_embedding.", "proj_out.", "scale_shift_table")
 _PUBLIC_HEAD_DIM = 128
 
@@ -118,7 +117,7 @@ def ovi_audio_tower(
         "rope_scale": rope_scale,
         "text_len": text_len,
     }
-    return _assemble(AudioTower, config, weights, dtype_named(dtype), file, fresh=_OWN)
+    return _assemble(AudioTower, config, weights, dtype_named(dtype), file, fresh=OWN_PARTS)
 
 
 def audio_tower_from_wan(
@@ -159,7 +158,7 @@ def audio_tower_from_wan(
     for key in [key for key in weights.tensors if key.startswith(_STEM_AND_HEAD)]:
         del weights.tensors[key]
     name = full_name(folder, subfolder)
-    fresh = (*_OWN, *_STEM_AND_HEAD)
+    fresh = (*OWN_PARTS, *_STEM_AND_HEAD)
     return _assemble(AudioTower, {**shared, **ours}, weights, dtype_named(dtype), name, path, fresh)
 
 

@@ -13,7 +13,16 @@ from torch import nn
 
 from components import identity
 from components.errors import InputError
-from components.identity import Identity, identity_of, inherit_identity, record_identity, sha256_of, sha256_of_tensors
+from components.identity import (
+    Identity,
+    forget_identity,
+    identity_of,
+    inherit_identity,
+    record_identity,
+    recorded_identity,
+    sha256_of,
+    sha256_of_tensors,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +136,13 @@ def test_sha256_of_tensors_sees_names_shapes_types_and_values():
         {**tensors, "scale": torch.tensor(2.1)},
     ]
     assert len({sha256_of_tensors(other) for other in others} | {digest}) == 5
+
+
+def test_a_module_given_other_weights_is_its_tensors_again(tmp_path: Path):
+    module = nn.Linear(2, 3)
+    recorded = record_identity(module, "release", [written(tmp_path / "a.bin", b"weights")])
+    assert identity_of(module) == recorded_identity(module) == recorded
+    for _ in range(2):
+        forget_identity(module)
+        assert recorded_identity(module) is None
+        assert identity_of(module).name == "Linear"

@@ -7,8 +7,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from components.backbones.harmony_lora import adapt_tower
 from components.backbones.harmony_sharding import shard_harmony
-from components.backbones.harmony_transformer import HarmonyTransformer
+from components.backbones.harmony_transformer import HarmonyTransformer, part_of
+from components.backbones.lora import LoRAConfig, is_adapter
 from tests.tiny_harmony import inputs, tiny_harmony
 from tests.tiny_syncphony import randomise
 
@@ -23,6 +25,20 @@ def sharded(mesh, dtype: torch.dtype | None = None, **how) -> HarmonyTransformer
     if dist.get_rank():
         randomise(model, seed=77)
     shard_harmony(model, mesh, torch.device("cpu"), dtype)
+    return model
+
+
+def adapted(**how) -> HarmonyTransformer:
+    """The video tower in bfloat16, frozen beneath adapters that do something."""
+    model = tiny_harmony(trained=True, **how)
+    for part in (model.video, *(layer.video_block for layer in model.layers)):
+        part.bfloat16()
+    torch.manual_seed(3)
+    adapt_tower(model, "video", LoRAConfig(2))
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+        parameter.requires_grad_(part_of(name) != "video" or is_adapter(name))
     return model
 
 
@@ -58,6 +74,18 @@ def main(rank: int, world: int, store: str) -> None:
         assert seen == [torch.float32, torch.float32]
     loss_of(mixed).backward()
     assert {p.grad.dtype for p in mixed.parameters()} == {torch.float32}
+
+    whole = adapted()
+    loss_of(whole).backward()
+    for checkpointed in (False, True):
+        model = adapted(checkpoint_activations=checkpointed)
+        shard_harmony(model, mesh, torch.device("cpu"))
+        loss_of(model).backward()
+        for (name, mine), theirs in zip(model.named_parameters(), whole.parameters(), strict=True):
+            assert mine.dtype == theirs.dtype, name
+            assert (mine.grad is None) == (theirs.grad is None) == (not theirs.requires_grad), name
+            if theirs.grad is not None:
+                torch.testing.assert_close(mine.grad.full_tensor(), theirs.grad, atol=2e-3, rtol=2e-2, msg=name)
     dist.destroy_process_group()
 
 

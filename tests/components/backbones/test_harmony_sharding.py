@@ -1,4 +1,4 @@
-"""Sharded layer by layer over two processes, the dual tower is the same model: joint, checkpointed, one side, mixed."""
+"""Sharded over two processes, the dual tower is the same model: joint, checkpointed, one side, mixed, adapted."""
 
 import os
 import subprocess
