@@ -40,13 +40,17 @@ from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from lightning_modules.harmony_adapters import LORA_KEY, adapted_towers, check_layouts, layouts, tower_name
 from lightning_modules.harmony_conditions import EncodedClips, HarmonyConditions
-from lightning_modules.harmony_inputs import HarmonyInputs, carries_motion, carries_sound, transcripts_of
-from lightning_modules.harmony_parts import check_parts_fit
+from lightning_modules.harmony_inputs import (
+    HarmonyInputs,
+    carries_motion,
+    carries_sound,
+    scenes_of,
+    transcripts_of,
+)
+from lightning_modules.harmony_parts import Variant, check_parts_fit, check_variants
 from lightning_modules.harmony_stages import Stage, begin_from, freeze_for, part_of
 from lightning_modules.modality_watch import ModalityWatch
 from lightning_modules.trainable_checkpoint import TrainableCheckpoint
-
-VARIANTS = ("no_synccfg",)
 
 
 class HarmonyModule(TrainableCheckpoint):
@@ -82,7 +86,8 @@ class HarmonyModule(TrainableCheckpoint):
         negative_prompt: what text guidance pushes the video away from.
         negative_scene: what text guidance pushes the sound away from.
         negative_transcript: words of the negative branch; None keeps the transcript.
-        variants: what validation generates besides: ``no_synccfg``.
+        variants: what validation generates besides: ``no_synccfg`` (the same without SyncCFG), ``audio_to_video`` and
+            ``video_to_audio`` (one modality of the clip given, the other generated for it).
         patience: steps without content or gradient of a modality that end the run.
         noise_seed: seed of everything random in training and sampling.
 
@@ -118,14 +123,12 @@ class HarmonyModule(TrainableCheckpoint):
         negative_prompt: str = "",
         negative_scene: str = "",
         negative_transcript: str | None = "",
-        variants: Sequence[str] = (),
+        variants: Sequence[Variant] = (),
         patience: int = 50,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
-        unknown = sorted(set(variants) - set(VARIANTS))
-        if unknown:
-            raise InputError(f"variants names {unknown}: choose from {list(VARIANTS)}.")
+        check_variants(variants, generates if stage == "joint" else "audio")
         self.lora = adapted_towers(video_lora, audio_lora)
         trained = freeze_for(transformer, stage, train_video, train_audio, self.lora)
         if stage == "joint" and video_codec is None:
@@ -265,9 +268,17 @@ class HarmonyModule(TrainableCheckpoint):
         return self.generate(batch)
 
     def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
-        encoded, off = self.encode_conditions(batch), self.without_sync()
-        variants = {name: self.sample(encoded, batch, off, f"{label}, {name}") for name in self.variants}
-        return replace(self.sample(encoded, batch, label=label), variants=variants)
+        encoded = self.encode_conditions(batch)
+        return replace(
+            self.sample(encoded, batch, label=label),
+            variants={name: self._variant(name, encoded, batch, f"{label}, {name}") for name in self.variants},
+        )
+
+    @torch.no_grad()
+    def _variant(self, name: Variant, encoded: EncodedClips, batch: ClipBatch, label: str) -> Generation:
+        if name == "no_synccfg":
+            return self.sample(encoded, batch, self.without_sync(), label)
+        return self.sample(self.conditions.driven(encoded, batch, name), batch, label=label)
 
     def without_sync(self) -> SyncCFG:
         """The sampler's guidance without SyncCFG (the variant ``no_synccfg``)."""
@@ -377,14 +388,16 @@ class HarmonyModule(TrainableCheckpoint):
             uniform = torch.rand(3, len(batch), generator=generator, device=self.device)
             dropped = {name: uniform[i] < p for i, (name, p) in enumerate(self.dropout.items())}
             reference, lengths = self.inputs.reference(batch, dropped["reference"])
-            prompts = self.inputs.prompts(_emptied(batch.captions, dropped["text"]))
+            scenes = self.inputs.prompts(_emptied(scenes_of(batch), dropped["text"]))
+            prompts = scenes
+            if video is not None and batch.scenes is not None:
+                prompts = self.inputs.prompts(_emptied(batch.captions, dropped["text"]))
             words = self.inputs.words(_emptied(transcripts_of(batch), dropped["transcript"]), batch.ids)
             rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             return features if features is None or rows.repeats == 1 else stack_text(*[features] * rows.repeats)
 
-        text = repeated(prompts)
         arguments: dict[str, Any] = {
             "z_v": None,
             "z_a": None,
@@ -393,10 +406,10 @@ class HarmonyModule(TrainableCheckpoint):
             "transcript": repeated(words),
         }
         if rows.video is not None:
-            arguments |= {"z_v": rows.video.latents, "t_v": rows.video.timesteps, "text_v": text}
+            arguments |= {"z_v": rows.video.latents, "t_v": rows.video.timesteps, "text_v": repeated(prompts)}
             arguments["first_frame"] = rows.first_frame
         if rows.audio is not None:
-            arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": text}
+            arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": repeated(scenes)}
         return rows, arguments
 
     def _noise(self, ids: Sequence[str], modality: Modality, shape: tuple[int, ...]) -> Tensor:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 from components.backbones.harmony_transformer import HarmonyTransformer
 from components.contracts import AudioCodec, TextEncoder, TranscriptEncoder, VideoCodec
 from components.errors import InputError
+
+Variant = Literal["no_synccfg", "audio_to_video", "video_to_audio"]
 
 
 def check_parts_fit(
@@ -54,4 +59,21 @@ def check_parts_fit(
         raise InputError(
             f"transformer.clock.audio_rate_hz is {clock.audio_rate_hz} but the audio codec makes "
             f"{audio_codec.latent_rate_hz:g} latents per second: set them equal."
+        )
+
+
+def check_variants(variants: Sequence[str], generates: str) -> None:
+    """Refuse variants that are unknown or need another task than the one that is generated.
+
+    Raises:
+        InputError: naming them.
+    """
+    known = get_args(Variant)
+    if unknown := sorted(set(variants) - set(known)):
+        raise InputError(f"variants names {unknown}: choose from {list(known)}.")
+    driven = sorted(set(variants) - {"no_synccfg"})
+    if driven and generates != "joint":
+        raise InputError(
+            f"variants names {driven} but generates is '{generates}': they stand beside joint generation; leave them "
+            "out, or set generates to joint in stage joint."
         )
