@@ -55,6 +55,7 @@ def assign_weights(
     dtype: torch.dtype | None = None,
     renames: Renames = (),
     contradictions: Callable[[M, Shapes], list[str]] | None = None,
+    float32: Sequence[str] = (),
 ) -> None:
     """Makes the tensors of ``weights`` the parameters and buffers of ``module``, itself best built on ``meta``.
 
@@ -67,6 +68,7 @@ def assign_weights(
         dtype: what floating-point tensors become; None leaves each as the file has it.
         renames: other spellings of the keys.
         contradictions: says what is wrong with the config the module was built from; asked if something differs.
+        float32: names of modules or tensors that a ``dtype`` of less precision does not concern.
 
     Raises:
         InputError: one error that lists missing, unexpected and wrongly shaped keys (ten of each at most, with the
@@ -78,11 +80,16 @@ def assign_weights(
     assigned: dict[str, Tensor] = {}
     for key in list(weights.tensors):
         tensor = weights.tensors.pop(key)
-        assigned[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        assigned[key] = tensor.to(precision_of(key, dtype, float32)) if tensor.is_floating_point() else tensor
     module.load_state_dict(assigned, strict=True, assign=True)
     unset = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if unset:
         raise RuntimeError(f"{type(module).__name__} must compute on device='cpu' what no file holds: {unset}")
+
+
+def precision_of(key: str, dtype: torch.dtype | None, float32: Sequence[str]) -> torch.dtype | None:
+    """``dtype``, but float32 for a key with one of the names ``float32`` between its dots."""
+    return torch.float32 if dtype is not None and not set(key.split(".")).isdisjoint(float32) else dtype
 
 
 def copy_weights(module: nn.Module, weights: Weights, renames: Renames = ()) -> None:

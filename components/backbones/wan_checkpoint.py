@@ -27,13 +27,15 @@ from components.pretrained import (
     resolve_folder,
 )
 from components.weights_file import Weights, open_weights, open_weights_file
-from components.weights_fit import Shapes, assign_weights, contradicting
+from components.weights_fit import Shapes, assign_weights, contradicting, precision_of
 
 _WEIGHTS = "diffusion_pytorch_model*"  # the original release keeps text encoder and VAE in the same folder
 _OVI_AUDIO = "audio_model."
 _OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
 _STEM_AND_HEAD = ("patch_embedding.", "proj_out.", "scale_shift_table")
 _PUBLIC_HEAD_DIM = 128
+# diffusers loads these in float32 whatever it is asked for: sinusoids of timesteps up to 1000 say little in eight bits
+_FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 
 T = TypeVar("T", bound=WanTower)
 
@@ -51,7 +53,8 @@ def wan_tower(
         folder: folder on this disk, ``owner/name`` of a hub repository (``Wan-AI/Wan2.2-TI2V-5B-Diffusers``), or a
             ``.safetensors`` file in either spelling.
         subfolder: folder within it (``transformer`` in diffusers' releases).
-        dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, of which timestep embedder, norms and modulation are spared as
+            in diffusers; null keeps the file's.
         text_len: see `WanTower`.
         head_dim: channels per head where no config tells; null takes Wan's 128.
 
@@ -65,12 +68,11 @@ def wan_tower(
         settings = settings_of(weights, head_dim or _PUBLIC_HEAD_DIM)
         return _assemble(WanTower, {**settings, "text_len": text_len}, weights, precision, str(folder))
     if builds_shapes_only() and find_folder(folder, subfolder) is None:
-        with torch.device("meta"):
-            return WanTower(text_len=text_len)
+        return _build(WanTower, {"text_len": text_len}, Path(folder), precision)
     path = resolve_folder(folder, subfolder, CONFIG_FILE)
     config = {**wan_config(path), "text_len": text_len}
     if builds_shapes_only():
-        return _build(WanTower, config, path)
+        return _build(WanTower, config, path, precision)
     path = resolve_folder(folder, subfolder, _WEIGHTS)
     weights = in_diffusers_spelling(open_weights(path))
     return _assemble(WanTower, config, weights, precision, full_name(folder, subfolder), path)
@@ -147,12 +149,12 @@ def audio_tower_from_wan(
     """
     ours = {"channels": channels, "transcript_dim": transcript_dim, "rope_scale": rope_scale, "text_len": text_len}
     if builds_shapes_only() and find_folder(folder, subfolder) is None:
-        return _build(AudioTower, ours, Path(folder))
+        return _build(AudioTower, ours, Path(folder), dtype_named(dtype))
     path = resolve_folder(folder, subfolder, CONFIG_FILE)
     video = wan_config(path)
     shared = {key: video[key] for key in video if key not in ("in_channels", "out_channels", "patch_size", "qk_norm")}
     if builds_shapes_only():
-        return _build(AudioTower, {**shared, **ours}, path)
+        return _build(AudioTower, {**shared, **ours}, path, dtype_named(dtype))
     path = resolve_folder(folder, subfolder, _WEIGHTS)
     weights = in_diffusers_spelling(open_weights(path))
     for key in [key for key in weights.tensors if key.startswith(_STEM_AND_HEAD)]:
@@ -162,13 +164,16 @@ def audio_tower_from_wan(
     return _assemble(AudioTower, {**shared, **ours}, weights, dtype_named(dtype), name, path, fresh)
 
 
-def _build(kind: Callable[..., T], config: Mapping[str, Any], source: Path) -> T:
-    """The tower of ``config`` on the meta device."""
+def _build(kind: Callable[..., T], config: Mapping[str, Any], source: Path, dtype: torch.dtype | None = None) -> T:
+    """The tower of ``config`` on the meta device, in the precision its weights will have."""
     try:
         with torch.device("meta"):
-            return kind(**config)
+            tower = kind(**config)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"{source} describes no Wan transformer ({error}); restore it from the release") from None
+    for key, parameter in tower.named_parameters():
+        parameter.data = parameter.data.to(precision_of(key, dtype, _FLOAT32))
+    return tower
 
 
 def _assemble(
@@ -191,9 +196,9 @@ def _assemble(
         source: where ``config`` was read, if not off the weights.
         fresh: prefixes of what the file is not expected to hold.
     """
-    tower = _build(kind, config, source or weights.source)
+    tower = _build(kind, config, source or weights.source, dtype)
     if builds_shapes_only():
-        return tower if dtype is None else tower.to(dtype)
+        return tower
     if fresh:
         like = next(iter(weights.tensors.values())).dtype
         beginner = kind(**{**config, "num_layers": 0})
@@ -207,6 +212,6 @@ def _assemble(
         found = settings_of(Weights({k: torch.empty(v, device="meta") for k, v in shapes.items()}, (), source), None)
         return contradicting(module.config, found)
 
-    assign_weights(tower, weights, dtype, contradictions=contradictions)
+    assign_weights(tower, weights, dtype, contradictions=contradictions, float32=_FLOAT32)
     record_identity(tower, name, weights.files)
     return tower

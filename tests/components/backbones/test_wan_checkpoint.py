@@ -64,7 +64,20 @@ def test_a_diffusers_folder(tower: WanTower, stock_folder: Path):
     assert same(loaded, tower)
     assert loaded.config == tower.config
     assert identity_of(loaded).name.endswith("release/transformer")
-    assert next(wan_tower(str(stock_folder), dtype="bfloat16").parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:.*torch_dtype")
+def test_half_precision_spares_what_diffusers_spares(stock_folder: Path):
+    from diffusers import WanTransformer3DModel
+
+    theirs = WanTransformer3DModel.from_pretrained(stock_folder, torch_dtype=torch.bfloat16)
+    ours = wan_tower(str(stock_folder), dtype="bfloat16", text_len=8)
+    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16, torch.float32}
+    assert same(ours, theirs)
+    assert {k: v.dtype for k, v in ours.state_dict().items()} == {k: v.dtype for k, v in theirs.state_dict().items()}
+    with torch.device("meta"):
+        shapes = wan_tower(str(stock_folder), dtype="bfloat16", text_len=8)
+    assert {k: v.dtype for k, v in shapes.named_parameters()} == {k: v.dtype for k, v in ours.named_parameters()}
 
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
