@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from components.backbones.harmony_transformer import Modality
@@ -80,6 +79,11 @@ class HarmonyConditions:
         image, still, silence = None, None, None
         if self.task != "audio":
             codec = self.inputs.codec()
+            if makes_video and self.from_image and not batch.video.shape[1]:
+                raise InputError(
+                    f"clip {batch.ids[0]} has no picture, but videos are made from their first frame: give images or "
+                    "videos, or set from_image to false."
+                )
             first = self.inputs.pixels(batch.video[:, :1], batch.fps)
             if makes_video:
                 num = codec.num_latents(self._num_frames(batch, codec))
@@ -92,7 +96,7 @@ class HarmonyConditions:
             if guidance.guides_sync and makes_video:
                 silence = self.inputs.audio_codec.silence(num_audio)
             if guidance.guides_sync and makes_audio:
-                still = self._still(codec, first[:, 0], num)
+                still = self._still(codec, first, num)
         reference, lengths = self.inputs.reference(batch)
         video_text, audio_text = self._texts(batch, guidance.guides_text)
         seen = None if self.task == "audio" else video_text
@@ -131,13 +135,14 @@ class HarmonyConditions:
         )
         return ModalityText(prompts, negative=prompt), ModalityText(scenes, words, scene, unsaid)
 
-    def _still(self, codec: VideoCodec, image: Tensor, num_latents: int) -> Tensor | None:
-        """Latents of a video that does not move, the anchor of the sound."""
+    def _still(self, codec: VideoCodec, first: Tensor, num_latents: int) -> Tensor | None:
+        """Latents of a video that does not move, the anchor of the sound; ``first`` frames are ``[B, 1, 3, H, W]``."""
         if self.from_image or self.task == "video_to_audio":
-            return codec.still(image, num_latents)
+            return codec.still(first[:, 0], num_latents)
         if self.still_without_image == "none":
             return None
-        return codec.still(torch.zeros_like(image[:1]), num_latents).expand(len(image), -1, -1, -1, -1)
+        grey = first.new_zeros(1, *first.shape[2:])  # there may be no frame at all
+        return codec.still(grey, num_latents).expand(len(first), -1, -1, -1, -1)
 
     def _num_frames(self, batch: ClipBatch, codec: VideoCodec) -> int:
         """Frames of the clips; where only a first frame is given, as many as the sound covers and the codec can make.

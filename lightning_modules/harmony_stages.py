@@ -5,6 +5,7 @@ Source: Harmony, "Loss & Training": audio pre-training, timbre-decoupled fine-tu
 
 from __future__ import annotations
 
+import pickle
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from components.identity import Identity
 from components.pretrained import located
 from lightning_modules.atomic_checkpoint_io import AtomicCheckpointIO
 from lightning_modules.harmony_adapters import LORA_KEY, Adapters, take_over_adapters
+from lightning_modules.run_errors import check_checkpoint, checkpoint_error_sentence
 
 Stage = Literal["audio", "timbre", "joint"]
 STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
@@ -84,15 +86,15 @@ def begin_from(
         lora: the adapters that the transformer has.
 
     Raises:
-        InputError: if the checkpoint is of a stage that does not come before, does not fit, or was trained on other
+        InputError: if the checkpoint is missing or damaged, is of a stage that does not come before, does not fit, or was trained on other
             latents, texts or frozen weights. The transformer is unchanged then.
     """
+    source = str(located(path))
+    check_checkpoint(source, "init_from")
     try:
-        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(located(path))
-    except FileNotFoundError:
-        raise InputError(
-            f"init_from is '{path}', which does not exist: give a checkpoint of a previous stage."
-        ) from None
+        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(source)
+    except (FileNotFoundError, pickle.UnpicklingError) as error:
+        raise InputError(checkpoint_error_sentence(error, source, "init_from")) from None
     there = checkpoint.get("harmony_stage")
     if there not in BEGINS_FROM[stage]:
         before = " or ".join(BEGINS_FROM[stage])

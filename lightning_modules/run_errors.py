@@ -38,14 +38,15 @@ def input_error_sentence(error: BaseException) -> str | None:
     return None
 
 
-def check_checkpoint(path: str) -> None:
+def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
     """Finds a wrong path, a damaged file or one of something else before anything is built.
 
     Tensors are mapped, not read.
 
     Args:
-        path: the value of ``ckpt_path``; Lightning's words ``best``, ``last`` and ``hpc`` pass, folders too, and files
+        path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, folders too, and files
             with code in them, which may be trusted (``weights_only: false``).
+        option: what the user gave it as.
 
     Raises:
         InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), or
@@ -54,27 +55,27 @@ def check_checkpoint(path: str) -> None:
     if path in ("best", "last", "hpc"):
         return
     if not Path(path).exists():
-        raise InputError(f"ckpt_path: checkpoint '{path}' does not exist; give the path of a .ckpt file")
+        raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
     if Path(path).is_file() and not zipfile.is_zipfile(path):
-        raise InputError(f"ckpt_path: '{path}' is truncated or no checkpoint; give another .ckpt file")
-    if Path(path).is_file() and (sentence := _content_problem(path)):
+        raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
+    if Path(path).is_file() and (sentence := _content_problem(path, option)):
         raise InputError(sentence)
 
 
-def _content_problem(path: str) -> str | None:
+def _content_problem(path: str, option: str) -> str | None:
     """What is wrong with the content of a checkpoint file, or None."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        return None if _code_in(error) else _damaged(path)
+        return None if _code_in(error) else _damaged(path, option)
     except _UNREADABLE:
-        return _damaged(path)
+        return _damaged(path, option)
     lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
-    return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_MEND}" if lacking else None
+    return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_MEND}" if lacking else None
 
 
-def _damaged(path: str) -> str:
-    return f"ckpt_path: '{path}' is damaged; give another .ckpt file"
+def _damaged(path: str, option: str) -> str:
+    return f"{option}: '{path}' is damaged; give another .ckpt file"
 
 
 def _code_in(error: pickle.UnpicklingError) -> str | None:
@@ -83,22 +84,28 @@ def _code_in(error: pickle.UnpicklingError) -> str | None:
     return found[1] if found else None
 
 
-def checkpoint_error_sentence(error: BaseException, path: str) -> str | None:
-    """What a failed load says about the checkpoint at ``path``, or None if ``error`` is about something else."""
+def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ckpt_path") -> str | None:
+    """What a failed load says about the checkpoint at ``path``, or None if ``error`` is about something else.
+
+    Args:
+        error: what loading raised.
+        path: the value of ``option``.
+        option: what the user gave it as.
+    """
     message = str(error)
     if isinstance(error, KeyError) and error.args[:1] in [(part,) for part in _PARTS]:
-        return f"ckpt_path: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_MEND}"
+        return f"{option}: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_MEND}"
     if isinstance(error, KeyError) and "Trying to restore" in message:  # of a checkpoint without the optimizer's state
         return (
-            f"ckpt_path: '{path}' holds weights alone, with which no training can go on; give a checkpoint that fit "
+            f"{option}: '{path}' holds weights alone, with which no training can go on; give a checkpoint that fit "
             "has written to go on from, such as last.ckpt"
         )
     if isinstance(error, pickle.UnpicklingError):
         code = _code_in(error)
         holds = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
-        return f"ckpt_path: '{path}' {holds}" if holds else _damaged(path)
+        return f"{option}: '{path}' {holds}" if holds else _damaged(path, option)
     if isinstance(error, FileNotFoundError) and path in message:
-        return f"ckpt_path: '{path}' holds no checkpoint; {_MEND}"
+        return f"{option}: '{path}' holds no checkpoint; {_MEND}"
     if isinstance(error, ValueError) and "ckpt_path=" in message:  # Lightning cannot tell which is the best or last
         return f"ckpt_path: {' '.join(message.split())}"
     if not isinstance(error, RuntimeError) or "loading state_dict" not in message:
@@ -110,7 +117,7 @@ def checkpoint_error_sentence(error: BaseException, path: str) -> str | None:
     }
     differences = "; ".join(_listed(kind, keys) for kind, keys in kinds.items() if keys)
     return (
-        f"ckpt_path: '{path}' does not fit the configured model ({differences}); "
+        f"{option}: '{path}' does not fit the configured model ({differences}); "
         "use the configuration the checkpoint was trained with"
     )
 

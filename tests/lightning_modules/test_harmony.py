@@ -240,8 +240,16 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
         tiny_module(init_from=first)
     with pytest.raises(InputError, match="leave init_from out; stage audio is the first"):
         tiny_module(stage="audio", init_from=first)
-    with pytest.raises(InputError, match="does not exist"):
-        tiny_module(init_from=str(tmp_path / "nowhere.ckpt"))
+    (tmp_path / "damaged.ckpt").write_bytes(Path(first).read_bytes()[:1000])
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2", "path": tmp_path}, tmp_path / "code.ckpt")
+    for name, message in {
+        "nowhere.ckpt": "init_from: checkpoint '.*nowhere.ckpt' does not exist",
+        "damaged.ckpt": "init_from: '.*damaged.ckpt' is truncated or no checkpoint",
+        "code.ckpt": "init_from: '.*code.ckpt' holds code",
+        "": "init_from: '.*' holds no checkpoint",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            tiny_module(init_from=str(tmp_path / name))
     stored["frozen"]["audio_codec"] |= {"name": "v1-16.pth", "sha256": "0" * 64}
     torch.save(stored, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=r"trained with another audio_codec: v1-16.pth \(sha256 0{12}\), but"):
@@ -366,6 +374,10 @@ def test_without_an_image(still: str):
     if still == "grey":
         assert encoded.conditions.still.shape == (2, 24, 3, 4, 4)
     assert module.generate(clips()).video.shape == clips().video.shape
+    unseen = replace(clips(), video=clips().video[:, :0])  # sounds without picture, for their words and voices
+    assert module.generate(unseen).video.shape == clips().video.shape
+    with pytest.raises(InputError, match="clip0_0 has no picture, but videos are made from their first frame"):
+        tiny_module().generate(unseen)
 
 
 def test_sound_alone():
