@@ -24,30 +24,23 @@ from components.contracts import (
     ClipBatch,
     Generation,
     TextEncoder,
-    TextFeatures,
     TranscriptEncoder,
     VideoCodec,
     clip_generator,
     mixed_seed,
 )
-from components.encoders.text_rows import stack_text
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
 from components.identity import Identity, identity_of
-from components.objectives.cross_task import CrossTaskSynergy, TaskRows
+from components.objectives.cross_task import CrossTaskSynergy
 from components.pretrained import builds_shapes_only
 from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from lightning_modules.harmony_adapters import LORA_KEY, adapted_towers, check_layouts, layouts, tower_name
 from lightning_modules.harmony_conditions import EncodedClips, HarmonyConditions
-from lightning_modules.harmony_inputs import (
-    HarmonyInputs,
-    carries_motion,
-    carries_sound,
-    scenes_of,
-    transcripts_of,
-)
+from lightning_modules.harmony_inputs import HarmonyInputs, carries_motion, carries_sound
 from lightning_modules.harmony_parts import Variant, check_parts_fit, check_variants
+from lightning_modules.harmony_rows import HarmonyRows
 from lightning_modules.harmony_stages import Stage, begin_from, freeze_for, part_of
 from lightning_modules.modality_watch import ModalityWatch
 from lightning_modules.trainable_checkpoint import TrainableCheckpoint
@@ -158,7 +151,13 @@ class HarmonyModule(TrainableCheckpoint):
         self.sampler = sampler or JointSampler()
         self.watch = ModalityWatch(self.active, trained, patience)
         self._seen: dict[str, float] = {}
-        self.dropout = {"reference": reference_dropout, "text": text_dropout, "transcript": transcript_dropout}
+        self.rows = HarmonyRows(
+            self.inputs,
+            self.tasks,
+            self.active,
+            stage == "timbre",
+            {"reference": reference_dropout, "text": text_dropout, "transcript": transcript_dropout},
+        )
         self.conditions = HarmonyConditions(
             self.inputs,
             generates if stage == "joint" else "audio",
@@ -203,7 +202,7 @@ class HarmonyModule(TrainableCheckpoint):
         turn = batch_idx if self._trainer is None else batch_idx * self.trainer.world_size + self.global_rank
         turn = turn if batch.position is None else batch.position // len(batch)
         generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, turn))
-        rows, arguments = self._rows(batch, generator)
+        rows, arguments = self.rows.draw(batch, generator)
         drops = any(config.dropout for config in self.lora.values())
         seed = mixed_seed("dropout", self.noise_seed, turn)
         with dropout_drawn_from(seed, self.device) if drops else nullcontext():
@@ -374,48 +373,6 @@ class HarmonyModule(TrainableCheckpoint):
         names = ("audio_codec", "video_codec", "text_encoder", "transcript_encoder")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def _rows(self, batch: ClipBatch, generator: torch.Generator) -> tuple[TaskRows, dict[str, Any]]:
-        """Rows of all tasks and the transformer's arguments for them."""
-        with torch.no_grad():
-            video = self.inputs.video(batch) if "video" in self.active else None
-            sound = self.inputs.audio(batch)
-            if self.stage == "timbre" and batch.reference_audio is None:
-                raise InputError(
-                    "stage timbre learns voices from reference sounds, but the data module gives none: set its "
-                    "reference_s, or train stage audio."
-                )
-            draws = self.tasks.draw(video, sound.latents, generator)
-            uniform = torch.rand(3, len(batch), generator=generator, device=self.device)
-            dropped = {name: uniform[i] < p for i, (name, p) in enumerate(self.dropout.items())}
-            reference, lengths = self.inputs.reference(batch, dropped["reference"])
-            scenes = self.inputs.prompts(_emptied(scenes_of(batch), dropped["text"]))
-            prompts = scenes
-            if video is not None and batch.scenes is not None:
-                prompts = self.inputs.prompts(_emptied(batch.captions, dropped["text"]))
-            words = self.inputs.words(_emptied(transcripts_of(batch), dropped["transcript"]), batch.ids)
-            rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
-
-        def repeated(features: TextFeatures | None) -> TextFeatures | None:
-            return features if features is None or rows.repeats == 1 else stack_text(*[features] * rows.repeats)
-
-        arguments: dict[str, Any] = {
-            "z_v": None,
-            "z_a": None,
-            "z_r": None if reference is None else reference.repeat(rows.repeats, 1, 1),
-            "ref_len": lengths.repeat(rows.repeats),
-            "transcript": repeated(words),
-        }
-        if rows.video is not None:
-            arguments |= {"z_v": rows.video.latents, "t_v": rows.video.timesteps, "text_v": repeated(prompts)}
-            arguments["first_frame"] = rows.first_frame
-        if rows.audio is not None:
-            arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": repeated(scenes)}
-        return rows, arguments
-
     def _noise(self, ids: Sequence[str], modality: Modality, shape: tuple[int, ...]) -> Tensor:
         generators = [clip_generator(f"{modality} of {name}", self.noise_seed, self.device) for name in ids]
         return ClipNoise(generators).initial((len(ids), *shape))
-
-
-def _emptied(texts: Sequence[str], dropped: Tensor) -> list[str]:
-    return ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]

@@ -141,7 +141,7 @@ def test_dropouts_replace_texts_and_references():
     module, seen = tiny_module(text_dropout=1.0, transcript_dropout=1.0, reference_dropout=1.0), []
     module.transformer.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
     step(module, clips())
-    module.dropout = dict.fromkeys(module.dropout, 0.0)
+    module.rows.dropout.update(dict.fromkeys(module.rows.dropout, 0.0))  # type: ignore[attr-defined]
     step(module, clips())
     dropped, kept = seen
     assert dropped["ref_len"].tolist() == [0, 0]
