@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.codecs.latent_statistics import ChannelNormalisation
+from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioCodec
 from components.errors import InputError
 
@@ -113,7 +114,7 @@ class LogMelCodec(AudioCodec):
         del generators
         count = waveform.shape[-1] // self.latent_hop
         margin = (self.window - self.hop) // 2
-        with torch.autocast(waveform.device.type, enabled=False):
+        with no_autocast(waveform.device):
             padded = F.pad(waveform[:, : count * self.latent_hop].float(), (margin, margin))
             spectrum = torch.stft(padded, self.window, self.hop, window=self.hann, center=False, return_complex=True)
             magnitude = spectrum.abs() * (2 / self.hann.sum())  # a full-scale sine has 1
@@ -125,7 +126,7 @@ class LogMelCodec(AudioCodec):
         """``[B, C, N]`` to ``[B, N * latent_hop]`` in [-1, 1]."""
         level = self.normalisation.inverse(latents).transpose(1, 2)
         level = level.unflatten(2, (self.frames_per_latent, -1)).flatten(1, 2)  # [B, K, mels]
-        with torch.autocast(latents.device.type, enabled=False):
+        with no_autocast(latents.device):
             # no sound is louder than full scale, whatever a generator says
             mel = level.clamp(max=_LOUDEST).exp() - math.exp(self.gate)
             magnitude = (mel.clamp(min=0.0) @ self.spread).clamp(min=0.0).transpose(1, 2) * (self.hann.sum() / 2)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from components.codecs.latent_statistics import ChannelNormalisation
+from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioCodec
 from components.errors import InputError
 
@@ -74,14 +75,14 @@ class MDCTCodec(AudioCodec):
         del generators
         count = waveform.shape[-1] // self.latent_hop
         blocks = waveform[:, : count * self.latent_hop].float().unflatten(1, (count, self.latent_hop))
-        with torch.autocast(waveform.device.type, enabled=False):
+        with no_autocast(waveform.device):
             coefficients = self._rotated(blocks, forward=True) @ self.cosines  # [B, N, hop]
         return self.normalisation(_power(coefficients, self.power).transpose(1, 2))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Inverse of `encode`, clipped to [-1, 1]."""
         coefficients = _power(self.normalisation.inverse(latents).transpose(1, 2), 1 / self.power)
-        with torch.autocast(latents.device.type, enabled=False):
+        with no_autocast(latents.device):
             blocks = self._rotated(coefficients @ self.cosines, forward=False)
         return blocks.flatten(1).clamp(-1.0, 1.0)
 

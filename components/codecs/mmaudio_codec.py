@@ -17,6 +17,7 @@ from torch import Tensor
 from components.codecs.causal_video_vae import DiagonalGaussian
 from components.codecs.latent_statistics import ChannelNormalisation
 from components.codecs.mmaudio_checkpoint import VARIANTS, VariantName, load_vae, load_vocoder
+from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import latents_of
 from components.contracts import AudioCodec
 from components.errors import InputError
@@ -104,7 +105,7 @@ class MMAudioCodec(AudioCodec):
             InputError: if the waveform is shorter than the front end's padding.
         """
         mel = self.log_mel(waveform)
-        with torch.autocast(mel.device.type, enabled=False):
+        with no_autocast(mel.device):
             moments = self.autoencoder.encode(mel.to(self.autoencoder.encoder.conv_in.weight.dtype))
         return DiagonalGaussian.from_moments(moments.float())
 
@@ -120,7 +121,7 @@ class MMAudioCodec(AudioCodec):
                 f"a sound of {waveform.shape[-1]} samples is too short for MMAudio's front end, which needs {least}: "
                 "pad it with fit()"
             )
-        with torch.autocast(waveform.device.type, enabled=False):
+        with no_autocast(waveform.device):
             mel: Tensor = self.mel(waveform.float())
         return mel / math.log(10) if self.log10 else mel
 
@@ -133,14 +134,14 @@ class MMAudioCodec(AudioCodec):
         if self.vocoder is None:
             raise InputError("this MMAudio codec was built without a vocoder and cannot decode: set vocoder")
         mel = self.decode_mel(latents).to(self.vocoder.conv_pre.weight.dtype)
-        with torch.autocast(mel.device.type, enabled=False):
+        with no_autocast(mel.device):
             waveform: Tensor = self.vocoder(mel).sample.squeeze(1)
         return waveform.float()
 
     def decode_mel(self, latents: Tensor) -> Tensor:
         """Normalised latents ``[B, C, N]`` to log-mels ``[B, mels, 2 N]``, in the variant's logarithm."""
         raw = self.normalisation.inverse(latents)
-        with torch.autocast(raw.device.type, enabled=False):
+        with no_autocast(raw.device):
             mel: Tensor = self.autoencoder.decode(raw.to(self.autoencoder.decoder.conv_in.weight.dtype))
         return mel.float()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from components.codecs.causal_video_vae import DiagonalGaussian
 from components.codecs.causal_video_vae_tiling import map_tiles
 from components.codecs.diffusers_folder import load_diffusers
+from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import latents_of
 from components.contracts import VideoCodec
 from components.errors import InputError
@@ -174,7 +175,7 @@ class WanVideoCodec(VideoCodec):
 
         vae, window = self.vae, self.encode_window
         memory: list[Tensor | str | None] = [None] * _count(vae.encoder, WanCausalConv3d)
-        with torch.autocast(pixels.device.type, enabled=False):
+        with no_autocast(pixels.device):
             pixels = patchify(pixels.to(vae.dtype), vae.config.patch_size or 1)
             chunks = [pixels[:, :, :1], *_windows(pixels[:, :, 1:], window)]
             hidden = [vae.encoder(chunk, feat_cache=memory, feat_idx=[0]) for chunk in chunks]
@@ -187,7 +188,7 @@ class WanVideoCodec(VideoCodec):
         vae = self.vae
         memory: list[Tensor | str | None] = [None] * _count(vae.decoder, WanCausalConv3d)
         start = 0
-        with torch.autocast(latents.device.type, enabled=False):
+        with no_autocast(latents.device):
             hidden = vae.post_quant_conv(latents.to(vae.dtype))
             for latent in range(hidden.shape[2]):
                 frame = hidden[:, :, latent : latent + 1]
