@@ -86,8 +86,8 @@ def begin_from(
         lora: the adapters that the transformer has.
 
     Raises:
-        InputError: if the checkpoint is missing or damaged, is of a stage that does not come before, does not fit, or was trained on other
-            latents, texts or frozen weights. The transformer is unchanged then.
+        InputError: if the checkpoint is missing or damaged, is of a stage that does not come before, does not fit, or
+            was trained on other latents, texts or frozen weights. The transformer is unchanged then.
     """
     source = str(located(path))
     check_checkpoint(source, "init_from")

@@ -183,9 +183,11 @@ class SyncNetScorer(SyncScorer):
                 )
 
     def _embed(self, faces: Tensor) -> Tensor:
-        """``[T, 3, H, W]`` to ``[T - 4, D]``, or to nothing where there is no window."""
+        """``[T, 3, H, W]`` to ``[T - 4, D]``, or to nothing where that could not be scored anyway."""
+        if len(faces) < self.min_frames:
+            return faces.new_zeros(0, self.net.embed_dim)
         shared = WINDOW_FRAMES - 1
-        parts = [faces.new_zeros(0, self.net.embed_dim)]
+        parts = []
         for first in range(0, len(faces) - shared, self.windows_at_once):
             part = network_pictures(faces[first : first + self.windows_at_once + shared], self.net.image_size)
             parts.append(self.net.embed_lips(part[None])[0])

@@ -1,5 +1,6 @@
 """Small real speech clips: each voice is a tone of its own pitch, each utterance a loudness of its own."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,3 +60,28 @@ def heard(audio: torch.Tensor) -> tuple[int, int]:
     frequency = float(spectrum.argmax()) * RATE / len(middle)
     loudness = float(middle.square().mean().sqrt()) * 2**0.5
     return round((frequency - pitch(0)) / 125), round(loudness / 0.1) - 1
+
+
+def write_manifest(folder: Path, seconds: float = 2.1, speakers: int = 2, utterances: int = 2) -> Path:
+    """``speech.jsonl`` with a train and a test split: every speaker says something else in each of its clips."""
+    rows = []
+    for split in ("train", "test"):
+        for speaker in range(speakers):
+            for index in range(utterances):
+                name = f"{split}_{speaker}_{index}"
+                write_speech(folder / f"{name}.mp4", speaker, index, seconds)
+                rows.append(
+                    {
+                        "id": name,
+                        "video": f"{name}.mp4",
+                        "caption": f"a face in front of wall {speaker}",
+                        "audio_caption": "a voice in a room",
+                        "transcript": f"the {['quick', 'slow'][index % 2]} fox, {speaker} times",
+                        "language": "en",
+                        "speaker": f"speaker {speaker}",
+                        "split": split,
+                    }
+                )
+    manifest = folder / "speech.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest

@@ -38,6 +38,7 @@ def test_clips_below_the_shortest_duration_have_no_score():
     assert not judge(*clips(frames=50))["sync_c"].isnan().any()
     assert all(value.isnan().all() for value in judge(*clips(frames=49)).values())
     lips = judge.lips(*clips(frames=49)[:2])[0]
+    assert [track.embeddings.shape for track in lips] == [(0, 8)]  # the network is not asked
     sound = judge.sounds(*clips(frames=60)[2:])[0]
     assert judge.score(lips, sound).problem == "too_short"
     # the sound counts as well
