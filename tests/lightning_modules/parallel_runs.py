@@ -1,6 +1,7 @@
-"""Real ``avsync`` runs on one or two processes of a tiny Syncphony on rendered clips, and what they have seen.
+"""Real ``avsync`` runs on one or two processes, what they have seen, and how it is compared.
 
-The configuration is written by `write_config`; `Witness` keeps losses, gradient norms and weights of every rank.
+`Witness` keeps losses, gradient norms and weights of every rank; `write_config` writes the configuration of a tiny
+Syncphony on rendered clips.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from torch.distributed.fsdp import FSDPModule
 
 from components.backbones.sharding import reshard, whole
 from components.backbones.syncphony_dit import SyncphonyDiT
@@ -48,7 +50,7 @@ class Witness(L.Callback):
     def __init__(self, file: str, stop_at: int | None = None) -> None:
         self.file = file
         self.stop_at = stop_at
-        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}}
+        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}, "heard": {}}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         grads = [whole(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -62,9 +64,10 @@ class Witness(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if not trainer.sanity_checking:
-            sums = outputs.video.double().flatten(1).sum(dim=1).tolist()
-            valid = [True] * len(sums) if outputs.valid is None else outputs.valid.tolist()
-            self.seen["generated"] |= {n: s for n, s, v in zip(batch.ids, sums, valid, strict=True) if v}
+            for name, made in (("generated", outputs.video), ("heard", outputs.audio)):
+                sums = made.double().abs().flatten(1).sum(dim=1).tolist()
+                valid = [True] * len(sums) if outputs.valid is None else outputs.valid.tolist()
+                self.seen[name] |= {n: s for n, s, v in zip(batch.ids, sums, valid, strict=True) if v}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, pl_module)
@@ -76,8 +79,10 @@ class Witness(L.Callback):
         reshard(module)
         trained = {n: whole(p.detach()).cpu() for n, p in module.named_parameters() if p.requires_grad}
         self.seen["weights"] = sha256_of_tensors(trained)
-        local = [p.to_local() if hasattr(p, "to_local") else p for p in module.dit.parameters()]
+        network = module.dit if hasattr(module, "dit") else module.transformer
+        local = [p.to_local() if hasattr(p, "to_local") else p for p in network.parameters()]
         self.seen["held"] = sum(p.numel() for p in local)
+        self.seen["units"] = [type(part).__name__ for part in module.modules() if isinstance(part, FSDPModule)]
         Path(f"{self.file}.{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
@@ -174,3 +179,25 @@ def results(folder: Path, name: str, version: int = 0) -> dict[str, Any]:
     """The metrics of a run."""
     file = folder / "runs" / name / f"version_{version}" / "results.json"
     return json.loads(file.read_text())["metrics"]  # type: ignore[no-any-return]
+
+
+def checkpoint(folder: Path, name: str, file: str = "last.ckpt", version: int = 0) -> Path:
+    """Where a run has written a checkpoint."""
+    return folder / "runs" / name / f"version_{version}" / "checkpoints" / file
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint that is one file."""
+    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+
+
+def assert_same_tensors(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
+    """Weights, averages and optimizer state of two checkpoints."""
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    for name, value in first["state_dict"].items():
+        torch.testing.assert_close(value, second["state_dict"][name], atol=tolerance, rtol=0)
+    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    for index, values in states[0].items():
+        for name, value in values.items():
+            torch.testing.assert_close(value, states[1][index][name], atol=tolerance, rtol=0)

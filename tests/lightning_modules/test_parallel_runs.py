@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.lightning_modules.parallel_runs import avsync, results, seen, write_config
+from tests.lightning_modules.parallel_runs import (
+    assert_same_tensors,
+    avsync,
+    checkpoint,
+    load,
+    results,
+    seen,
+    write_config,
+)
 
 FSDP2 = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
 SHARDED = {
@@ -35,14 +42,6 @@ def sharded(folder: Path) -> list[dict[str, Any]]:
     return seen(folder, "sharded")
 
 
-def checkpoint(folder: Path, name: str, file: str = "last.ckpt", version: int = 0) -> Path:
-    return folder / "runs" / name / f"version_{version}" / "checkpoints" / file
-
-
-def load(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
-
-
 def assert_same_run(folder: Path, name: str, ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     losses = [loss for step in zip(*(rank["losses"] for rank in ranks), strict=True) for loss in step]
     assert losses == pytest.approx(alone["losses"], abs=1e-6)
@@ -59,17 +58,6 @@ def assert_same_run(folder: Path, name: str, ranks: list[dict[str, Any]], alone:
     mine, theirs = results(folder, name), results(folder, "alone")
     for metric in ("cyclesync", "cyclesync_real"):
         assert mine[metric] == theirs[metric]
-
-
-def assert_same_tensors(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
-    assert first["state_dict"].keys() == second["state_dict"].keys()
-    for name, value in first["state_dict"].items():
-        torch.testing.assert_close(value, second["state_dict"][name], atol=tolerance, rtol=0)
-    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (first, second)]
-    assert states[0].keys() == states[1].keys()
-    for index, values in states[0].items():
-        for name, value in values.items():
-            torch.testing.assert_close(value, states[1][index][name], atol=tolerance, rtol=0)
 
 
 def test_two_whole_processes_do_what_one_does(folder: Path, alone: dict[str, Any]):
