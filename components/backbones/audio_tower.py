@@ -170,10 +170,12 @@ class AudioTower(WanTower):
             return self.patch_embedding(latents.to(self.dtype), real).transpose(1, 2)
         return self.embed(latents[..., None, None])
 
-    def add_transcript(self, context: Tensor, transcript: TextFeatures) -> tuple[Tensor, Tensor]:
-        """Scene context ``[B, M, D]`` and the transcript behind it, with the mask ``[B, 1, 1, M']`` of what is real.
+    def add_transcript(
+        self, context: Tensor, visible: Tensor | None, transcript: TextFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Scene context ``[B, M, D]`` and the transcript behind it, with the mask ``[B, 1, 1, M']`` of what is seen.
 
-        Unlike the scene's zeroed padding, which Wan was trained to read, padding of transcripts is hidden.
+        Padding of transcripts is hidden; that of scenes is what `visible` says.
 
         Raises:
             ValueError: if the tower was built without ``transcript_dim``.
@@ -183,8 +185,9 @@ class AudioTower(WanTower):
         # The embedder may train, in float32, in a tower that is frozen in bfloat16.
         given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)
         words = self.transcript_embedder(given).to(self.dtype) + self.transcript_type.to(self.dtype)
-        mask = torch.cat([transcript.mask.new_ones(context.shape[:2]), transcript.mask], dim=1).bool()
-        return torch.cat([context, words], dim=1), mask[:, None, None]
+        said = transcript.mask.bool()[:, None, None]
+        scene = said.new_ones(len(context), 1, 1, context.shape[1]) if visible is None else visible
+        return torch.cat([context, words], dim=1), torch.cat([scene, said], dim=-1)
 
     def rope(self, num_reference: int, num_target: int, num_video: int, device: torch.device) -> RotaryTable:
         """Rotary table of ``num_reference + num_target`` tokens beside ``num_video`` video latents."""

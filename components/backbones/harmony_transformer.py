@@ -178,7 +178,7 @@ class HarmonyTransformer(nn.Module):
         timesteps = _frame_timesteps(timesteps, first_frame, grid[0])
         embedding, modulation, context = tower.condition(timesteps, text)
         rope = video_rope(grid, tower.head_dim, latents.device)
-        inputs = StreamInputs(context, modulation, embedding[:, -1], rope)
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, tower.visible(text))
         return tower.embed(latents), _Stream(inputs, embedding, grid, (timesteps == 0).all(dim=1))
 
     def _audio_stream(
@@ -207,9 +207,9 @@ class HarmonyTransformer(nn.Module):
             lengths = (num_reference, num_target)
             parts = modulation.split(1, dim=1)
             modulation = torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(parts, lengths, strict=True)], dim=1)
-        context_mask = None
+        context_mask = tower.visible(text)
         if transcript is not None:
-            context, context_mask = tower.add_transcript(context, transcript)
+            context, context_mask = tower.add_transcript(context, context_mask, transcript)
         rope = tower.rope(
             num_reference, num_target, num_video or self.clock.num_video_latents(num_target), latents.device
         )

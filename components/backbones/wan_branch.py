@@ -104,7 +104,7 @@ class WanTower(nn.Module):
         qk_norm: as in diffusers; ``rms_norm_across_heads`` is the only kind Wan has.
         eps: epsilon of all norms.
         text_len: the text is padded with zeros to this many tokens, which are then attended to like any others, as in
-            the released model; null takes the text as it comes.
+            the released model; null takes the text as it comes and hides its padding.
 
     Attributes:
         dim: width D.
@@ -194,6 +194,10 @@ class WanTower(nn.Module):
         embedder = self.condition_embedder
         embedding, modulation, context, _ = embedder(timesteps.flatten(), tokens, None, timesteps.shape[1])
         return embedding, modulation.unflatten(2, (6, -1)), context
+
+    def visible(self, text: TextFeatures) -> Tensor | None:
+        """Bool ``[B, 1, 1, M]``, text tokens that are attended to; None where all are, padding included."""
+        return text.mask.bool()[:, None, None] if self.text_len is None else None
 
     def read_out(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
         """Tokens ``[B, L, D]`` and timestep embeddings ``[B, n, D]`` to the velocity ``[B, C, T, h, w]``."""

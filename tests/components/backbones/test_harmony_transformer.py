@@ -28,6 +28,7 @@ from tests.tiny_harmony import (
     tiny_interaction,
     video_tower,
 )
+from tests.tiny_syncphony import randomise
 
 CPU = torch.device("cpu")
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -273,6 +274,22 @@ def test_scene_padding_is_zeroed_and_attended_as_in_wan():
             model(**{**given, "text_v": longer})
     assert wan_text(given["text_v"], 8).shape == (2, 8, 16)
     assert not wan_text(given["text_v"], 8)[0, 3:].any()
+
+
+def test_padding_of_texts_leaves_no_trace_where_no_length_is_given():
+    """A clip's prompts do not feel those of its batch; the released model's padding to a length is attended to."""
+    torch.manual_seed(0)
+    model = HarmonyTransformer(video_tower(text_len=None), audio_tower(text_len=None), tiny_interaction())
+    randomise(model, seed=5)
+    for transcript in (True, False):
+        given = inputs(transcript=transcript)
+        alone = rows_of(given, [0])
+        for name in ("text_v", "text_a"):
+            assert given[name].mask[0].sum() < given[name].mask.shape[1]
+            kept = int(given[name].mask[0].sum())
+            alone[name] = TextFeatures(alone[name].tokens[:, :kept], alone[name].mask[:, :kept])
+        for one, all_rows in zip(model(**alone), model(**given), strict=True):
+            torch.testing.assert_close(one, all_rows[:1])
 
 
 def test_audio_positions_follow_the_video_unless_told_otherwise():
