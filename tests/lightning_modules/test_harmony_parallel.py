@@ -31,11 +31,9 @@ SHARDED = {
 
 def fit(folder: Path, name: str, trainer: dict[str, Any], *options: str) -> None:
     """The quickstart with few clips and steps; an odd number of evaluation clips gives the ranks unequal shares."""
-    padded = {tower: {"init_args": {"text_len": 8}} for tower in ("video", "audio")}
     config = {
         "experiment": name,
-        # padded to the longest prompt of its batch, a clip would depend on the clips it is generated with
-        "model": {"init_args": {"transformer": {"init_args": padded}, "sampler": {"init_args": {"num_steps": 2}}}},
+        "model": {"init_args": {"sampler": {"init_args": {"num_steps": 2}}}},
         "data": {
             "init_args": {
                 "root": str(folder / "clips"),
