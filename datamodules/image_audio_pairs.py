@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
-from components.media.reader import read_image, read_sound
+from components.media.reader import read_image, read_sound, read_video
 from datamodules.clip_dataset import SILENCE_PEAK, Clip, collate_clips
 from datamodules.clip_format import ClipFormat
 from datamodules.consumed_sampler import EvaluationSampler, SampleKey
@@ -46,6 +46,8 @@ class ImageAudioPairs(L.LightningDataModule):
         width: columns.
         sample_rate: sound samples per second.
         batch_size: images per batch and rank.
+        whole_videos: ``images`` are videos, mute or not, that sounds are to be made for: take ``num_frames`` frames of
+            each instead of the first one.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ImageAudioPairs(L.LightningDataModule):
         width: int = 640,
         sample_rate: int = 16000,
         batch_size: int = 1,
+        whole_videos: bool = False,
     ) -> None:
         super().__init__()
         if not images:
@@ -93,7 +96,7 @@ class ImageAudioPairs(L.LightningDataModule):
             for k, image in enumerate(images)
         ]
         voices = None if references is None else ReferenceVoices([], reference_s, sample_rate)
-        self._pairs = _Pairs(told, self.form, voices)
+        self._pairs = _Pairs(told, self.form, voices, whole_videos)
 
     def predict_dataloader(self) -> DataLoader[Clip]:
         """The images in the order given."""
@@ -118,8 +121,10 @@ class _Told:
 
 
 class _Pairs(Dataset[Clip]):
-    def __init__(self, told: Sequence[_Told], form: ClipFormat, voices: ReferenceVoices | None) -> None:
-        self._told, self._form, self._voices = told, form, voices
+    def __init__(
+        self, told: Sequence[_Told], form: ClipFormat, voices: ReferenceVoices | None, whole_videos: bool
+    ) -> None:
+        self._told, self._form, self._voices, self._whole_videos = told, form, voices, whole_videos
 
     def __len__(self) -> int:
         return len(self._told)
@@ -134,7 +139,7 @@ class _Pairs(Dataset[Clip]):
         return Clip(
             id=name,
             video_id=name,
-            video=read_image(told.image, self._form.height, self._form.width)[None],
+            video=self._frames(told.image),
             audio=torch.zeros(self._form.num_samples) if told.sound is None else self._driving_sound(told.sound),
             caption=told.caption,
             transcript=told.transcript,
@@ -145,6 +150,12 @@ class _Pairs(Dataset[Clip]):
             reference_length=length,
             scene=told.scene,
         )
+
+    def _frames(self, path: Path) -> Tensor:
+        form = self._form
+        if self._whole_videos:
+            return read_video(path, 0.0, form.num_frames, form.fps, form.height, form.width)
+        return read_image(path, form.height, form.width)[None]
 
     def _driving_sound(self, path: Path) -> Tensor:
         form = self._form

@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.contracts import ClipBatch
 from components.errors import InputError
-from components.media.writer import write_wav
+from components.media.writer import write_mp4, write_wav
 from datamodules.image_audio_pairs import ImageAudioPairs
 
 
@@ -88,6 +88,18 @@ def test_words_and_a_voice_instead_of_a_sound(files: dict[str, list[str]]) -> No
     assert (first.reference_audio[0] - expected)[100:-100].abs().max() < 1e-3
     plain = next(iter(pairs({key: told[key] for key in ("images", "captions")}).predict_dataloader()))
     assert plain.scenes is None and plain.transcripts is None and plain.reference_audio is None
+
+
+def test_whole_mute_videos(tmp_path: Path) -> None:
+    """For sounds that are made for a video: all of its frames at the clips' rate, sound or not."""
+    frames = torch.arange(40, dtype=torch.uint8)[:, None, None, None].mul(6).expand(40, 3, 16, 16)
+    write_mp4(tmp_path / "mute.mp4", frames, 24.0)
+    told = {"images": [str(tmp_path / "mute.mp4")], "captions": ["grey"]}
+    (batch,) = pairs(told, num_frames=16, whole_videos=True).predict_dataloader()
+    assert batch.video.shape == (1, 16, 3, 16, 16) and batch.audio.shape == (1, 21333)
+    assert batch.video.float().mean(dim=(0, 2, 3, 4)) == pytest.approx([12.0 * n for n in range(16)], abs=3)
+    with pytest.raises(InputError, match=r"mute\.mp4"):
+        next(iter(pairs(told, num_frames=30, whole_videos=True).predict_dataloader()))
 
 
 def test_bad_input(files: dict[str, list[str]], tmp_path: Path) -> None:
