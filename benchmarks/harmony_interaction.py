@@ -105,8 +105,7 @@ def full_size(names: Sequence[str]) -> list[list[str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_size_arguments(parser)
-    parser.add_argument("--full", nargs="*", choices=list(SIZES), default=["480p", "704p"], help="of the second table")
+    add_size_arguments(parser, full_table=True)
     args = parser.parse_args(argv)
     size = size_of(args)
     passes = {UNCOUPLED: Pass(size, False, args), COUPLED: Pass(size, True, args)}

@@ -97,14 +97,17 @@ SIZES = {
 FULL_DEPTH = 30
 
 
-def add_size_arguments(parser: argparse.ArgumentParser, repeats: int = 5) -> None:
-    """Options for the towers' and the clips' size."""
+def add_size_arguments(parser: argparse.ArgumentParser, full_table: bool = False) -> None:
+    """Options for the towers' and the clips' size, and of a second table that counts full sizes."""
     parser.add_argument("--size", choices=list(SIZES), default="small", help="what the next options change")
     group = parser.add_argument_group("changes to --size")
     for field in fields(HarmonySize):
         group.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=None, metavar="N")
-    add_timing_arguments(parser, repeats)
+    add_timing_arguments(parser, repeats=5)
     parser.add_argument("--device", default="cpu")
+    if full_table:
+        names = list(SIZES)
+        parser.add_argument("--full", nargs="*", choices=names, default=["480p", "704p"], help="of the second table")
     parser.add_argument("--bfloat16", action="store_true", help="weights and activations in bfloat16")
 
 

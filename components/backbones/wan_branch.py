@@ -22,6 +22,7 @@ from torch.utils import _pytree
 
 from components.attention.frame_band import rope_axis_dims
 from components.contracts import TextFeatures
+from components.errors import InputError
 
 Grid = tuple[int, int, int]
 
@@ -212,14 +213,15 @@ def wan_text(text: TextFeatures, length: int | None) -> Tensor:
     """Text as Wan was trained on it: padding is zeroed *after* encoding and then attended to like real tokens.
 
     Raises:
-        ValueError: if there are more than ``length`` tokens.
+        InputError: if there are more than ``length`` tokens.
     """
     tokens = text.tokens * text.mask.unsqueeze(-1).to(text.tokens.dtype)
     if length is None:
         return tokens
     if tokens.shape[1] > length:
-        raise ValueError(
-            f"the text has {tokens.shape[1]} tokens but the tower takes {length}: shorten it when encoding"
+        raise InputError(
+            f"a prompt has {tokens.shape[1]} tokens but text_len of the tower is {length}: shorten the prompt or raise "
+            "text_len."
         )
     return F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
 

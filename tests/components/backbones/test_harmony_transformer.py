@@ -270,7 +270,7 @@ def test_scene_padding_is_zeroed_and_attended_as_in_wan():
     longer = TextFeatures(torch.cat([longer.tokens, longer.tokens], 1), torch.cat([longer.mask, ~longer.mask], 1))
     with torch.no_grad():
         assert torch.equal(model(**given)[0], model(**messy)[0])
-        with pytest.raises(ValueError, match="12 tokens but the tower takes 8"):
+        with pytest.raises(InputError, match="a prompt has 12 tokens but text_len of the tower is 8: shorten"):
             model(**{**given, "text_v": longer})
     assert wan_text(given["text_v"], 8).shape == (2, 8, 16)
     assert not wan_text(given["text_v"], 8)[0, 3:].any()

@@ -9,23 +9,8 @@ from diffusers import AutoencoderKLWan
 
 from components.codecs.wan_video_vae import WanVideoCodec
 from components.errors import InputError
+from tests.public_folders.harmony import WAN_VAE as CONFIG
 from tests.public_folders.harmony_codecs import write_diffusers_folder
-
-CONFIG = {
-    "base_dim": 4,
-    "z_dim": 4,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "decoder_base_dim": 4,
-    "scale_factor_temporal": 4,
-    "scale_factor_spatial": 16,
-    "patch_size": 2,
-    "dim_mult": [1, 1, 2, 2],
-    "num_res_blocks": 1,
-    "latents_mean": [0.5, -1.0, 0.0, 0.2],
-    "latents_std": [0.5, 2.0, 1.0, 3.0],
-}
 
 
 @pytest.fixture(scope="module")
