@@ -1,7 +1,7 @@
 """Scaled dot-product attention on a CPU in bfloat16 against float32, forward and forward with backward.
 
-The reason for `components.attention.kernel`: bfloat16 is the faster choice for matrix products on CPUs that have
-instructions for it (the linear layer in the table), but not for PyTorch's fused CPU attention: its backward pass is
+The reason for `components.backbones.attention_kernel`: bfloat16 is the faster choice for matrix products on CPUs that
+have instructions for it (the linear layer in the table), but not for PyTorch's fused CPU attention, whose backward is
 slower on short sequences and no faster on long ones. The number of tokens is shared out to as many rows as it takes,
 so that all lengths have the same number of tokens.
 """

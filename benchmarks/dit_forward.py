@@ -35,8 +35,8 @@ from benchmarks.pyramid_batch import (
     num_video_tokens,
     training_columns,
 )
-from components.backbones.pretrained import Variant
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.checkpoint import Variant
+from components.backbones.syncphony.model import SyncphonyDiT
 
 TERA, GIGA = 1e12, 1e9
 REFERENCE_TFLOP: dict[Variant, float] = {"miniflux": 12.6, "sd3": 8.4}

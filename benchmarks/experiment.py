@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from components.errors import InputError
-from datamodules.clip_data_module import ClipDataModule
-from lightning_modules.cli import AVSyncCLI
-from lightning_modules.config_files import with_bases
-from lightning_modules.harmony import HarmonyModule
-from lightning_modules.plugins import import_plugins
-from lightning_modules.syncphony import SyncphonyModule
+from datamodules.reading.clip_data_module import ClipDataModule
+from lightning_modules.command_line.cli import AVSyncCLI
+from lightning_modules.command_line.config_files import with_bases
+from lightning_modules.command_line.startup import import_plugins
+from lightning_modules.harmony.module import HarmonyModule
+from lightning_modules.syncphony.module import SyncphonyModule
 
 
 class _ShapesCLI(AVSyncCLI):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from benchmarks.saved_activations import BlockBytes
-from components.encoders.cached_text import CachedText
-from components.encoders.cached_transcript import CachedTranscript
+from components.encoders.text.cached import CachedText
+from components.encoders.transcript.cached import CachedTranscript
 
 
 @dataclass(frozen=True)

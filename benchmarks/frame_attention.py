@@ -29,8 +29,8 @@ from torch._dynamo.exc import Unsupported
 from benchmarks.harmony_sizes import HarmonySize, add_size_arguments, dtype_of, size_of
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from components.attention.frame_band import Attend, BandConfig, Kernel, frame_bands
-from components.attention.latent_clock import LatentClock
+from components.backbones.harmony.frame_band import Attend, BandConfig, Kernel, frame_bands
+from components.backbones.harmony.latent_clock import LatentClock
 
 MIB = 2**20
 CLOCK = LatentClock()

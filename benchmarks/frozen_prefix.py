@@ -16,8 +16,8 @@ from torch import Tensor
 
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from benchmarks.model_sizes import add_size_arguments, build_dit, describe_size, random_audio, random_text
-from components.backbones.column import Column
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.pyramid_columns import AutoregressivePyramid

@@ -32,7 +32,7 @@ from benchmarks.harmony_sizes import (
     size_of,
 )
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from components.backbones.harmony_transformer import BOTH, HarmonyTransformer, Modality
+from components.backbones.harmony.model import BOTH, HarmonyTransformer, Modality
 
 GIGA, TERA = 1e9, 1e12
 UNCOUPLED, COUPLED = "towers side by side", "with the interaction"

@@ -13,11 +13,11 @@ from benchmarks.experiment_memory import Activations, ExperimentMemory, Part, fr
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.saved_activations import fused_attention, saved_bytes
 from benchmarks.vae import VideoSize, encoding_peak
-from components.backbones.harmony_layer import HarmonyLayer
+from components.backbones.harmony.model import HarmonyLayer
 from components.contracts import TextFeatures
-from datamodules.clip_data_module import ClipDataModule
-from lightning_modules.harmony import HarmonyModule
-from lightning_modules.harmony_stages import PARTS, part_of
+from datamodules.reading.clip_data_module import ClipDataModule
+from lightning_modules.harmony.module import HarmonyModule
+from lightning_modules.harmony.stages import PARTS, part_of
 
 TEXT_TOKENS = 512
 TRANSCRIPT_TOKENS = 128

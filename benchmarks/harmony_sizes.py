@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from benchmarks.measure import add_timing_arguments
-from components.attention.decoupled_interaction import InteractionConfig
-from components.attention.frame_band import ClipShape
-from components.backbones.audio_tower import AudioTower
-from components.backbones.harmony_transformer import HarmonyTransformer
-from components.backbones.wan_branch import WanTower
+from components.backbones.harmony.audio_tower import AudioTower
+from components.backbones.harmony.frame_band import ClipShape
+from components.backbones.harmony.interaction import InteractionConfig
+from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
 
 TEXT_DIM = 4096

@@ -21,7 +21,7 @@ from benchmarks.experiment_memory import ExperimentMemory, Part
 from benchmarks.harmony_memory import harmony_memory
 from benchmarks.measure import print_table
 from benchmarks.syncphony_memory import syncphony_memory
-from lightning_modules.syncphony import SyncphonyModule
+from lightning_modules.syncphony.module import SyncphonyModule
 
 GIB = 2**30
 FLOAT32, BFLOAT16 = 4, 2

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks.measure import add_timing_arguments
-from components.backbones.miniflux import MiniFluxTransformer
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.miniflux import MiniFluxTransformer
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
 
 TEXT_DIM = AUDIO_DIM = 64

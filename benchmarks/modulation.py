@@ -27,8 +27,8 @@ from benchmarks.harmony_sizes import SIZES, HarmonySize, add_size_arguments, dty
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from benchmarks.saved_activations import fused_attention, saved_bytes
-from components.backbones.harmony_transformer import HarmonyTransformer
-from components.backbones.wan_branch import WanTower
+from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.wan.model import WanTower
 
 MIB, GIB = 2**20, 2**30
 PER_TOKEN, PER_FRAME = "per token (diffusers)", "per latent frame"

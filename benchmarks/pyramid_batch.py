@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from components.backbones.column import Column
-from components.backbones.pretrained import VARIANTS, Variant
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.checkpoint import VARIANTS, Variant
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import TextFeatures
 from components.objectives.prefix_lengths import units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.harmony_sizes import add_size_arguments, build_harmony, dtype_of, random_inputs, size_of
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from components.backbones.harmony_transformer import HarmonyTransformer
+from components.backbones.harmony.model import HarmonyTransformer
 from components.contracts import TextFeatures
 from components.guidance.sync_cfg import Guidance, SyncCFG
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText

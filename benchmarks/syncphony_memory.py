@@ -7,11 +7,11 @@ import torch
 from benchmarks.experiment_memory import Activations, ExperimentMemory, Part, frozen
 from benchmarks.saved_activations import fused_attention, saved_bytes
 from benchmarks.vae import VideoSize, encoding_peak
-from components.backbones.column import Column
+from components.backbones.pyramid_flow.column import Column
 from components.contracts import AudioEncoder, AudioFeatures, TextFeatures
 from components.objectives.prefix_lengths import units_per_stage
-from datamodules.clip_data_module import ClipDataModule
-from lightning_modules.syncphony import SyncphonyModule
+from datamodules.reading.clip_data_module import ClipDataModule
+from lightning_modules.syncphony.module import SyncphonyModule
 
 TEXT_TOKENS = 128
 

@@ -33,8 +33,8 @@ from benchmarks.measure import (
     ratio,
 )
 from benchmarks.saved_activations import fused_attention
-from components.codecs.causal_video_vae import CausalVideoVAE
-from components.codecs.causal_video_vae_codec import CausalVideoCodec
+from components.codecs.video.causal_vae.codec import CausalVideoCodec
+from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.contracts import VideoCodec
 
 WHOLE = "whole"

@@ -22,9 +22,9 @@ from callbacks.evaluation import (
 )
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
-from components.metrics.cyclesync import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
-from components.metrics.onsets import OnsetDetector
-from components.pretrained import sha256_of_tensors
+from components.metrics.cyclesync.metric import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
+from components.metrics.cyclesync.onsets import OnsetDetector
+from components.weights.pretrained import sha256_of_tensors
 
 Onsets = list[list[float]]
 """Onset times in seconds, one list per sound that was drawn for a clip."""

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from components.backbones.sharding import is_sharded
 from components.errors import InputError
-from components.whole_folder import whole_folder
+from components.weights.whole_folder import whole_folder
 
 
 class ExportPretrained(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from callbacks.clip_videos import file_stem, to_uint8, watchable
+from callbacks.report.clip_videos import file_stem, to_uint8, watchable
 from callbacks.run_record import run_folder
 from components.contracts import Generation
 from components.media.writer import write_mp4

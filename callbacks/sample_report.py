@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from callbacks.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
 from callbacks.evaluation import EvaluationCallback
-from callbacks.report_page import ClipEntry, Point, ReportPage, Status, poster_of
-from callbacks.report_plots import label_of
+from callbacks.report.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
+from callbacks.report.page import ClipEntry, Point, ReportPage, Status, poster_of
+from callbacks.report.plots import label_of
+from callbacks.report.tensorboard import MAX_CLIPS, add_clip, add_sound
 from callbacks.results import collect_results
 from callbacks.run_record import config_text, run_folder, versions
-from callbacks.tensorboard_media import MAX_CLIPS, add_clip, add_sound
 from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 from components.media.writer import write_mp4

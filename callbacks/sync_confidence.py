@@ -22,9 +22,9 @@ from callbacks.evaluation import (
     mismatched,
 )
 from components.contracts import ClipBatch, Generation, MetricResult
-from components.identity import identity_of
-from components.metrics.sync_confidence import SyncConfidence
-from components.metrics.syncnet_scorer import LipTrack, SyncNetScorer, SyncScore
+from components.metrics.syncnet.metric import SyncConfidence
+from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, SyncScore
+from components.weights.identity import identity_of
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from datamodules.clip_data_module import ClipDataModule, Split
-from datamodules.records import ClipRecord
+from datamodules.reading.clip_data_module import ClipDataModule, Split
+from datamodules.reading.records import ClipRecord
 
 
 class AVSync15(ClipDataModule):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import InputError
-from datamodules.clip_data_module import ClipDataModule, Split
-from datamodules.records import ClipRecord
+from datamodules.reading.clip_data_module import ClipDataModule, Split
+from datamodules.reading.records import ClipRecord
 
 Track = Literal["denoised", "mic"]
 _THUMB_HEIGHT = 256

@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
 from components.media.reader import read_image, read_sound, read_video
-from datamodules.clip_dataset import SILENCE_PEAK, Clip, collate_clips
-from datamodules.clip_format import ClipFormat
-from datamodules.consumed_sampler import EvaluationSampler, SampleKey
-from datamodules.ranks import rank_and_world_size
-from datamodules.records import ClipRecord
-from datamodules.reference_voices import ReferenceVoices
+from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
+from datamodules.reading.clip_format import ClipFormat
+from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
+from datamodules.reading.records import ClipRecord
+from datamodules.reading.reference_voices import ReferenceVoices
 
 _log = logging.getLogger("avsync.data")
 

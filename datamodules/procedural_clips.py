@@ -15,12 +15,12 @@ from tqdm import tqdm
 from components.errors import InputError
 from components.media.writer import write_mp4
 from datamodules.avsync15 import AVSync15
-from datamodules.clip_data_module import Split
-from datamodules.procedural_scenes import MIN_GAP_S, SCENES, Event
-from datamodules.procedural_sounds import render_sound
-from datamodules.records import ClipRecord
-from datamodules.rendered_folder import folder_name, is_rendered, render_once
-from datamodules.tamed_random import TamedRandom
+from datamodules.procedural.narrowed_random import TamedRandom
+from datamodules.procedural.rendered_folder import folder_name, is_rendered, render_once
+from datamodules.procedural.scenes import MIN_GAP_S, SCENES, Event
+from datamodules.procedural.sounds import render_sound
+from datamodules.reading.clip_data_module import Split
+from datamodules.reading.records import ClipRecord
 
 # Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
 RENDERER_VERSION = 3

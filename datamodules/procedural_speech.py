@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from components.errors import InputError
 from components.media.writer import write_mp4
-from datamodules.clip_data_module import Split
-from datamodules.procedural_clips import draw_events
-from datamodules.procedural_scenes import SCENES
-from datamodules.procedural_sounds import render_sound
-from datamodules.procedural_speech_faces import MAX_SPEAKERS, draw_face, face_of
-from datamodules.procedural_speech_sounds import (
+from datamodules.procedural.narrowed_random import TamedRandom
+from datamodules.procedural.rendered_folder import folder_name, is_rendered, render_once
+from datamodules.procedural.scenes import SCENES
+from datamodules.procedural.sounds import render_sound
+from datamodules.procedural.speech_faces import MAX_SPEAKERS, draw_face, face_of
+from datamodules.procedural.speech_sounds import (
     MIN_SYLLABLES,
     draw_utterance,
     most_syllables,
@@ -28,10 +28,10 @@ from datamodules.procedural_speech_sounds import (
     transcript,
     voice_of,
 )
-from datamodules.records import ClipRecord
-from datamodules.rendered_folder import folder_name, is_rendered, render_once
+from datamodules.procedural_clips import draw_events
+from datamodules.reading.clip_data_module import Split
+from datamodules.reading.records import ClipRecord
 from datamodules.speech_clips import SpeechClips
-from datamodules.tamed_random import TamedRandom
 
 # Raise it whenever a picture, a sound or the encoding changes: folders of other versions are then not re-used.
 SPEECH_RENDERER_VERSION = 1

@@ -2,6 +2,6 @@
 
 import sys
 
-from lightning_modules.cli import main
+from lightning_modules.command_line.cli import main
 
 sys.exit(main())

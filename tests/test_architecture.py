@@ -71,7 +71,7 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.M
         "import lightning as L\n"
         "from datamodules.clips import Clip\n"
         "def late():\n    from callbacks import results\n    import importlib\n"
-        "    importlib.import_module('lightning_modules.cli')\n"
+        "    importlib.import_module('lightning_modules.command_line.cli')\n"
         "from ...datamodules import clips\n"
         "import components.errors\n"
     )
@@ -79,7 +79,7 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.M
         "lightning",
         "datamodules.clips",
         "callbacks",
-        "lightning_modules.cli",
+        "lightning_modules.command_line.cli",
         "datamodules",
     ]
 
@@ -107,7 +107,7 @@ def test_importing_all_components_loads_no_model_library():
     names = [name.removesuffix(".__init__") for name in names]
     code = (
         "import importlib, sys\n"
-        "from lightning_modules.light_imports import without_transformers\n"
+        "from lightning_modules.command_line.startup import without_transformers\n"
         "with without_transformers(): import torchmetrics\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
         f"print([name for name in {[*HEAVY, 'lightning', 'pytorch_lightning']!r} if name in sys.modules])"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from components.backbones.harmony_checkpoint import load_harmony
-from components.backbones.harmony_transformer import PARTS, part_of
+from components.backbones.harmony.checkpoint import load_harmony
+from components.backbones.harmony.model import PARTS, part_of
 from components.media.reader import probe, read_sound, read_video
-from lightning_modules.cli import main
+from lightning_modules.command_line.cli import main
 from tests.public_folders.harmony import NUM_LAYERS, TEXT_DIM, TRANSCRIPT_DIM, write_harmony_releases
 from tests.public_folders.speech import heard, write_manifest, write_speech
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_and_the_folder_it_is_exported_to_are_the_model(trained: Pl
     assert averages.keys() == back.keys()
     assert all(torch.equal(back[key], value) for key, value in averages.items())
     transformer = {
-        "class_path": "components.backbones.harmony_checkpoint.load_harmony",
+        "class_path": "components.backbones.harmony.load_harmony",
         "init_args": {"folder": "exported", "video": None, "audio": None},
     }
     Path("exported.json").write_text(

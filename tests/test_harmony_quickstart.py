@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.media.reader import read_clip
-from lightning_modules.cli import main
+from lightning_modules.command_line.cli import main
 
 
 @pytest.mark.slow  # ten minutes of training

@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from components.contracts import ClipBatch
-from components.metrics.cyclesync import cyclesync_per_clip
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.metric import cyclesync_per_clip
+from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.onset_v2a import OnsetV2A
-from lightning_modules.cli import AVSyncCLI
-from lightning_modules.syncphony import SyncphonyModule
+from lightning_modules.command_line.cli import AVSyncCLI
+from lightning_modules.syncphony.module import SyncphonyModule
 
 ROOT = Path(__file__).parent.parent
 NUM_CLIPS = 24

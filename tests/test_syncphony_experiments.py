@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from components.backbones.pretrained import pretrained_backbone
+from components.backbones.pyramid_flow.checkpoint import pretrained_backbone
 from components.media.writer import write_mp4
 from components.v2a.onset_v2a import OnsetV2A
-from lightning_modules.cli import main
+from lightning_modules.command_line.cli import main
 from tests.public_folders.avsync15 import write_avsync15
 from tests.public_folders.denseav import TINY_HUBERT, tiny_denseav, write_hub_folder
 from tests.public_folders.greatest_hits import write_greatest_hits

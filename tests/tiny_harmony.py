@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.attention.decoupled_interaction import InteractionConfig
-from components.attention.latent_clock import LatentClock
-from components.backbones.audio_tower import AudioTower
-from components.backbones.harmony_transformer import HarmonyTransformer
-from components.backbones.wan_branch import WanTower
+from components.backbones.harmony.audio_tower import AudioTower
+from components.backbones.harmony.interaction import InteractionConfig
+from components.backbones.harmony.latent_clock import LatentClock
+from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
 from tests.tiny_syncphony import generator, randomise
 

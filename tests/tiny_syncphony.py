@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from components.attention.audio_windows import AudioTimeline
-from components.backbones.column import Column
-from components.backbones.miniflux import MiniFluxTransformer
-from components.backbones.mmdit import PyramidMMDiT
-from components.backbones.pyramid_flow import PyramidFlowTransformer
-from components.backbones.syncphony_dit import SyncphonyDiT
-from components.backbones.transformer_blocks import ColumnState
+from components.backbones.pyramid_flow.blocks import ColumnState
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.miniflux import MiniFluxTransformer
+from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
 from components.objectives.pyramid_columns import AutoregressivePyramid, TrainingColumn
 

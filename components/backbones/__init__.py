@@ -1,1 +1,1 @@
-"""Diffusion transformers."""
+"""Transformers: one folder for each model, and beside them what several share."""

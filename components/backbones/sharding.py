@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.syncphony.model import SyncphonyDiT
 
 
 def shard(dit: SyncphonyDiT, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from components.codecs.causal_video_vae import DiagonalGaussian
 from components.errors import InputError
+
+_LOGVAR_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """The posterior over latents: ``mean`` and ``logvar``, both ``[B, C, L, h, w]``, before normalisation."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> Self:
+        """Splits ``[B, 2C, L, h, w]`` into mean and log-variance, the latter clamped to [-30, 20]."""
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(*_LOGVAR_RANGE))
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation ``[B, C, L, h, w]``."""
+        return torch.exp(0.5 * self.logvar)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + std * noise`` for standard normal ``noise`` ``[B, C, L, h, w]``."""
+        return torch.addcmul(self.mean, self.std, noise)
 
 
 def latents_of(posterior: DiagonalGaussian, generators: Sequence[torch.Generator] | None) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from components.backbones.column import Column
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures, VideoCodec
 from components.objectives.motion_aware import MotionAwareLoss, MotionAwareTerms
 from components.objectives.prediction import Prediction

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.backbones.harmony_transformer import BOTH, HarmonyTransformer, Modality
+from components.backbones.harmony.model import BOTH, HarmonyTransformer, Modality
 from components.contracts import ReportsProgress, TextFeatures
-from components.encoders.text_rows import stack_text
+from components.encoders.text.rows import stack_text
 from components.guidance.sync_cfg import Branch, ModalityGuidance, SyncCFG
 from components.schedules.flow_schedule import FlowSchedule, FlowTrajectory
 

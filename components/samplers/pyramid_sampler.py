@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from components.attention.audio_cross_attention import AudioContext
-from components.backbones.column import Column
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.syncphony.audio_cross_attention import AudioContext
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import ReportsProgress, TextFeatures
-from components.encoders.text_rows import stack_text
+from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
 from components.objectives.prediction import Hold, Prediction, VelocityPrediction

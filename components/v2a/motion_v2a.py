@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from components.contracts import V2AModel
-from components.metrics.motion_peaks import motion_curve, strict_local_maxima
+from components.metrics.cyclesync.motion_peaks import motion_curve, strict_local_maxima
 from components.v2a.bursts import render_bursts
 
 

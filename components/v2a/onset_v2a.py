@@ -1,4 +1,11 @@
-"""The light video-to-audio model that CycleSync uses where no large one is at hand."""
+"""The light video-to-audio model that CycleSync uses where no large one is at hand.
+
+The network of the light video-to-audio model: frames to the logits of an onset curve.
+
+Legend for shapes: B clips, T frames, H x W pixels, N = 4 T curve values.
+
+Event times from a curve of event probability.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +17,90 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
-from torch.nn.functional import interpolate, max_pool1d
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool3d, gelu, interpolate, max_pool1d, pad
 
 from components.contracts import V2AModel
 from components.errors import InputError
-from components.metrics.matching import match_events, onset_iou
-from components.metrics.motion_peaks import motion_curve
-from components.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
+from components.metrics.cyclesync.matching import match_events, onset_iou
+from components.metrics.cyclesync.motion_peaks import motion_curve
 from components.v2a.bursts import render_bursts
-from components.v2a.onset_network import STEPS_PER_FRAME, OnsetNetwork
-from components.v2a.probability_peaks import probability_peaks
+from components.weights.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
+
+STEPS_PER_FRAME = 4
+_DIFFERENCE_GAIN = 4.0
+
+
+class OnsetNetwork(nn.Module):
+    """Frames and amplified frame differences, two 3D convolutions, two 1D ones, four curve values per frame.
+
+    Metrics specification, section 13. In time, borders repeat the edge, so that a still picture looks the same from
+    its first to its last frame.
+
+    Args:
+        stem_channels: width of the spatial convolution.
+        motion_channels: width of the spatio-temporal convolution.
+        hidden_channels: width of the temporal convolutions.
+        rows: horizontal bands kept apart by the pooling (what falls is low when it hits).
+    """
+
+    def __init__(
+        self, stem_channels: int = 12, motion_channels: int = 32, hidden_channels: int = 64, rows: int = 4
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.stem = nn.Conv3d(6, stem_channels, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.motion = nn.Conv3d(stem_channels, motion_channels, 3, stride=(1, 2, 2), padding=(0, 1, 1))
+        self.context = nn.Conv1d(motion_channels * rows, hidden_channels, 5, padding=2, padding_mode="replicate")
+        self.timing = nn.Conv1d(hidden_channels, hidden_channels, 5, padding=2, padding_mode="replicate")
+        self.head = nn.ConvTranspose1d(hidden_channels, 1, STEPS_PER_FRAME, stride=STEPS_PER_FRAME)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """``[B, T, 3, H, W]`` in [0, 1] to logits ``[B, N]``; value ``4 n`` stands for the start of frame n."""
+        frames = video.transpose(1, 2)  # [B, 3, T, H, W]
+        change = pad(frames.diff(dim=2), (0, 0, 0, 0, 1, 0))
+        x = torch.cat((frames - 0.5, _DIFFERENCE_GAIN * change), dim=1)
+        x = gelu(self.stem(x))
+        x = gelu(self.motion(pad(x, (0, 0, 0, 0, 1, 1), mode="replicate")))
+        x = adaptive_avg_pool3d(x, (None, self.rows, 1)).squeeze(-1)  # [B, C, T, rows]
+        x = x.transpose(2, 3).flatten(1, 2)  # [B, C * rows, T]
+        x = gelu(self.context(x))
+        x = gelu(self.timing(x))
+        logits: Tensor = self.head(x).squeeze(1)
+        return logits
+
+
+def probability_peaks(curve: Tensor, rate_hz: float, threshold: float, min_gap_s: float) -> list[float]:
+    """Times of the peaks of a curve that reach a threshold, the higher of any two that are too close.
+
+    A peak's time is the vertex of the parabola through it and its neighbours.
+
+    Args:
+        curve: float ``[N]``; value n stands for the time ``n / rate_hz``.
+        rate_hz: values per second.
+        threshold: smallest height of a peak.
+        min_gap_s: peaks at least this far apart are kept.
+
+    Returns:
+        Sorted seconds.
+
+    Example:
+        >>> import torch
+        >>> probability_peaks(torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0, 0.1]), rate_hz=10.0, threshold=0.3, min_gap_s=0.1)
+        [0.2]
+    """
+    values = curve.detach().double().cpu()
+    left, middle, right = values[:-2], values[1:-1], values[2:]
+    # ">=" on one side: of a plateau of two the first counts, of a longer one nothing
+    peaks = ((middle > left) & (middle >= right) & (middle >= threshold)).nonzero().flatten().tolist()
+    kept: list[float] = []
+    for index in sorted(peaks, key=lambda at: -float(middle[at])):
+        before, here, after = float(left[index]), float(middle[index]), float(right[index])
+        time = (index + 1 + 0.5 * (before - after) / (before - 2.0 * here + after)) / rate_hz
+        if all(abs(time - other) >= min_gap_s for other in kept):
+            kept.append(time)
+    return sorted(kept)
+
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -179,7 +259,7 @@ class OnsetV2A(V2AModel):
         """Reads what `save_pretrained` wrote.
 
         Args:
-            folder: as `components.pretrained.resolve_folder` understands it.
+            folder: as `components.weights.pretrained.resolve_folder` understands it.
 
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.vae import VideoSize, decoding_peak, encoding_peak, main
-from components.codecs.causal_video_vae import CausalVideoVAE
-from components.codecs.causal_video_vae_codec import CausalVideoCodec
+from components.codecs.video.causal_vae.codec import CausalVideoCodec
+from components.codecs.video.causal_vae.model import CausalVideoVAE
 
 TINY = ["--widths", *"8888", "--groups=4", "--frames=17", "--height=32", "--width=64", "--repeats=1"]
 NARROW = {

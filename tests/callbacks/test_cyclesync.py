@@ -8,7 +8,7 @@ import torch
 from callbacks.cyclesync import CycleSyncCallback, JudgedClip, mismatched
 from components.contracts import V2AModel
 from components.errors import InputError
-from components.metrics.matching import onset_iou
+from components.metrics.cyclesync.matching import onset_iou
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips, clip_batch, generation
 

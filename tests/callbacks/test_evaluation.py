@@ -83,8 +83,8 @@ import torch
 from callbacks.cyclesync import CycleSyncCallback
 from callbacks.results import ResultsWriter
 from callbacks.sync_confidence import SyncConfidenceCallback
-from components.metrics.syncnet import SyncNet
-from components.metrics.syncnet_scorer import SyncNetScorer
+from components.metrics.syncnet.model import SyncNet
+from components.metrics.syncnet.scorer import SyncNetScorer
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 

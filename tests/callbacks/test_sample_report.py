@@ -13,7 +13,7 @@ from callbacks.results import ResultsWriter
 from callbacks.sample_report import SampleReport
 from components.errors import InputError
 from components.media.reader import probe, read_audio, read_video
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import COLORS, FRAMES, JUMPS, JumpingSquares, SquareClips, render
 

@@ -9,11 +9,10 @@ from lightning.pytorch import Callback
 
 from callbacks.sync_confidence import SyncConfidenceCallback
 from components.contracts import ClipBatch, Generation
-from components.identity import identity_of
-from components.metrics.face_detector import FaceDetector
-from components.metrics.syncnet import SyncNet
-from components.metrics.syncnet_scorer import SyncNetScorer
-from components.metrics.syncnet_tracking import FaceTracker
+from components.metrics.syncnet.model import SyncNet
+from components.metrics.syncnet.scorer import SyncNetScorer
+from components.metrics.syncnet.tracking import FaceDetector, FaceTracker
+from components.weights.identity import identity_of
 from tests.callbacks.test_cyclesync import evaluated
 
 IDS = ["frog/b_0", "frog/b_1", "bell/c_0", "hammering/a_0"]
@@ -182,15 +181,18 @@ def test_outputs_without_clips_leave_no_results(tmp_path):
 def test_every_setting_can_be_given_in_a_configuration():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Callback, "callback")
-    net = {"class_path": "components.metrics.syncnet.SyncNet.from_pretrained", "init_args": {"source": QUICKSTART}}
+    net = {
+        "class_path": "components.metrics.syncnet.model.SyncNet.from_pretrained",
+        "init_args": {"source": QUICKSTART},
+    }
     settings = {
         "net": net,
-        "faces": {"class_path": "components.metrics.face_detector.WholeFrame"},
+        "faces": {"class_path": "components.metrics.syncnet.tracking.WholeFrame"},
         "tracker": {"min_track": 50, "crop_scale": 0.3},
         "max_shift": 8,
         "min_duration_s": 1.5,
     }
-    scorer = {"class_path": "components.metrics.syncnet_scorer.SyncNetScorer", "init_args": settings}
+    scorer = {"class_path": "components.metrics.syncnet.scorer.SyncNetScorer", "init_args": settings}
     name = "callbacks.sync_confidence.SyncConfidenceCallback"
     config = parser.parse_object({"callback": {"class_path": name, "init_args": {"scorer": scorer}}})
     judge = parser.instantiate_classes(config).callback.scorer

@@ -8,9 +8,9 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from components.errors import InputError
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.onsets import OnsetDetector
 from datamodules.avsync15 import AVSync15
-from datamodules.clip_data_module import ClipDataModule
+from datamodules.reading.clip_data_module import ClipDataModule
 from tests.public_folders.avsync15 import write_avsync15
 
 SMALL = {"num_frames": 24, "fps": 24.0, "height": 16, "width": 16, "num_workers": 0}

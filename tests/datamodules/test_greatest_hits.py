@@ -10,11 +10,11 @@ from jsonargparse import ArgumentParser
 
 from components.errors import InputError
 from components.media.writer import write_mp4
-from components.metrics.onsets import OnsetDetector
-from datamodules.clip_data_module import ClipDataModule
-from datamodules.clip_dataset import ClipDataset
-from datamodules.consumed_sampler import SampleKey
+from components.metrics.cyclesync.onsets import OnsetDetector
 from datamodules.greatest_hits import TheGreatestHits, read_times
+from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.clip_dataset import ClipDataset
+from datamodules.reading.order import SampleKey
 from tests.public_folders.greatest_hits import GreatestHitsFolder, write_greatest_hits
 
 

@@ -14,8 +14,8 @@ from components.errors import InputError
 from components.media.reader import probe
 from datamodules import procedural_clips
 from datamodules.avsync15 import AVSync15
+from datamodules.procedural.scenes import MIN_GAP_S
 from datamodules.procedural_clips import ProceduralClips, draw_events, is_complete
-from datamodules.procedural_scenes import MIN_GAP_S
 
 
 def clips(root: Path, **more: Any) -> ProceduralClips:

@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.reader import probe
-from components.metrics.matching import count_matches
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.matching import count_matches
+from components.metrics.cyclesync.onsets import OnsetDetector
 from datamodules import procedural_speech
-from datamodules.clip_dataset import Clip
-from datamodules.procedural_speech import Plan, ProceduralSpeech, plan_of
-from datamodules.procedural_speech_faces import MAX_SPEAKERS, face_of, opening
-from datamodules.procedural_speech_sounds import (
+from datamodules.procedural.speech_faces import MAX_SPEAKERS, face_of, opening
+from datamodules.procedural.speech_sounds import (
     FIRST_S,
     MIN_DISTANCE_S,
     TAIL_S,
@@ -35,6 +33,8 @@ from datamodules.procedural_speech_sounds import (
     transcript,
     voice_of,
 )
+from datamodules.procedural_speech import Plan, ProceduralSpeech, plan_of
+from datamodules.reading.clip_dataset import Clip
 from datamodules.speech_clips import SpeechClips
 
 RATE, FPS, FRAMES = 16000, 24.0, 49

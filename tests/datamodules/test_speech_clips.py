@@ -10,8 +10,8 @@ import torch
 from jsonargparse import ArgumentParser
 
 from components.errors import InputError
-from datamodules.clip_data_module import ClipDataModule
-from datamodules.consumed_sampler import ConsumedSampler, SampleKey
+from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.order import ConsumedSampler, SampleKey
 from datamodules.speech_clips import SpeechClips
 from tests.public_folders.speech import RATE, heard, utterance, write_speech
 

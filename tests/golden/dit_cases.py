@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from components.backbones.column import Column
-from components.backbones.pyramid_flow import PyramidFlowTransformer
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.contracts import TextFeatures
 
 Case = dict[str, torch.Tensor]
@@ -15,10 +15,10 @@ Case = dict[str, torch.Tensor]
 
 def transformer_class(config: dict) -> type[PyramidFlowTransformer]:
     if config["_class"] == "PyramidFluxTransformer":
-        from components.backbones.miniflux import MiniFluxTransformer
+        from components.backbones.pyramid_flow.miniflux import MiniFluxTransformer
 
         return MiniFluxTransformer
-    from components.backbones.mmdit import PyramidMMDiT
+    from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
 
     return PyramidMMDiT
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.codecs.mmaudio_checkpoint import VARIANTS, load_vae, load_vocoder
-from components.codecs.mmaudio_codec import MMAudioCodec
-from components.codecs.wan_video_vae import PUBLIC_ARCHITECTURE, WanVideoCodec
+from components.codecs.audio.mmaudio import MMAudioCodec
+from components.codecs.audio.mmaudio_checkpoint import VARIANTS, load_vae, load_vocoder
+from components.codecs.video.wan import PUBLIC_ARCHITECTURE, WanVideoCodec
 from tests.public_folders.harmony_codecs import stored, write_diffusers_folder
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

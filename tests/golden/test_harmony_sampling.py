@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.backbones.harmony_transformer import HarmonyTransformer
-from components.backbones.wan_branch import WanTower
-from components.codecs.wan_video_vae import WanVideoCodec
+from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.wan.model import WanTower
+from components.codecs.video.wan import WanVideoCodec
 from components.contracts import TextFeatures
 from components.guidance.sync_cfg import SyncCFG
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText

@@ -9,14 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from components.attention.frame_band import rope_axis_dims
-from components.attention.latent_clock import LatentClock
-from components.attention.rope import rotary_table, rotate
-from components.backbones.audio_tower import AudioTower, audio_rope
-from components.backbones.harmony_transformer import HarmonyTransformer
-from components.backbones.wan_branch import StreamInputs, WanTower, run_block, video_rope
-from components.backbones.wan_checkpoint import ovi_audio_tower
-from components.backbones.wan_release import diffusers_key
+from components.backbones.harmony import ovi_audio_tower
+from components.backbones.harmony.audio_tower import AudioTower, audio_rope
+from components.backbones.harmony.latent_clock import LatentClock
+from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.rope import rotary_table, rotate, wan_axis_dims
+from components.backbones.wan.checkpoint import diffusers_key
+from components.backbones.wan.model import StreamInputs, WanTower, run_block, video_rope
 from components.contracts import TextFeatures
 
 CPU = torch.device("cpu")
@@ -141,7 +140,7 @@ def test_temporal_rope_tables(rope_file):
         for mine, golden in zip(table, (case[f"{name}.cos"], case[f"{name}.sin"]), strict=True):
             torch.testing.assert_close(mine.double(), golden, atol=1e-7, rtol=0)
         head_dim = case["apply.in"].shape[-1]
-        assert rope_axis_dims(head_dim)[0] == num_rotated
+        assert wan_axis_dims(head_dim)[0] == num_rotated
         tower = audio_rope(0, pair["T_a"], pair["T_v"] / pair["T_a"], head_dim, CPU)
         torch.testing.assert_close(tower.cos[0, :, 0, :num_rotated:2].double(), case[f"{name}.cos"], atol=1e-7, rtol=0)
         torch.testing.assert_close(tower.sin[0, :, 0, :num_rotated:2].double(), case[f"{name}.sin"], atol=1e-7, rtol=0)
@@ -153,7 +152,7 @@ def test_rope_application(rope_file):
     case = load_file(rope_file)
     facts = json.loads(rope_file.with_suffix(".json").read_text())
     head_dim = case["apply.in"].shape[-1]
-    time, *_ = rope_axis_dims(head_dim)
+    time, *_ = wan_axis_dims(head_dim)
     table = torch.stack([case["ovi_config.cos"], case["ovi_config.sin"]]).float()
     candidates = {"ovi_config": table}
     candidates |= {n: torch.stack([case[f"{n}.cos"], case[f"{n}.sin"]]).float() for n in facts["pairs"]}

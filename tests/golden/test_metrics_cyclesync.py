@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.metrics.cyclesync import NORMAL_95, CycleSync, cyclesync_per_clip, mean_over_recordings
-from components.metrics.matching import count_matches, match_events, onset_iou
-from components.metrics.motion_peaks import strict_local_maxima
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.matching import count_matches, match_events, onset_iou
+from components.metrics.cyclesync.metric import NORMAL_95, CycleSync, cyclesync_per_clip, mean_over_recordings
+from components.metrics.cyclesync.motion_peaks import strict_local_maxima
+from components.metrics.cyclesync.onsets import OnsetDetector
 
 # fixture -> (file without ending, key of its case list, name of a case)
 SOURCES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.encoders.denseav import DenseAVEncoder
+from components.encoders.audio.denseav import DenseAVEncoder
 from tests.public_folders.denseav import new_spelling, recipe_weights, write_hub_folder, write_lightning_checkpoint
 
 ATOL = 2e-4
@@ -66,7 +66,7 @@ def test_features(golden, checkpoint: str, source: str):
 
 
 def test_normalisation(golden):
-    from components.encoders.frozen_audio import zero_mean_unit_variance
+    from components.encoders.audio.frozen import zero_mean_unit_variance
 
     expected = load_file(golden[0].with_suffix(".safetensors"))
     torch.testing.assert_close(

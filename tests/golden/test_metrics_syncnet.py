@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.metrics.syncnet import SyncNet, cepstrum_windows
-from components.metrics.syncnet_input import network_pictures
-from components.metrics.syncnet_mfcc import mfcc
-from components.metrics.syncnet_offsets import sync_offset
-from components.metrics.syncnet_scorer import SyncNetScorer
-from components.metrics.syncnet_tracking import FaceTracker
+from components.metrics.syncnet.input import network_pictures
+from components.metrics.syncnet.mfcc import mfcc
+from components.metrics.syncnet.model import SyncNet, cepstrum_windows
+from components.metrics.syncnet.offsets import sync_offset
+from components.metrics.syncnet.scorer import SyncNetScorer
+from components.metrics.syncnet.tracking import FaceTracker
 
 # fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {

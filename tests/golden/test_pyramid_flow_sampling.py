@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from components.backbones.syncphony_dit import SyncphonyDiT
-from components.codecs.causal_video_vae_checkpoint import vae_from_config
-from components.codecs.causal_video_vae_codec import MINIFLUX_NORMALISATION, SD3_NORMALISATION, CausalVideoCodec
+from components.backbones.syncphony.model import SyncphonyDiT
+from components.codecs.video.causal_vae.checkpoint import vae_from_config
+from components.codecs.video.causal_vae.codec import MINIFLUX_NORMALISATION, SD3_NORMALISATION, CausalVideoCodec
 from components.contracts import TextFeatures
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from tests.golden.dit_cases import load_transformer

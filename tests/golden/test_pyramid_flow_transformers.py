@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from components.backbones.column import Column
-from components.backbones.transformer_blocks import ColumnState
+from components.backbones.pyramid_flow.blocks import ColumnState
+from components.backbones.pyramid_flow.column import Column
 from components.contracts import TextFeatures
 from tests.golden.dit_cases import columns_of, load_transformer, numbered, transformer_class
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.codecs.causal_video_vae import CausalVideoVAE, DiagonalGaussian
-from components.codecs.causal_video_vae_checkpoint import vae_from_config
-from components.codecs.causal_video_vae_codec import CausalVideoCodec, LatentNormalisation
-from components.codecs.causal_video_vae_conv import CausalStream
+from components.codecs.posterior import DiagonalGaussian
+from components.codecs.video.causal_vae.blocks import CausalStream
+from components.codecs.video.causal_vae.checkpoint import vae_from_config
+from components.codecs.video.causal_vae.codec import CausalVideoCodec, LatentNormalisation
+from components.codecs.video.causal_vae.model import CausalVideoVAE
 
 CLOSE = {"atol": 5e-5, "rtol": 1e-4}
 CHUNKED = {"atol": 1e-5, "rtol": 1e-4}

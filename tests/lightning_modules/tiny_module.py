@@ -7,14 +7,14 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from components.attention.audio_windows import AudioTimeline
-from components.backbones.syncphony_dit import SyncphonyDiT
-from components.codecs.pixel_codec import PixelCodec
+from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.model import SyncphonyDiT
+from components.codecs.video.pixel import PixelCodec
 from components.contracts import ClipBatch
-from components.encoders.hashed_words import HashedWords
-from components.encoders.log_mel import LogMelEncoder
+from components.encoders.audio.log_mel import LogMelEncoder
+from components.encoders.text.hashed_words import HashedWords
 from components.samplers.pyramid_sampler import PyramidSampler
-from lightning_modules.syncphony import SyncphonyModule
+from lightning_modules.syncphony.module import SyncphonyModule
 from tests.tiny_syncphony import POOLED_DIM, generator, randomise, tiny_backbone
 
 FPS, RATE, FRAMES, SIZE = 24.0, 16000, 7, 16

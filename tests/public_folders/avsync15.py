@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from components.media.writer import write_mp4
+from datamodules.procedural.scenes import SCENES
+from datamodules.procedural.sounds import render_sound
 from datamodules.procedural_clips import draw_events
-from datamodules.procedural_scenes import SCENES
-from datamodules.procedural_sounds import render_sound
 
 # class of the release -> the rendered scene that stands in for it
 CLASSES = {

@@ -53,7 +53,7 @@ def tiny_denseav(
     """Random weights of the whole model (audio branch; a piece of the image tower and of the similarity heads)."""
     from transformers import HubertConfig, HubertModel
 
-    from components.encoders.denseav_aligner import Aligner
+    from components.encoders.audio.denseav_aligner import Aligner
 
     with torch.device("meta"):
         backbone = HubertModel(HubertConfig(**hubert))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from components.media.writer import write_mp4, write_wav
+from datamodules.procedural.scenes import Event, striking_mallet
+from datamodules.procedural.sounds import render_sound
 from datamodules.procedural_clips import draw_events
-from datamodules.procedural_scenes import Event, striking_mallet
-from datamodules.procedural_sounds import render_sound
 
 FPS, RATE = 30, 96_000
 Form = Literal["vis-data", "vis-data-256", "asva"]

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from components.codecs.mmaudio_checkpoint import VARIANTS
-from components.metrics.syncnet import SyncNet
+from components.codecs.audio.mmaudio_checkpoint import VARIANTS
+from components.metrics.syncnet.model import SyncNet
 from tests.public_folders.harmony_codecs import write_bigvgan_folder, write_diffusers_folder, write_pickle
 from tests.public_folders.transcripts import write_byt5, write_wan_text
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.backbones.miniflux import MiniFluxTransformer
-from components.backbones.mmdit import PyramidMMDiT
-from components.backbones.pyramid_flow import PyramidFlowTransformer
-from components.codecs.causal_video_vae_checkpoint import vae_from_config
+from components.backbones.pyramid_flow.miniflux import MiniFluxTransformer
+from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.codecs.video.causal_vae.checkpoint import vae_from_config
 from tests.public_folders.text import write_miniflux_text, write_sd3_text
 from tests.tiny_syncphony import randomise
 

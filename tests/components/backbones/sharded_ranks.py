@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from components.backbones.column import Column
+from components.backbones.pyramid_flow.column import Column
 from components.backbones.sharding import is_sharded, local, reshard, shard, whole
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.syncphony.model import SyncphonyDiT
 from tests.tiny_syncphony import (
     audio_features,
     latents,

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from components.backbones.harmony_checkpoint import load_harmony, save_harmony
-from components.backbones.harmony_lora import adapt_tower, plain_tensors, trains_beside_frozen
-from components.backbones.harmony_transformer import HarmonyTransformer, part_of
+from components.backbones.harmony.checkpoint import load_harmony, save_harmony
+from components.backbones.harmony.lora import adapt_tower, plain_tensors, trains_beside_frozen
+from components.backbones.harmony.model import HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, dropout_drawn_from, is_adapter, plain_name
 from components.errors import InputError
-from components.whole_folder import whole_folder
+from components.weights.whole_folder import whole_folder
 from tests.tiny_harmony import audio_tower, inputs, tiny_harmony, tiny_interaction, video_tower
 from tests.tiny_syncphony import generator
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from stamped_frames import stamp
+
+from tests.components.media.stamped_frames import stamp
 
 Mux = Callable[..., Path]
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stamped_frames import read_stamps, stamp
 
 from components.errors import InputError
 from components.media.reader import probe, read_audio, read_clip, read_image, read_sound, read_video
 from components.media.writer import write_mp4, write_wav
+from tests.components.media.stamped_frames import read_stamps, stamp
 
 Mux = Callable[..., Path]
 

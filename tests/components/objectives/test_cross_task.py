@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from components.encoders.text_rows import stack_text
+from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.objectives.cross_task import AUDIO_DRIVEN, JOINT, VIDEO_DRIVEN, CrossTaskSynergy, TaskDraws, TaskRows
 from components.objectives.noise_levels import LevelDraws, NoiseLevels

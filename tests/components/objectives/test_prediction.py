@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.codecs.pixel_codec import PixelCodec
+from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
 from components.objectives.prediction import CleanPrediction, VelocityPrediction
 from components.objectives.pyramid_columns import AutoregressivePyramid

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from components.backbones.syncphony_dit import SyncphonyDiT
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import TextFeatures
-from components.encoders.text_rows import stack_text
+from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler, evaluate_branches

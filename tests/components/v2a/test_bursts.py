@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.metrics.matching import match_events
-from components.metrics.onsets import OnsetDetector
+from components.metrics.cyclesync.matching import match_events
+from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.bursts import BURST_DELAY_S, render_bursts
 
 RATE = 22_050

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from components.contracts import clip_generator
-from components.metrics.cyclesync import cyclesync_onsets
+from components.metrics.cyclesync.metric import cyclesync_onsets
 from components.v2a.bursts import BURST_DELAY_S
 from components.v2a.motion_v2a import MotionV2A
 

@@ -5,9 +5,9 @@ import torch
 
 from components.contracts import clip_generator
 from components.errors import InputError
-from components.pretrained import sha256_of
-from components.v2a.onset_targets import onset_targets
 from components.v2a.onset_v2a import CONFIG_FILE, WEIGHTS_FILE, OnsetV2A
+from components.weights.pretrained import sha256_of
+from lightning_modules.judges.v2a import onset_targets
 
 
 @pytest.fixture

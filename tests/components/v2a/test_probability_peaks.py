@@ -3,9 +3,9 @@ import doctest
 import pytest
 import torch
 
-from components.v2a import probability_peaks as module
-from components.v2a.onset_targets import onset_targets
-from components.v2a.probability_peaks import probability_peaks
+from components.v2a import onset_v2a as module
+from components.v2a.onset_v2a import probability_peaks
+from lightning_modules.judges.v2a import onset_targets
 
 
 def test_recovers_the_times_of_target_curves_below_a_step():

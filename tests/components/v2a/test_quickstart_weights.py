@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from components.contracts import clip_generator
-from components.metrics.cyclesync import CycleSync, cyclesync_onsets
-from components.pretrained import PACKAGE_ROOT
+from components.metrics.cyclesync.metric import CycleSync, cyclesync_onsets
 from components.v2a.onset_v2a import OnsetV2A
+from components.weights.pretrained import PACKAGE_ROOT
 from datamodules.procedural_clips import ProceduralClips
 
 FOLDER = "configs/weights/quickstart_v2a"

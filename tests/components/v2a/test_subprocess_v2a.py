@@ -6,7 +6,7 @@ import torch
 
 from components.contracts import clip_generator
 from components.errors import InputError
-from components.metrics.cyclesync import cyclesync_onsets
+from components.metrics.cyclesync.metric import cyclesync_onsets
 from components.v2a.subprocess_v2a import JOBS_FILE, SubprocessV2A
 
 # A real external program: knows nothing of this package, hears a click at the brightest frame of each mp4.

@@ -1,0 +1,371 @@
+"""Harmony's dual tower: Wan2.2 for the video, a tower of the same make for the audio, coupled at every depth.
+
+Source: Harmony, "Overall Architecture". One loop over pairs of blocks runs video alone, audio alone or both. Every row
+of a batch has its own pair of timesteps, so joint, audio-driven (audio at 0) and video-driven rows (video at 0) share
+one forward pass.
+
+Legend: B rows, T_v video latents, T_a audio and T_r reference tokens, C channels, h x w latent pixels.
+
+One depth of the dual tower: a video block, an audio block, and what they tell each other.
+
+The unit of sharding, compilation and activation checkpointing: whatever a layer's weights do, they do inside its
+``forward``, and the hidden states enter and leave as plain tensors.
+
+A dual tower whose outputs are clean latents: for latents that are wider than the towers.
+
+A velocity contains the noise, all of it, so a tower can only give it if its tokens are wider than the latents they
+carry. That holds for VAE latents, not for pixels. Clean pixels lie near a far smaller space ("Back to Basics: Let
+Denoising Generative Models Denoise", arXiv 2511.13720). With ``x_s = (1 - s) x + s n`` the velocity follows exactly:
+``n - x = (x_s - x) / s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from components.backbones.harmony.audio_tower import AudioTower
+from components.backbones.harmony.frame_band import ClipShape, frame_bands
+from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
+from components.backbones.harmony.latent_clock import LatentClock
+from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
+from components.contracts import TextFeatures
+from components.errors import InputError
+
+
+class HarmonyLayer(nn.Module):
+    """A pair of blocks; either may be missing, and with it the interaction.
+
+    Args:
+        video_block: a Wan block.
+        audio_block: a Wan block.
+        interaction: the exchange after both blocks.
+        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        video_block: nn.Module | None,
+        audio_block: nn.Module | None,
+        interaction: DecoupledInteraction | None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        self.video_block = video_block
+        self.audio_block = audio_block
+        self.interaction = interaction
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        video_inputs: StreamInputs | None,
+        audio_inputs: StreamInputs | None,
+        coupling: Coupling | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Tokens of both streams after this depth; a stream that is None stays None.
+
+        Args:
+            video: ``[B, T_v S, D_v]``.
+            audio: ``[B, T_r + T_a, D_a]``.
+            video_inputs: text, modulation and positions of the video tokens.
+            audio_inputs: the same for the audio tokens.
+            coupling: windows of the interaction; None runs the towers side by side.
+        """
+        # Inside the layer, so that sharding's casts and gathers stand outside of what is computed again.
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return cast(
+                tuple[Tensor | None, Tensor | None],
+                checkpoint(self._run, video, audio, video_inputs, audio_inputs, coupling, use_reentrant=False),
+            )
+        return self._run(video, audio, video_inputs, audio_inputs, coupling)
+
+    def _run(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        video_inputs: StreamInputs | None,
+        audio_inputs: StreamInputs | None,
+        coupling: Coupling | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if video is not None and video_inputs is not None and self.video_block is not None:
+            video = run_block(self.video_block, video, video_inputs)
+        if audio is not None and audio_inputs is not None and self.audio_block is not None:
+            audio = run_block(self.audio_block, audio, audio_inputs)
+        if video is None or audio is None or coupling is None or self.interaction is None:
+            return video, audio
+        assert video_inputs is not None
+        assert audio_inputs is not None
+        return self.interaction(video, audio, (video_inputs.noise, audio_inputs.noise), coupling)
+
+
+Modality = Literal["video", "audio"]
+BOTH: tuple[Modality, ...] = ("video", "audio")
+PARTS = ("video", "audio", "interaction")
+Tower = TypeVar("Tower", bound=WanTower)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """One modality during a forward pass.
+
+    Attributes:
+        inputs: what every block needs.
+        embedding: timestep embeddings ``[B, n, D]`` of what is generated.
+        grid: latents in time, patch rows, patch columns.
+        drives: bool ``[B]``, rows in which this modality is clean.
+        num_reference: reference tokens in front.
+    """
+
+    inputs: StreamInputs
+    embedding: Tensor
+    grid: Grid
+    drives: Tensor
+    num_reference: int = 0
+
+
+class HarmonyTransformer(nn.Module):
+    """Velocities of video and audio latents from both noisy latents, a reference sound, texts and two timesteps.
+
+    With a fresh interaction the outputs are those of the two towers alone, bit for bit.
+
+    Args:
+        video: the video tower, or null to train the audio tower alone.
+        audio: the audio tower, or null to run the video tower alone.
+        interaction: size and manner of the exchange; null (or a missing tower) couples nothing.
+        clock: rates of the codecs and the map between their times.
+        checkpoint_activations: recompute every layer in the backward pass instead of keeping its activations.
+        attention_backend: diffusers' attention backend for the towers' own attention (``native``, ``flash``,
+            ``_flash_3``, ``sage`` ...); null takes the library's default.
+
+    Attributes:
+        layers: the pairs of blocks, units of sharding and compilation.
+
+    Raises:
+        InputError: if there is no tower, the towers differ in depth, or the backend is unknown.
+    """
+
+    def __init__(
+        self,
+        video: WanTower | None = None,
+        audio: AudioTower | None = None,
+        interaction: InteractionConfig | None = None,
+        clock: LatentClock | None = None,
+        checkpoint_activations: bool = False,
+        attention_backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        depths = {name: len(tower.blocks) for name, tower in (("video", video), ("audio", audio)) if tower is not None}
+        if not depths:
+            raise InputError("HarmonyTransformer has neither a video nor an audio tower: give at least one of them.")
+        if len(set(depths.values())) > 1:
+            raise InputError(
+                f"the video tower has {depths['video']} layers and the audio tower {depths['audio']}: they are coupled "
+                "layer by layer, so give both the same num_layers."
+            )
+        self.clock = clock or LatentClock()
+        self.interaction_config = interaction if video is not None and audio is not None else None
+        self.video, self.audio = video, audio
+        depth = next(iter(depths.values()))
+        video_blocks, audio_blocks = ([None] * depth if t is None else _take_blocks(t) for t in (video, audio))
+        layers = []
+        for i, (video_block, audio_block) in enumerate(zip(video_blocks, audio_blocks, strict=True)):
+            exchange = None
+            if video is not None and audio is not None and interaction is not None:
+                exchange = DecoupledInteraction(video.dim, audio.dim, interaction, last=i == depth - 1)
+            layers.append(HarmonyLayer(video_block, audio_block, exchange, checkpoint_activations))
+        self.layers = nn.ModuleList(layers)
+        if attention_backend is not None:
+            self._set_attention_backend(attention_backend)
+
+    def _set_attention_backend(self, name: str) -> None:
+        from diffusers.models.attention import AttentionModuleMixin
+
+        try:
+            for module in self.layers.modules():
+                if isinstance(module, AttentionModuleMixin):
+                    module.set_attention_backend(name)
+        except ValueError as error:
+            raise InputError(f"attention_backend is '{name}': {error}") from None
+
+    def forward(
+        self,
+        z_v: Tensor | None,
+        z_a: Tensor | None,
+        z_r: Tensor | None = None,
+        *,
+        t_v: Tensor | None = None,
+        t_a: Tensor | None = None,
+        first_frame: Tensor | None = None,
+        text_v: TextFeatures | None = None,
+        text_a: TextFeatures | None = None,
+        transcript: TextFeatures | None = None,
+        ref_len: Tensor | None = None,
+        active: Sequence[Modality] = BOTH,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Velocities ``(v_v [B, C_v, T_v, h, w], v_a [B, C_a, T_a])``; None for a modality that is not active.
+
+        Args:
+            z_v: noisy video latents ``[B, C_v, T_v, h, w]``; where ``first_frame``, latent 0 is the clean one.
+            z_a: noisy audio latents ``[B, C_a, T_a]``.
+            z_r: clean latents of the reference sound ``[B, C_a, T_r]``, padded at the end. Without ``z_r`` and
+                ``ref_len`` there is no reference segment at all.
+            t_v: timesteps of the video in 0 .. 1000, ``[B]`` or per latent ``[B, T_v]``; 0 for a row whose video
+                drives.
+            t_a: timesteps of the audio ``[B]``; 0 for a row whose audio drives.
+            first_frame: bool ``[B]``, rows whose latent 0 is given: it gets timestep 0. Its velocity means nothing.
+            text_v: encoded prompts of the video.
+            text_a: encoded descriptions of the acoustic scene.
+            transcript: encoded spoken words, or None.
+            ref_len: real latents of each reference ``[B]``; 0 shows the learned null token. All of ``z_r`` if None.
+            active: which towers run. The interaction takes place where both do.
+
+        Raises:
+            ValueError: if an active modality lacks its tower, latents, timesteps or text.
+        """
+        video, audio = None, None
+        seen, heard = None, None
+        if "video" in active:
+            video, seen = self._video_stream(z_v, t_v, first_frame, text_v)
+        if "audio" in active:
+            num_video = None if seen is None else seen.grid[0]
+            audio, heard = self._audio_stream(z_a, z_r, t_a, text_a, transcript, ref_len, num_video)
+        video_inputs, audio_inputs = (None if stream is None else stream.inputs for stream in (seen, heard))
+        coupling = self._coupling(seen, heard)
+
+        for layer in self.layers:
+            video, audio = layer(video, audio, video_inputs, audio_inputs, coupling)
+
+        v_v = v_a = None
+        if video is not None and seen is not None and self.video is not None:
+            v_v = self.video.read_out(video, seen.embedding, seen.grid)
+        if audio is not None and heard is not None and self.audio is not None:
+            v_a = self.audio.read_out(audio[:, heard.num_reference :], heard.embedding, heard.grid).flatten(2)
+        return v_v, v_a
+
+    def _video_stream(
+        self, latents: Tensor | None, timesteps: Tensor | None, first_frame: Tensor | None, text: TextFeatures | None
+    ) -> tuple[Tensor, _Stream]:
+        """Video tokens, and what the layers and the head need of the stream."""
+        tower, latents, timesteps, text = _present("video", self.video, latents, timesteps, text)
+        grid = tower.grid(latents)
+        timesteps = _frame_timesteps(timesteps, first_frame, grid[0])
+        embedding, modulation, context = tower.condition(timesteps, text)
+        rope = video_rope(grid, tower.head_dim, latents.device)
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, tower.visible(text))
+        return tower.embed(latents), _Stream(inputs, embedding, grid, (timesteps == 0).all(dim=1))
+
+    def _audio_stream(
+        self,
+        latents: Tensor | None,
+        reference: Tensor | None,
+        timesteps: Tensor | None,
+        text: TextFeatures | None,
+        transcript: TextFeatures | None,
+        ref_len: Tensor | None,
+        num_video: int | None,
+    ) -> tuple[Tensor, _Stream]:
+        """Audio tokens, reference first, and what the layers and the head need of the stream."""
+        tower, latents, timesteps, text = _present("audio", self.audio, latents, timesteps, text)
+        tokens, token_mask, num_target = tower.embed_target(latents), None, latents.shape[2]
+        segments = timesteps[:, None]
+        if reference is not None or ref_len is not None:
+            spoken, shown = tower.embed_reference(reference, len(latents), ref_len)
+            tokens = torch.cat([spoken, tokens], dim=1)
+            segments = torch.cat([torch.zeros_like(segments), segments], dim=1)  # the reference is clean
+            if ref_len is not None:
+                token_mask = torch.cat([shown, shown.new_ones(tokens.shape[0], num_target)], dim=1)[:, None, None]
+        num_reference = tokens.shape[1] - num_target
+        embedding, modulation, context = tower.condition(segments, text)
+        if num_reference:  # two segments of different lengths: one set per token (a few hundred at most)
+            lengths = (num_reference, num_target)
+            parts = modulation.split(1, dim=1)
+            modulation = torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(parts, lengths, strict=True)], dim=1)
+        context_mask = tower.visible(text)
+        if transcript is not None:
+            context, context_mask = tower.add_transcript(context, context_mask, transcript)
+        rope = tower.rope(
+            num_reference, num_target, num_video or self.clock.num_video_latents(num_target), latents.device
+        )
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask)
+        return tokens, _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference)
+
+    def _coupling(self, video: _Stream | None, audio: _Stream | None) -> Coupling | None:
+        config = self.interaction_config
+        if video is None or audio is None or config is None:
+            return None
+        shape = ClipShape(video.grid, audio.grid[0])
+        bands = frame_bands(self.clock, config.band, shape, config.head_dim, audio.embedding.device)
+        drives = (video.drives, audio.drives) if config.driver_isolated or config.detach_driver else (None, None)
+        return Coupling(*bands, audio.num_reference, *drives)
+
+
+def part_of(name: str) -> str:
+    """Which of `PARTS` a parameter of a `HarmonyTransformer` belongs to."""
+    if name.startswith("video.") or ".video_block." in name:
+        return "video"
+    return "audio" if name.startswith("audio.") or ".audio_block." in name else "interaction"
+
+
+def _take_blocks(tower: WanTower) -> list[nn.Module]:
+    """The blocks of a tower, which from now on belong to the layers."""
+    blocks = list(tower.blocks)
+    tower.blocks = nn.ModuleList()
+    return blocks
+
+
+def _frame_timesteps(timesteps: Tensor, first_frame: Tensor | None, num_frames: int) -> Tensor:
+    """``[B, T_v]``: the row's timestep, 0 at a first frame that is given."""
+    frames = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand(-1, num_frames)
+    if first_frame is None:
+        return frames
+    given = torch.zeros(frames.shape, dtype=torch.bool, device=frames.device)
+    given[:, 0] = first_frame
+    return frames.masked_fill(given, 0)
+
+
+def _present(
+    modality: Modality, tower: Tower | None, latents: Tensor | None, timesteps: Tensor | None, text: TextFeatures | None
+) -> tuple[Tower, Tensor, Tensor, TextFeatures]:
+    if tower is None or latents is None or timesteps is None or text is None:
+        parts = {"its tower": tower, "latents": latents, "timesteps": timesteps, "text": text}
+        missing = ", ".join(name for name, part in parts.items() if part is None)
+        raise ValueError(f"{modality} is active but lacks {missing}")
+    return tower, latents, timesteps, text
+
+
+TIMESTEP_OF_NOISE = 1000.0
+
+
+class CleanHarmonyTransformer(HarmonyTransformer):
+    """A `HarmonyTransformer` that gives velocities by way of clean latents.
+
+    Where a row's first frame is given, the video tower says what is added to that frame standing still (`PixelCodec`
+    repeats it in latent 0), so that what does not move need not pass through the tower. Train it with
+    ``CrossTaskSynergy.min_sigma`` 1, the error of the clean latents: the error of the velocity is larger by 1 / s.
+    """
+
+    def forward(self, z_v: Tensor | None, z_a: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+        """Velocities as `HarmonyTransformer.forward` gives them; 0 for what drives."""
+        out_v, out_a = super().forward(z_v, z_a, *args, **kwargs)
+        if out_v is not None and z_v is not None:
+            out_v = out_v.float()
+            given = kwargs.get("first_frame")
+            if given is not None:
+                out_v = out_v + z_v[:, :, :1].float() * given.view(-1, 1, 1, 1, 1)
+            out_v = _velocity(z_v, out_v, kwargs["t_v"])
+        if out_a is not None and z_a is not None:
+            out_a = _velocity(z_a, out_a.float(), kwargs["t_a"])
+        return out_v, out_a
+
+
+def _velocity(noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
+    """``(x_s - x) / s``, with timesteps ``[B]`` or per latent ``[B, T]``."""
+    sigma = (timesteps.float() / TIMESTEP_OF_NOISE).view(len(timesteps), 1, -1, *[1] * (noisy.ndim - 3))
+    return torch.where(sigma > 0, (noisy.float() - clean) / sigma.clamp(min=1e-6), 0.0)

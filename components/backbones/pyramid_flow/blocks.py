@@ -1,0 +1,276 @@
+"""The parts Pyramid Flow's transformers are made of: conditioning, modulation, attention, joint and single blocks.
+
+Sub-module names are those of the public checkpoints. Legend: R rows, S tokens (text first, then video), D width,
+H heads, d channels per head.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
+
+from components.backbones.attention_kernel import attention
+from components.backbones.pyramid_flow.column import TokenLayout
+from components.backbones.rope import rotate
+
+
+@dataclass(frozen=True)
+class ColumnState:
+    """What travels through the blocks for one column.
+
+    Attributes:
+        tokens: ``[R, S, D]``, text tokens first.
+        condition: ``[R, D]`` timestep and pooled text; it modulates all tokens of the column alike.
+        layout: where the tokens sit.
+        rope: ``[2, S, d / 2]`` rotary table.
+        mask: bool ``[1 or R, 1, S, S]`` or None.
+    """
+
+    tokens: Tensor
+    condition: Tensor
+    layout: TokenLayout
+    rope: Tensor
+    mask: Tensor | None
+
+    def with_tokens(self, tokens: Tensor) -> ColumnState:
+        """The same column with other token values."""
+        return replace(self, tokens=tokens)
+
+    def rows(self, index: Tensor) -> ColumnState:
+        """The column with its rows gathered by ``index`` (rows may repeat)."""
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[index]
+        return replace(self, tokens=self.tokens[index], condition=self.condition[index], mask=mask)
+
+
+# Sharding finds the tensors a block takes and gives by flattening its arguments; a class that it does not know would be
+# passed over, and the block's weights would be gone when the backward pass needs them.
+register_dataclass(ColumnState)
+
+
+class Block(nn.Module, ABC):
+    """A block runs all columns in one call, so that a sharded block gathers its weights once."""
+
+    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+        """Every column through the block; columns do not influence each other."""
+        return [self.column(state) for state in states]
+
+    @abstractmethod
+    def column(self, state: ColumnState) -> ColumnState:
+        """One column through the block."""
+
+
+class MLPEmbedder(nn.Module):
+    """Linear, SiLU, linear."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[R, in_dim]`` to ``[R, dim]``."""
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class TimeTextEmbedding(nn.Module):
+    """Condition vector: MLP of the timestep's sinusoid plus MLP of the pooled text."""
+
+    def __init__(self, dim: int, pooled_dim: int, sinusoid_dim: int = 256) -> None:
+        super().__init__()
+        self.sinusoid_dim = sinusoid_dim
+        self.timestep_embedder = MLPEmbedder(sinusoid_dim, dim)
+        self.text_embedder = MLPEmbedder(pooled_dim, dim)
+
+    def forward(self, timesteps: Tensor, pooled: Tensor) -> Tensor:
+        """Timesteps ``[R]`` (0-1000) and pooled text ``[R, P]`` to ``[R, D]``."""
+        sinusoid = timestep_sinusoid(timesteps, self.sinusoid_dim).to(pooled.dtype)
+        return self.timestep_embedder(sinusoid) + self.text_embedder(pooled)
+
+
+def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
+    """Float32 ``[R, dim]``: cosines first, then sines, frequencies ``10000^(-i / (dim / 2))``; t is not rescaled."""
+    half = dim // 2
+    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angle = timesteps.float()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class Modulation(nn.Module):
+    """``chunks`` modulation vectors per row from the condition vector."""
+
+    def __init__(self, dim: int, chunks: int) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self.linear = nn.Linear(dim, chunks * dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """``[R, D]`` to ``chunks`` tensors ``[R, 1, D]`` that broadcast over the tokens."""
+        return self.linear(F.silu(condition)).unsqueeze(1).chunk(self.chunks, dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm without affine (eps 1e-6) of ``[R, S, D]``, scaled and shifted per row."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """``[R, S, H d]`` to ``[R, H, S, d]``."""
+    return rearrange(x, "r s (h d) -> r h s d", h=heads)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
+    """Rotate queries and keys ``[R, H, S, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
+    out = attention(rotate(q, state.rope), rotate(k, state.rope), v, state.mask)
+    return rearrange(out, "r h s d -> r s (h d)")
+
+
+class _Projection(nn.Module):
+    """A linear layer one level down, where the checkpoints keep it."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class FeedForward(nn.Module):
+    """Linear to 4 D, tanh-GELU, linear back; keys ``net.0.proj`` and ``net.2`` as in the checkpoints."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([_Projection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` to ``[..., D]``."""
+        expand, _, contract = self.net
+        return contract(F.gelu(expand(x), approximate="tanh"))
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value projections with learned RMS norm per head."""
+
+    def __init__(self, dim: int, heads: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.norm_q = nn.RMSNorm(dim // heads, eps=norm_eps)
+        self.norm_k = nn.RMSNorm(dim // heads, eps=norm_eps)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``[R, S, D]`` to normalised queries, normalised keys and values, each ``[R, H, S, d]``."""
+        q, k, v = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
+        return self.norm_q(q), self.norm_k(k), v
+
+
+class JointAttention(SelfAttention):
+    """Attention over [text, video] with separate projections for text.
+
+    Args:
+        dim: width D.
+        heads: heads H.
+        norm_eps: epsilon of the RMS norms (miniFLUX 1e-6, SD3 1e-5).
+        text_norm_names: names of the text query and key norms; the two public variants spell them differently.
+        text_output: False in a last block whose text side ends with the attention.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, norm_eps: float, text_norm_names: tuple[str, str], text_output: bool = True
+    ) -> None:
+        super().__init__(dim, heads, norm_eps)
+        self.add_q_proj = nn.Linear(dim, dim)
+        self.add_k_proj = nn.Linear(dim, dim)
+        self.add_v_proj = nn.Linear(dim, dim)
+        self.text_norm_names = text_norm_names
+        for name in text_norm_names:
+            self.add_module(name, nn.RMSNorm(dim // heads, eps=norm_eps))
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_add_out = nn.Linear(dim, dim) if text_output else None
+
+    def project_text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``project``, for text tokens."""
+        q, k, v = (split_heads(to(x), self.heads) for to in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
+        norm_q, norm_k = (self.get_submodule(name) for name in self.text_norm_names)
+        return norm_q(q), norm_k(k), v
+
+    def forward(self, text: Tensor, video: Tensor, state: ColumnState) -> tuple[Tensor | None, Tensor]:
+        """Text ``[R, M, D]`` and video ``[R, N, D]`` to their attention outputs (text None in a last block)."""
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
+        out = attend(q, k, v, state)
+        text_out, video_out = out.split([text.shape[1], video.shape[1]], dim=1)
+        return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
+
+
+class JointBlock(Block):
+    """Text and video each with their own weights, joined in the attention.
+
+    Args:
+        dim: width D.
+        heads: heads H.
+        norm_eps: epsilon of the query and key norms.
+        text_norm_names: see `JointAttention`.
+        last: the text side ends with the attention (SD3's last block).
+    """
+
+    def __init__(
+        self, dim: int, heads: int, norm_eps: float, text_norm_names: tuple[str, str], last: bool = False
+    ) -> None:
+        super().__init__()
+        self.last = last
+        self.norm1 = Modulation(dim, 6)
+        self.norm1_context = Modulation(dim, 2 if last else 6)
+        self.attn = JointAttention(dim, heads, norm_eps, text_norm_names, text_output=not last)
+        self.ff = FeedForward(dim)
+        if not last:
+            self.ff_context = FeedForward(dim)
+
+    def column(self, state: ColumnState) -> ColumnState:
+        """One column through the block; a last block leaves the text tokens as they are."""
+        text, video = state.tokens.split([state.layout.num_text, state.tokens.shape[1] - state.layout.num_text], dim=1)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(state.condition)
+        text_modulation = self.norm1_context(state.condition)
+        if self.last:
+            scale_text, shift_text = text_modulation
+        else:
+            shift_text, scale_text, *rest = text_modulation
+        text_out, video_out = self.attn(modulate(text, shift_text, scale_text), modulate(video, shift, scale), state)
+        video = video + gate * video_out
+        video = video + gate_mlp * self.ff(modulate(video, shift_mlp, scale_mlp))
+        if not self.last:
+            gate_text, shift_text_mlp, scale_text_mlp, gate_text_mlp = rest
+            text = text + gate_text * text_out
+            text = text + gate_text_mlp * self.ff_context(modulate(text, shift_text_mlp, scale_text_mlp))
+        return state.with_tokens(torch.cat([text, video], dim=1))
+
+
+class SingleBlock(Block):
+    """One stream for text and video; attention and MLP run in parallel (miniFLUX)."""
+
+    def __init__(self, dim: int, heads: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = Modulation(dim, 3)
+        self.attn = SelfAttention(dim, heads, norm_eps)
+        self.proj_mlp = nn.Linear(dim, 4 * dim)
+        self.proj_out = nn.Linear(5 * dim, dim)
+
+    def column(self, state: ColumnState) -> ColumnState:
+        """One column through the block."""
+        shift, scale, gate = self.norm(state.condition)
+        x = modulate(state.tokens, shift, scale)
+        hidden = F.gelu(self.proj_mlp(x), approximate="tanh")
+        q, k, v = self.attn.project(x)
+        out = torch.cat([attend(q, k, v, state), hidden], dim=-1)
+        return state.with_tokens(state.tokens + gate * self.proj_out(out))

@@ -1,0 +1,138 @@
+"""Columns: how the Pyramid Flow transformer receives clips of several resolutions, and where their tokens sit.
+
+A column is a list of clips of one and the same sample row, the oldest history first and the clip being denoised last.
+History may be at lower resolution. Columns never see each other.
+
+Layouts and tables are cached by shape. They are made outside `torch.inference_mode`, because a table that is first
+needed while validating would otherwise be unusable in the backward pass of every later training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import register_dataclass
+
+from components.backbones.rope import rotary_table
+from components.contracts import TextFeatures
+
+if TYPE_CHECKING:
+    from components.backbones.syncphony.audio_cross_attention import AudioContext
+
+ClipShape = tuple[int, int, int]
+"""Latent frames, rows and columns of a clip in the patch grid."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the transformer's input.
+
+    Attributes:
+        clips: ``[R, C, t_k, h_k, w_k]`` each, oldest first; the last clip is the one being denoised.
+        timesteps: ``[R]`` on the 0-1000 scale, float32.
+        text: text features of the R rows.
+        audio: what the late blocks hear of the R rows' sound, for backbones that listen.
+    """
+
+    clips: Sequence[Tensor]
+    timesteps: Tensor
+    text: TextFeatures
+    audio: AudioContext | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """R, the rows of the column."""
+        return self.clips[-1].shape[0]
+
+
+register_dataclass(Column)  # see `components.backbones.pyramid_flow.blocks`
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: layouts are cached by their shapes
+class TokenLayout:
+    """Which clip, frame and place every video token of a column has.
+
+    Attributes:
+        shapes: patch grid of every clip, oldest first.
+        num_text: text tokens in front of the video tokens.
+        positions: float64 ``[num_text + num_video, 3]``: latent frame index, row, column (text: all zero).
+    """
+
+    shapes: tuple[ClipShape, ...]
+    num_text: int
+    positions: Tensor
+
+    @property
+    def num_current(self) -> int:
+        """Tokens of the clip being denoised (they come last)."""
+        t, h, w = self.shapes[-1]
+        return t * h * w
+
+    def clip_slices(self) -> list[tuple[slice, int, ClipShape]]:
+        """Per clip: its tokens in the joint sequence, its first latent frame index, its patch grid."""
+        slices, token, frame = [], self.num_text, 0
+        for t, h, w in self.shapes:
+            slices.append((slice(token, token + t * h * w), frame, (t, h, w)))
+            token, frame = token + t * h * w, frame + t
+        return slices
+
+
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)
+def token_layout(
+    shapes: tuple[ClipShape, ...], num_text: int, device: torch.device, stretch_history: bool = True
+) -> TokenLayout:
+    """Positions of a column's tokens (Pyramid Flow; reference specification, section 3 "Positions").
+
+    The time index is absolute: the oldest frame is 0. Rows and columns count in the patch grid of the current clip;
+    row i of a history clip of height h sits at ``(i + 0.5) H / h - 0.5`` (``stretch_history``).
+    """
+    _, height, width = shapes[-1]
+    parts = [torch.zeros(num_text, 3, dtype=torch.float64, device=device)]
+    first = 0
+    for t, h, w in shapes:
+        frame = torch.arange(first, first + t, dtype=torch.float64, device=device)
+        row = torch.arange(h, dtype=torch.float64, device=device)
+        col = torch.arange(w, dtype=torch.float64, device=device)
+        if stretch_history:
+            row, col = (row + 0.5) * height / h - 0.5, (col + 0.5) * width / w - 0.5
+        parts.append(torch.cartesian_prod(frame, row, col))
+        first += t
+    return TokenLayout(shapes, num_text, torch.cat(parts))
+
+
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)
+def causal_mask(layout: TokenLayout) -> Tensor:
+    """Bool ``[S, S]``: query q may see key k iff ``time(q) >= time(k)``; text counts as time 0."""
+    time = layout.positions[:, 0]
+    return time[:, None] >= time[None, :]
+
+
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)
+def layout_rope(layout: TokenLayout, axes_dims: tuple[int, ...], theta: float = 10000.0) -> Tensor:
+    """Rotary table of a column's tokens on (time, row, column): float32 ``[2, S, sum(axes_dims) / 2]``."""
+    return rotary_table(layout.positions, axes_dims, theta)
+
+
+def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causal: bool) -> Tensor | None:
+    """Who may see whom: bool ``[1 or R, 1, S, S]`` or None if everyone sees everyone.
+
+    Args:
+        layout: the column's tokens.
+        text_mask: bool ``[R, num_text]``, or None if no text token is padding. Padding sees only padding.
+        temporal_causal: apply the temporal rule.
+    """
+    allowed = causal_mask(layout)[None, None] if temporal_causal else None
+    if text_mask is None:
+        return allowed
+    num_video = layout.positions.shape[0] - layout.num_text
+    real = torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], num_video)], dim=1)
+    same = (real[:, :, None] == real[:, None, :])[:, None]
+    return same if allowed is None else same & allowed

@@ -1,0 +1,103 @@
+"""The interface both Pyramid Flow transformers share: one ordered list of blocks between `embed` and `read_out`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from components.backbones.pyramid_flow.blocks import ColumnState, Modulation, modulate
+from components.backbones.pyramid_flow.column import Column
+from components.weights.file import STEMS, save_weights
+
+
+class PyramidFlowTransformer(nn.Module, ABC):
+    """A diffusion transformer over columns of clips (`pretrained_backbone` loads one from a folder).
+
+    Attributes:
+        dim: width D.
+        num_heads: attention heads.
+        latent_channels: channels C of the latents.
+        patch: side of the square of latent pixels one token covers.
+        config: the constructor's arguments in the spelling of the public ``config.json``.
+    """
+
+    class_name: str
+    config: dict[str, Any]
+    dim: int
+    num_heads: int
+    latent_channels: int
+    patch: int = 2
+    norm_out: Modulation
+    proj_out: nn.Linear
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """All blocks in the order they run; each maps the states of all columns to new ones."""
+
+    @abstractmethod
+    def embed(self, column: Column) -> ColumnState:
+        """Tokens, condition vector, positions and mask of a column."""
+
+    def read_out(self, state: ColumnState) -> Tensor:
+        """Velocity ``[R, C, t, h, w]`` of the column's last clip.
+
+        The final norm takes scale before shift; the projection gives (row, column, channel) of each patch.
+        """
+        t, h, w = state.layout.shapes[-1]
+        scale, shift = self.norm_out(state.condition)
+        x = self.proj_out(modulate(state.tokens[:, -state.layout.num_current :], shift, scale))
+        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)
+
+    def forward(self, columns: Sequence[Column]) -> list[Tensor]:
+        """Velocity of every column's last clip. Columns do not influence each other."""
+        states = [self.embed(column) for column in columns]
+        for block in self.blocks:
+            states = block(states)
+        return [self.read_out(state) for state in states]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build from the content of a public ``config.json``; entries that only concern its own code are ignored."""
+        known = inspect.signature(cls).parameters
+        return cls(**{key: value for key, value in config.items() if key in known})
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``, in ``dtype`` if given, into ``folder``."""
+        text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(folder / f"{STEMS[0]}.safetensors", self.state_dict(), dtype)
+        partial = folder / ".config.json.part"
+        partial.write_text(text)
+        partial.replace(folder / "config.json")
+
+
+def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cut text positions that are padding in every row; the mask is None if no padding is left.
+
+    Exact: real tokens never see padding and the text is discarded at the end.
+    """
+    real = mask.any(dim=0).nonzero()
+    longest = int(real[-1]) + 1 if len(real) else 1
+    tokens, mask = tokens[:, :longest], mask[:, :longest].bool()
+    return tokens, None if bool(mask.all()) else mask
+
+
+def patch_grid(clip: Tensor, patch: int) -> tuple[int, int, int]:
+    """Latent frames, patch rows and patch columns of a clip ``[R, C, t, h, w]``.
+
+    Raises:
+        ValueError: if the clip's sides are not multiples of the patch.
+    """
+    _, _, t, h, w = clip.shape
+    if h % patch or w % patch:
+        raise ValueError(f"latents of {h}x{w} cannot be cut into {patch}x{patch} patches")
+    return t, h // patch, w // patch

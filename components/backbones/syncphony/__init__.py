@@ -1,0 +1,6 @@
+"""Syncphony's transformer: a Pyramid Flow backbone whose late blocks listen."""
+
+from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.model import SyncphonyDiT
+
+__all__ = ["AudioTimeline", "SyncphonyDiT"]

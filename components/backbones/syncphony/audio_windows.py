@@ -1,0 +1,104 @@
+"""The time axis that latents and audio tokens share, and which audio tokens every latent frame may hear.
+
+Positions are in latent-frame units: ``p(t) = t * fps / f + 1/2 - 1/f`` for t in seconds and f frames per latent. Then
+latent frame l >= 1 has its centre exactly at l, the time index the video backbone already uses (24 fps, f = 8:
+``p(t) = 3 t + 0.375``); latent 0, one frame long, has its centre at ``1/2 - 1/(2 f)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from components.backbones.rope import rotary_table
+from components.contracts import AudioFeatures
+from components.errors import InputError
+
+
+@dataclass(frozen=True)
+class AudioWindows:
+    """Audio tokens within reach of each of L latent frames, W at most.
+
+    Attributes:
+        index: token indices ``[L, W]``.
+        audible: bool ``[B, L, W]``, False where the window is shorter than W or the token is padding.
+        query_rope: rotary table of the latent frames' centres ``[2, L, d / 2]``.
+        key_rope: rotary table of the audio tokens' centres ``[2, N, d / 2]``.
+    """
+
+    index: Tensor
+    audible: Tensor
+    query_rope: Tensor
+    key_rope: Tensor
+
+    def rows(self, index: Tensor) -> AudioWindows:
+        """The windows of the clips ``index``."""
+        return replace(self, audible=self.audible[index])
+
+
+@dataclass(frozen=True)
+class AudioTimeline:
+    """Lays audio tokens beside latent frames.
+
+    Attributes:
+        fps: frames per second of the video.
+        temporal_factor: f, frames per latent.
+        look_back_s: seconds of sound heard before a latent's own span.
+        look_ahead_s: seconds of sound heard after it (motion often starts before its sound).
+        rope_theta: base of the audio rotary frequencies.
+        rope_time_scale: factor on the positions before rotation. Rotary frequencies are at most 1 per unit; a scale
+            of the number of tokens per latent lets single tokens be told apart.
+    """
+
+    fps: float = 24.0
+    temporal_factor: int = 8
+    look_back_s: float = 0.0
+    look_ahead_s: float = 0.0
+    rope_theta: float = 10000.0
+    rope_time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.fps <= 0 or self.temporal_factor < 1:
+            raise InputError(
+                f"the timeline has fps {self.fps} and temporal_factor {self.temporal_factor}; both must be positive"
+            )
+        if self.look_back_s < 0 or self.look_ahead_s < 0:
+            raise InputError(
+                f"the timeline has look_back_s {self.look_back_s} and look_ahead_s {self.look_ahead_s}; neither may be "
+                "negative"
+            )
+
+    def position(self, seconds: Tensor) -> Tensor:
+        """Seconds to latent-frame units."""
+        return seconds * (self.fps / self.temporal_factor) + (0.5 - 1 / self.temporal_factor)
+
+    def spans_s(self, num_latents: int) -> Tensor:
+        """Start and end of every latent frame's time on screen: float64 ``[L, 2]`` seconds."""
+        last = torch.arange(num_latents, dtype=torch.float64) * self.temporal_factor
+        start = (last - self.temporal_factor + 1).clamp_(min=0)
+        return torch.stack([start, last + 1], dim=1) / self.fps
+
+    def windows(self, audio: AudioFeatures, num_latents: int, head_dim: int) -> AudioWindows:
+        """Who hears what. Membership is decided by the tokens' centre times, half-open ``[start, end)``."""
+        device = audio.tokens.device
+        num_tokens = audio.tokens.shape[1]
+        centers = audio.first_center_s + torch.arange(num_tokens, dtype=torch.float64) / audio.rate_hz
+        spans = self.spans_s(num_latents)
+        edges = torch.stack([spans[:, 0] - self.look_back_s, spans[:, 1] + self.look_ahead_s], dim=1)
+        first, end = torch.searchsorted(centers, edges - 1e-9).unbind(1)
+        width = max(int((end - first).max()), 1)
+        index = first[:, None] + torch.arange(width)
+        inside = index < end[:, None]
+        index = index.clamp_(max=num_tokens - 1).to(device)
+        rope = [
+            rotary_table(self.position(seconds)[:, None] * self.rope_time_scale, [head_dim], self.rope_theta)
+            for seconds in (spans.mean(dim=1), centers)
+        ]
+        return AudioWindows(
+            index=index,
+            audible=inside.to(device)[None] & audio.mask.bool()[:, index],
+            query_rope=rope[0].to(device),
+            key_rope=rope[1].to(device),
+        )

@@ -1,0 +1,194 @@
+"""Syncphony's transformer: a Pyramid Flow backbone whose late blocks listen.
+
+Early blocks are frozen and run without autograd; late blocks train and have an audio cross-attention layer in front.
+With the audio layers skipped (`off_sync`) the model is the paper's off-sync model: same weights, no sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from components.backbones.pyramid_flow.blocks import ColumnState
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
+from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.checkpoint import load_audio_layers
+from components.contracts import AudioFeatures
+from components.errors import InputError
+
+T = TypeVar("T")
+
+
+class SyncphonyDiT(nn.Module):
+    """Late blocks that hear, on top of early blocks that do not change.
+
+    Args:
+        backbone: a Pyramid Flow transformer (either variant).
+        first_late_block: index of the first trainable block, ``0 .. len(backbone.blocks)``.
+        audio_dim: width of the audio features; None builds no audio layers (pre-training of a backbone).
+        timeline: time axis, window and rotary settings of the audio layers.
+        train_embedders: also train patch, text and timestep embedders (only sensible with ``first_late_block: 0``).
+        train_head: also train the final norm and projection.
+        frozen_dtype: precision in which the frozen embedders and early blocks are kept and run.
+        checkpoint_activations: keep only what goes into late blocks and audio layers, and compute their insides again
+            in the backward pass: a third more time for a fraction of the memory.
+        bfloat16_timesteps: round timesteps (0-1000) to bfloat16, that is to multiples of up to 4. Pyramid Flow's own
+            training and inference do so by accident, so its public weights may expect it; measure on your weights
+            before switching it on, for outputs move by 10-20 %.
+        audio_weights: a folder that ``avsync export`` has written, to begin with its audio layers; null begins with
+            layers that change nothing.
+
+    Raises:
+        InputError: if ``first_late_block`` is out of range or ``audio_weights`` does not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: PyramidFlowTransformer,
+        first_late_block: int,
+        audio_dim: int | None,
+        timeline: AudioTimeline | None = None,
+        train_embedders: bool = False,
+        train_head: bool = False,
+        frozen_dtype: str = "float32",
+        checkpoint_activations: bool = False,
+        bfloat16_timesteps: bool = False,
+        audio_weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        num_blocks = len(backbone.blocks)
+        if not 0 <= first_late_block <= num_blocks:
+            raise InputError(
+                f"first_late_block is {first_late_block} but the backbone has {num_blocks} blocks: "
+                f"give a number from 0 (all late) to {num_blocks} (none late)."
+            )
+        if frozen_dtype not in ("float32", "bfloat16"):
+            raise InputError(f"frozen_dtype is {frozen_dtype!r}: give float32 or bfloat16.")
+        self.backbone = backbone
+        self.first_late_block = first_late_block
+        self.audio_dim = audio_dim
+        self.timeline = timeline or AudioTimeline()
+        self.prefix_is_frozen = not train_embedders
+        self.checkpoint_activations = checkpoint_activations
+        self.bfloat16_timesteps = bfloat16_timesteps
+        dim, heads = backbone.dim, backbone.num_heads
+        if audio_dim is None:
+            self.audio_embedder, self.audio_layers = None, None
+        else:
+            self.audio_embedder = nn.Sequential(
+                nn.LayerNorm(audio_dim), nn.Linear(audio_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+            )
+            self.audio_layers = nn.ModuleList(
+                AudioCrossAttention(dim, heads) for _ in range(num_blocks - first_late_block)
+            )
+        if audio_weights is not None:
+            load_audio_layers(self, audio_weights)
+        self._freeze(train_embedders, train_head)
+        if self.prefix_is_frozen:
+            for module in self._frozen_modules():
+                module.to(getattr(torch, frozen_dtype))
+
+    def _listeners(self) -> list[AudioCrossAttention]:
+        return [layer for layer in self.audio_layers or () if isinstance(layer, AudioCrossAttention)]
+
+    def _head(self) -> list[nn.Module]:
+        return [self.backbone.get_submodule(name) for name in ("norm_out", "proj_out")]
+
+    def _freeze(self, train_embedders: bool, train_head: bool) -> None:
+        self.backbone.requires_grad_(train_embedders)
+        for module in self._head():
+            module.requires_grad_(train_head)
+        for i, block in enumerate(self.backbone.blocks):
+            block.requires_grad_(i >= self.first_late_block)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        """Embedders and early blocks."""
+        head = self._head()
+        parts = [m for m in self.backbone.children() if not isinstance(m, nn.ModuleList) and m not in head]
+        return [*parts, *self.backbone.blocks[: self.first_late_block]]
+
+    def listen(self, audio: AudioFeatures, num_latents: int) -> AudioContext | None:
+        """Keys and values of all audio layers for clips of ``num_latents`` latent frames.
+
+        They depend on the sound alone: compute once per clip, use in every denoising step.
+        """
+        if self.audio_embedder is None:
+            return None
+        windows = self.timeline.windows(audio, num_latents, self.backbone.dim // self.backbone.num_heads)
+        embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
+        return AudioContext(windows, tuple(layer.hear(embedded, windows) for layer in self._listeners()))
+
+    def forward(
+        self, columns: Sequence[Column], off_sync: bool = False, off_sync_twins: Tensor | None = None
+    ) -> list[Tensor]:
+        """Velocity of every column's last clip.
+
+        Args:
+            columns: the input; each needs ``audio`` unless ``off_sync``.
+            off_sync: skip the audio layers, nothing else.
+            off_sync_twins: rows of which an off-sync twin is wanted too, ``[F]``. The early blocks run once for row
+                and twin; the twins' velocities are appended behind the rows.
+
+        Returns:
+            ``[R (+ F), C, t, h, w]`` per column.
+        """
+        if self.bfloat16_timesteps:
+            columns = [replace(column, timesteps=column.timesteps.bfloat16().float()) for column in columns]
+        frozen = torch.no_grad() if self.prefix_is_frozen else nullcontext()
+        with frozen:
+            states = [self.backbone.embed(column) for column in columns]
+            for block in self.backbone.blocks[: self.first_late_block]:
+                states = block(states)
+        weight_dtype = next(self._head()[1].parameters()).dtype
+        if not _autocasts(states[0].tokens.device.type):
+            states = [
+                replace(s, tokens=s.tokens.to(weight_dtype), condition=s.condition.to(weight_dtype)) for s in states
+            ]
+        if off_sync_twins is not None:
+            states = [_with_twins(state, off_sync_twins) for state in states]
+        for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):
+            if not off_sync and self.audio_layers is not None:
+                states = self._hear(i, states, columns)
+            states = self._run(block, states)
+        return [self.backbone.read_out(state) for state in states]
+
+    def _hear(self, i: int, states: Sequence[ColumnState], columns: Sequence[Column]) -> list[ColumnState]:
+        """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
+        inputs = []
+        for state, column in zip(states, columns, strict=True):
+            if column.audio is None:
+                raise ValueError("a column without audio can only run off-sync")
+            own = state.tokens[: column.num_rows]
+            inputs.append((own, state.layout, column.audio.layers[i], column.audio.windows))
+        changes = self._run(self._listeners()[i], inputs)
+        return [_with_change(state, change) for state, change in zip(states, changes, strict=True)]
+
+    def _run(self, part: Callable[..., T], inputs: object) -> T:
+        """``part(inputs)``, in training without keeping its inner activations if so asked for."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+        return part(inputs)
+
+
+def _autocasts(device_type: str) -> bool:
+    """Whether matrix products are cast by autocast (which does not know the meta device)."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _with_change(state: ColumnState, change: Tensor) -> ColumnState:
+    """``change`` ``[R, N, D]`` added to the video tokens of the first R rows."""
+    rows, m, tokens = change.shape[0], state.layout.num_text, state.tokens
+    heard = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)
+    return state.with_tokens(heard if rows == tokens.shape[0] else torch.cat([heard, tokens[rows:]], dim=0))
+
+
+def _with_twins(state: ColumnState, twins: Tensor) -> ColumnState:
+    return state.rows(torch.cat([torch.arange(state.tokens.shape[0], device=twins.device), twins]))

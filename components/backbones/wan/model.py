@@ -1,0 +1,249 @@
+"""A Wan tower as parts: diffusers' own modules, driven block by block from outside.
+
+The blocks, embedders and head are those of diffusers' ``WanTransformer3DModel`` under their public names; what is
+ours is the order of calls, and a modulation that is computed once per latent frame instead of once per token. The
+numbers are the same bit for bit; the modulation takes 1 / (tokens per frame) of the memory.
+
+Legend: B rows, T latent frames, S tokens per frame, L = T S, D width, d channels per head, M text tokens, n time
+segments of equal length (for video: n = T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from components.backbones.rope import wan_axis_dims
+from components.contracts import TextFeatures
+from components.errors import InputError
+
+Grid = tuple[int, int, int]
+
+
+class RotaryTable:
+    """Cosines and sines ``[1, L, 1, d]``, float32, each number twice as diffusers wants them.
+
+    A plain class, so that sharding does not cast them to bfloat16 as it does with tensors in tuples and dataclasses.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos = cos
+        self.sin = sin
+
+
+@dataclass(frozen=True)
+class StreamInputs:
+    """What every block of one tower receives beside the hidden states; the same for all blocks.
+
+    Attributes:
+        context: projected text ``[B, M, D]``.
+        modulation: ``[B, n, 6, D]``, one set per segment.
+        noise: timestep embedding ``[B, D]`` of the part that is generated.
+        rope: rotary table of the tokens.
+        context_mask: bool ``[B, 1, 1, M]``, or None to attend to all text.
+        token_mask: bool ``[B, 1, 1, L]``, or None to attend to all tokens.
+    """
+
+    context: Tensor
+    modulation: Tensor
+    noise: Tensor
+    rope: RotaryTable
+    context_mask: Tensor | None = None
+    token_mask: Tensor | None = None
+
+
+_pytree.register_dataclass(StreamInputs)  # sharding looks for tensors that need gradients in pytrees
+
+
+def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
+    """One Wan block on tokens ``[B, L, D]``; equals calling it with the modulation repeated for every token."""
+    wan = cast(Any, block)
+    table = wan.scale_shift_table.unsqueeze(0) + inputs.modulation.float()
+    shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = table.unsqueeze(3).unbind(2)  # [B, n, 1, D]
+    segments = (inputs.modulation.shape[1], -1)
+
+    def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        out: Tensor = norm(x.float()).unflatten(1, segments) * (1 + scale) + shift
+        return out.flatten(1, 2).type_as(x)
+
+    def gated(x: Tensor, gate: Tensor) -> Tensor:
+        return (x.unflatten(1, segments) * gate).flatten(1, 2)
+
+    x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
+    update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
+    hidden = (hidden.float() + gated(update, gate_attn)).type_as(hidden)
+    x = wan.norm2(hidden.float()).type_as(hidden)
+    hidden = hidden + wan.attn2(x, inputs.context, inputs.context_mask, None)
+    x = modulated(wan.norm3, hidden, scale_ffn, shift_ffn)
+    return (hidden.float() + gated(wan.ffn(x).float(), gate_ffn)).type_as(hidden)
+
+
+class WanTower(nn.Module):
+    """A Wan transformer taken apart. The defaults are the public TI2V-5B's.
+
+    Its tensors carry the names of diffusers' ``WanTransformer3DModel``. `HarmonyTransformer` takes the blocks out and
+    runs them; a tower has no ``forward`` of its own.
+
+    Args:
+        num_layers: blocks.
+        num_attention_heads: heads per block.
+        attention_head_dim: channels per head; their product is the width D.
+        ffn_dim: hidden width of the feed-forward networks.
+        in_channels: channels of the noisy latents.
+        out_channels: channels of the velocity.
+        text_dim: width of the encoded text.
+        freq_dim: channels of the sinusoidal timestep embedding.
+        patch_size: latent frames, rows and columns per token; one frame.
+        cross_attn_norm: normalise before the text attention.
+        qk_norm: as in diffusers; ``rms_norm_across_heads`` is the only kind Wan has.
+        eps: epsilon of all norms.
+        text_len: the text is padded with zeros to this many tokens, which are then attended to like any others, as in
+            the released model; null takes the text as it comes and hides its padding.
+
+    Attributes:
+        dim: width D.
+        config: the arguments.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 30,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        ffn_dim: int = 14336,
+        in_channels: int = 48,
+        out_channels: int = 48,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        patch_size: Sequence[int] = (1, 2, 2),
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        text_len: int | None = 512,
+    ) -> None:
+        super().__init__()
+        from diffusers import WanTransformer3DModel
+
+        if len(patch_size) != 3 or patch_size[0] != 1:
+            raise ValueError(f"patch_size is {list(patch_size)}: give [1, rows, columns], as timesteps are per frame")
+        wan = {
+            "num_layers": num_layers,
+            "num_attention_heads": num_attention_heads,
+            "attention_head_dim": attention_head_dim,
+            "ffn_dim": ffn_dim,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "text_dim": text_dim,
+            "freq_dim": freq_dim,
+            "patch_size": tuple(patch_size),
+            "cross_attn_norm": cross_attn_norm,
+            "qk_norm": qk_norm,
+            "eps": eps,
+        }
+        stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)
+        self.config: dict[str, Any] = {**wan, "patch_size": list(patch_size), "text_len": text_len}
+        self.dim = num_attention_heads * attention_head_dim
+        self.head_dim = attention_head_dim
+        self.text_len = text_len
+        self.patch_size: Grid = (1, patch_size[1], patch_size[2])
+        self.patch_embedding: nn.Module = stock.patch_embedding
+        self.condition_embedder = stock.condition_embedder
+        self.blocks: nn.ModuleList = stock.blocks
+        self.norm_out = stock.norm_out
+        self.proj_out = stock.proj_out
+        self.scale_shift_table = stock.scale_shift_table
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the tower computes in."""
+        return self.proj_out.weight.dtype
+
+    def grid(self, latents: Tensor) -> Grid:
+        """Frames, patch rows and patch columns of latents ``[B, C, T, h, w]``.
+
+        Raises:
+            ValueError: if the sides are not multiples of the patch.
+        """
+        _, _, num_frames, height, width = latents.shape
+        _, rows, columns = self.patch_size
+        if height % rows or width % columns:
+            raise ValueError(f"latents of {height}x{width} cannot be cut into {rows}x{columns} patches")
+        return num_frames, height // rows, width // columns
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Latents ``[B, C, T, h, w]`` to tokens ``[B, L, D]``, frame by frame, row by row."""
+        return self.patch_embedding(latents.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
+
+    def condition(self, timesteps: Tensor, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps and text as the blocks want them.
+
+        Args:
+            timesteps: ``[B, n]`` from 0 (clean) to 1000 (noise), one per segment.
+            text: encoded prompts.
+
+        Returns:
+            timestep embeddings ``[B, n, D]``, modulation ``[B, n, 6, D]``, context ``[B, M, D]``.
+        """
+        tokens = wan_text(text, self.text_len).to(self.dtype)
+        embedder = self.condition_embedder
+        embedding, modulation, context, _ = embedder(timesteps.flatten(), tokens, None, timesteps.shape[1])
+        return embedding, modulation.unflatten(2, (6, -1)), context
+
+    def visible(self, text: TextFeatures) -> Tensor | None:
+        """Bool ``[B, 1, 1, M]``, text tokens that are attended to; None where all are, padding included."""
+        return text.mask.bool()[:, None, None] if self.text_len is None else None
+
+    def read_out(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
+        """Tokens ``[B, L, D]`` and timestep embeddings ``[B, n, D]`` to the velocity ``[B, C, T, h, w]``."""
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + embedding.unsqueeze(2)).unsqueeze(3).unbind(2)
+        x = self.norm_out(hidden.float()).unflatten(1, (embedding.shape[1], -1)) * (1 + scale) + shift
+        x = self.proj_out(x.flatten(1, 2).type_as(hidden))
+        x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, H, W, 1, p, q, C]
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def wan_text(text: TextFeatures, length: int | None) -> Tensor:
+    """Text as Wan was trained on it: padding is zeroed *after* encoding and then attended to like real tokens.
+
+    Raises:
+        InputError: if there are more than ``length`` tokens.
+    """
+    tokens = text.tokens * text.mask.unsqueeze(-1).to(text.tokens.dtype)
+    if length is None:
+        return tokens
+    if tokens.shape[1] > length:
+        raise InputError(
+            f"a prompt has {tokens.shape[1]} tokens but text_len of the tower is {length}: shorten the prompt or raise "
+            "text_len."
+        )
+    return F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def video_rope(grid: Grid, head_dim: int, device: torch.device) -> RotaryTable:
+    """Wan's own table: whole positions on the axes time, row and column."""
+    with torch.device("cpu"):
+        return rotary_grid([torch.arange(side, dtype=torch.float64) for side in grid], head_dim, device)
+
+
+def rotary_grid(axes: Sequence[Tensor], head_dim: int, device: torch.device) -> RotaryTable:
+    """Rotary table of a grid whose rows, columns and times stand at ``axes`` (time, row, column; float64)."""
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    sides = [len(axis) for axis in axes]
+    cosines, sines = [], []
+    for i, (axis, channels) in enumerate(zip(axes, wan_axis_dims(head_dim), strict=True)):
+        cos, sin = get_1d_rotary_pos_embed(channels, cast(Any, axis), use_real=True, freqs_dtype=torch.float64)
+        view = [side if j == i else 1 for j, side in enumerate(sides)]
+        cosines.append(cos.view(*view, channels).expand(*sides, channels))
+        sines.append(sin.view(*view, channels).expand(*sides, channels))
+    cos, sin = (torch.cat(parts, dim=-1).reshape(1, -1, 1, head_dim).to(device) for parts in (cosines, sines))
+    return RotaryTable(cos, sin)

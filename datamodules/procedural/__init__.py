@@ -1,0 +1,1 @@
+"""The rendered data sets: scenes, faces and sounds with known truth."""

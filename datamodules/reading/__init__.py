@@ -1,0 +1,1 @@
+"""From recordings on disk to batches of clips: which clips, in which order, on which rank."""

@@ -1,0 +1,203 @@
+"""What all data modules of recordings share: loaders, sharding over ranks, exact resumption."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from torch.utils.data import DataLoader, Sampler
+
+from components.errors import InputError
+from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
+from datamodules.reading.clip_format import ClipFormat
+from datamodules.reading.order import ConsumedSampler, EvaluationSampler, SampleKey, rank_and_world_size
+from datamodules.reading.records import ClipRecord
+
+Split = Literal["train", "val", "test"]
+
+
+class ClipDataModule(L.LightningDataModule):
+    """Random clips for training and fixed clips for evaluation out of lists of recordings.
+
+    The training loader never ends: bound the run with ``max_steps`` and validate with an integer ``val_check_interval``
+    and ``check_val_every_n_epoch: null``. Which sample comes when depends on the seed and on how many samples were
+    consumed, which is all the state a checkpoint holds; a run resumes exactly, also with another number of ranks.
+
+    Args:
+        num_frames: frames per clip; the most where ``min_frames`` is given.
+        fps: frames per second of the clips, whatever the recordings have.
+        height: rows; recordings are scaled to cover ``height x width`` and cropped about the centre.
+        width: columns.
+        sample_rate: sound samples per second.
+        batch_size: training clips per batch and rank.
+        val_batch_size: evaluation clips per batch and rank.
+        num_workers: loader processes per rank.
+        clips_per_video: evaluation clips per recording, evenly spaced from its start to its end.
+        single_clip: where the clip lies if ``clips_per_video`` is 1: "start" or "center".
+        seed: decides order and place of the training clips.
+        cache: keep recordings (at the clips' rate and size) in memory after their first use, in each loader process.
+        max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
+        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
+        max_corrupt_fraction: share of the recordings that may be skipped.
+        min_frames: let a recording too short for ``num_frames`` give its longest clip of ``1 + k * frame_step`` frames
+            that has at least this many, instead of being unusable; None for clips of one length. A batch is cut to its
+            shortest clip, so ``val_batch_size`` 1 keeps every clip's own length in evaluation.
+        frame_step: the video codec's temporal factor.
+    """
+
+    def __init__(
+        self,
+        num_frames: int = 121,
+        fps: float = 24.0,
+        height: int = 384,
+        width: int = 640,
+        sample_rate: int = 16000,
+        batch_size: int = 4,
+        val_batch_size: int = 4,
+        num_workers: int = 4,
+        clips_per_video: int = 1,
+        single_clip: Literal["start", "center"] = "center",
+        seed: int = 0,
+        cache: bool = False,
+        max_val_clips: int | None = None,
+        on_corrupt: Literal["error", "skip"] = "error",
+        max_corrupt_fraction: float = 0.01,
+        min_frames: int | None = None,
+        frame_step: int = 8,
+    ) -> None:
+        super().__init__()
+        self.form = ClipFormat(num_frames, fps, height, width, sample_rate, min_frames, frame_step)
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("val_batch_size", val_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("clips_per_video", clips_per_video, 1),
+            ("seed", seed, 0),
+            ("max_val_clips", 1 if max_val_clips is None else max_val_clips, 1),
+        ):
+            if value < least:
+                raise InputError(f"{name} is {value}; it must be at least {least}")
+        self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
+        self.clips_per_video, self.single_clip = clips_per_video, single_clip
+        self.seed, self.cache, self.max_val_clips = seed, cache, max_val_clips
+        self.on_corrupt, self.max_corrupt_fraction = on_corrupt, max_corrupt_fraction
+        self._datasets: dict[Split, ClipDataset] = {}
+        self._consumed_before = 0
+        self._batches_before: int | None = None
+
+    @abstractmethod
+    def records(self, split: Split) -> Sequence[ClipRecord]:
+        """The recordings of a split.
+
+        Raises:
+            InputError: a folder, list or file is missing or empty.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Reads the lists of the splits the stage needs."""
+        splits: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("test",),
+        }
+        for split in splits[stage]:
+            if split not in self._datasets:
+                self._datasets[split] = self._dataset(split)
+
+    def train_dataloader(self) -> DataLoader[Clip]:
+        """Endless loader of random clips that goes on after the samples consumed so far."""
+        dataset = self._datasets["train"]
+        self._consumed_before = self.consumed_samples
+        self._batches_before = self._batches_seen
+        rank, world_size = rank_and_world_size(self.trainer)
+        start = self._consumed_before
+        sampler = ConsumedSampler(len(dataset), self.seed, rank, world_size, start, self.batch_size)
+        return self._loader(dataset, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Clip]:
+        """Fixed clips of the validation split."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Clip]:
+        """Fixed clips of the test split."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Clip]:
+        """Fixed clips of the test split."""
+        return self._evaluation_loader("test")
+
+    @property
+    def consumed_samples(self) -> int:
+        """Training samples consumed by all ranks since the very beginning."""
+        if self._batches_before is None:
+            return self._consumed_before
+        batches = self._batches_seen - self._batches_before
+        _, world_size = rank_and_world_size(self.trainer)
+        return self._consumed_before + batches * self.batch_size * world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of consumed samples: all that the training order depends on besides the seed."""
+        return {"consumed_samples": self.consumed_samples}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on after ``consumed_samples``."""
+        self._consumed_before = int(state_dict["consumed_samples"])
+        self._batches_before = None
+
+    def _dataset(self, split: Split) -> ClipDataset:
+        records = self.records(split)
+        if split != "train" and self.max_val_clips is not None:
+            keep = -(-self.max_val_clips // self.clips_per_video)
+            if keep < len(records):
+                records = [records[i * len(records) // keep] for i in range(keep)]
+        return self._dataset_class(split)(
+            records,
+            self.form,
+            "random" if split == "train" else "fixed",
+            clips_per_video=self.clips_per_video,
+            single_clip=self.single_clip,
+            seed=self.seed,
+            cache=self.cache,
+            on_corrupt=self.on_corrupt,
+            max_corrupt_fraction=self.max_corrupt_fraction,
+        )
+
+    def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
+        """What makes clips of a split's records; takes the arguments of ``ClipDataset``."""
+        del split
+        return ClipDataset
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Clip]:
+        dataset = self._datasets[split]
+        length = len(dataset) if self.max_val_clips is None else min(len(dataset), self.max_val_clips)
+        rank, world_size = rank_and_world_size(self.trainer)
+        return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
+
+    def _loader(self, dataset: ClipDataset, sampler: Sampler[SampleKey], batch_size: int) -> DataLoader[Clip]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=partial(collate_clips, form=self.form),
+            persistent_workers=self.num_workers > 0,
+            # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
+            # change the training that follows.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    @property
+    def _batches_seen(self) -> int:
+        """Training batches this rank has worked through, over all resumptions."""
+        if self.trainer is None:
+            return 0
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        # "processed" counts the batch whose end is just announced (where checkpoints are written) but not one that
+        # failed half way.
+        return total.processed if isinstance(total, _ProcessedTracker) else total.completed

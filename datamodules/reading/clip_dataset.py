@@ -1,0 +1,280 @@
+"""Clips cut out of recordings, and batches of them.
+
+Keeps book of recordings that cannot be used, across the worker processes of a loader.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from components.contracts import ClipBatch
+from components.errors import InputError
+from datamodules.reading.clip_format import ClipFormat
+from datamodules.reading.order import SampleKey
+from datamodules.reading.record_reader import Cut, RecordReader
+from datamodules.reading.records import ClipRecord
+
+_log = logging.getLogger("avsync.data")
+
+
+class UnusableClips:
+    """Reports each unusable recording once, by name and with a running count, and ends the run when they are too many.
+
+    The marks live in shared memory, so all worker processes of one training process count together.
+
+    Args:
+        records: the recordings of the set.
+        max_fraction: more than this share of the recordings raises.
+    """
+
+    def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
+        self._records = records
+        self._max_fraction = max_fraction
+        self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
+        self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """Recordings found unusable so far."""
+        return int(self._unusable.sum())
+
+    @property
+    def silent_count(self) -> int:
+        """Recordings in which a silent clip was met so far."""
+        return int(self._silent.sum())
+
+    def known(self, index: int) -> bool:
+        """True if the recording was found unusable before."""
+        return bool(self._unusable[index])
+
+    def report(self, index: int, reason: InputError) -> None:
+        """Marks a recording as unusable.
+
+        Raises:
+            InputError: if now more than the allowed share is unusable; names them all.
+        """
+        if not self._unusable[index]:
+            self._unusable[index] = 1
+            _log.warning("skipped unusable clip %d of %d: %s", self.count, len(self._records), reason)
+        if self.count > self._max_fraction * len(self._records):
+            names = ", ".join(str(self._records[i].path) for i in self._unusable.nonzero().flatten().tolist())
+            raise InputError(
+                f"{self.count} of {len(self._records)} clips cannot be used, more than max_corrupt_fraction ="
+                f" {self._max_fraction:g} allows: {names}; the last one: {reason}"
+            ) from reason
+
+    def report_silent(self, index: int, span: str) -> None:
+        """Notes a silent clip of a recording; it is used all the same."""
+        if not self._silent[index]:
+            self._silent[index] = 1
+            path = self._records[index].path
+            _log.warning("silent sound in %s (%s), silent recordings so far: %d", path, span, self.silent_count)
+
+
+SILENCE_PEAK = 10 ** (-60 / 20)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields.
+
+    ``reference`` is ``[S_ref]``, of which ``reference_length`` samples are sound; None where no set of voices is given.
+    A clip of a batch that ends before ``spoken_s`` seconds keeps no transcript.
+    """
+
+    id: str
+    video_id: str
+    video: Tensor
+    audio: Tensor
+    caption: str
+    transcript: str | None
+    onsets: tuple[float, ...] | None
+    position: int
+    valid: bool
+    reference: Tensor | None = None
+    reference_length: int = 0
+    spoken_s: float = 0.0
+    scene: str | None = None
+
+
+class ClipDataset(Dataset[Clip]):
+    """Map-style set of clips; a ``SampleKey`` (or a plain index) picks one.
+
+    Args:
+        records: the recordings.
+        form: what every clip looks like.
+        clipping: "random" cuts one clip at a random place, drawn from the seed and the sample's position alone;
+            "fixed" cuts ``clips_per_video`` clips at evenly spaced places, from the beginning to the end.
+        clips_per_video: clips per recording ("fixed" only).
+        single_clip: where a single fixed clip begins: at the recording's start, or so that it lies in the centre.
+        seed: decides the random places.
+        cache: keep each recording (at this rate and size) in memory after its first use. Random clips are then slices
+            of it and begin on its frames. Every loader worker has a memory of its own.
+        on_corrupt: "error" ends the run at a file that cannot be used, "skip" reports it and takes another one.
+        max_corrupt_fraction: share of the recordings that may be skipped.
+        allow_silence: report silent clips and use them (training) instead of raising (evaluation).
+        audio_only: read the sound alone; clips then have zero frames.
+        pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        form: ClipFormat,
+        clipping: Literal["random", "fixed"],
+        clips_per_video: int = 1,
+        single_clip: Literal["start", "center"] = "center",
+        seed: int = 0,
+        cache: bool = False,
+        on_corrupt: Literal["error", "skip"] = "error",
+        max_corrupt_fraction: float = 0.01,
+        allow_silence: bool | None = None,
+        audio_only: bool = False,
+        pad_audio: bool = False,
+    ) -> None:
+        if clips_per_video < 1:
+            raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
+        if not 0 <= max_corrupt_fraction <= 1:
+            raise InputError(f"max_corrupt_fraction is {max_corrupt_fraction}; it must lie between 0 and 1")
+        self.records, self.form, self.clipping, self.seed = list(records), form, clipping, seed
+        self.clips_per_video = clips_per_video if clipping == "fixed" else 1
+        self.single_clip, self.on_corrupt = single_clip, on_corrupt
+        self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
+        self.unusable = UnusableClips(self.records, max_corrupt_fraction)
+        self._reader = RecordReader(form, audio_only, pad_audio)
+        self._cache: dict[tuple[int, int], Cut] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.records) * self.clips_per_video
+
+    def __getitem__(self, key: SampleKey | int) -> Clip:
+        key = key if isinstance(key, SampleKey) else SampleKey(key)
+        index, part = divmod(key.item, self.clips_per_video)
+        for candidate in self._candidates(index, key):
+            if self.unusable.known(candidate):
+                continue
+            try:
+                # In evaluation a stand-in must not be counted: its own turn comes anyway.
+                stand_in = key.position < 0 and candidate != index
+                return self._clip(candidate, part, key, valid=key.valid and not stand_in)
+            except InputError as reason:
+                if self.on_corrupt == "error":
+                    raise
+                self.unusable.report(candidate, reason)
+        raise InputError(f"none of the {len(self.records)} clips can be used; see the reports above")
+
+    def _candidates(self, index: int, key: SampleKey) -> Iterator[int]:
+        """The record itself, then the others in an order that depends on the seed and the sample alone."""
+        yield index
+        yield from sample_generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
+
+    def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
+        record, form = self.records[index], self.form
+        cut = self._cut(index, part, key)
+        audio = cut.audio
+        start_s, end_s = cut.start_s, cut.start_s + form.frames_of(len(audio)) / form.fps
+        if float(audio.abs().max()) < SILENCE_PEAK:
+            span = f"{start_s:.3f}..{end_s:.3f} s"
+            if not self.allow_silence:
+                raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
+            if record.onsets != ():  # known to hold none, it is silent on purpose
+                self.unusable.report_silent(index, span)
+        onsets = None
+        if record.onsets is not None:
+            onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
+        if self.clipping == "random":
+            name = f"{record.id}@{start_s:.3f}"
+        else:
+            name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
+        transcript, spoken_s = self._transcript(record, cut)
+        return Clip(
+            id=name,
+            video_id=record.video_id,
+            video=cut.video,
+            audio=audio,
+            caption=record.caption,
+            transcript=transcript,
+            onsets=onsets,
+            position=key.position,
+            valid=valid,
+            spoken_s=spoken_s,
+            scene=record.scene,
+        )
+
+    def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
+        """The words of a clip, and the least length in seconds of which they are true."""
+        del cut
+        return record.transcript, 0.0
+
+    def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
+        """One clip of a recording, from memory where it is kept."""
+        form, record = self.form, self.records[index]
+        if self._cache is None:
+            return self._reader.read(record, self._place(part, key))
+        if self.clipping == "fixed":
+            if (index, part) not in self._cache:
+                self._cache[index, part] = self._reader.read(record, self._place(part, key))
+            return self._cache[index, part]
+        if (index, 0) not in self._cache:
+            self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
+        begin_s, video, audio, usable_s = self._cache[index, 0]
+        held = form.frames_of(len(audio))
+        length = form.longest(held)
+        num_samples = form.samples_of(length)
+        frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        sample = min(form.samples_of(frame), len(audio) - num_samples)
+        return Cut(
+            begin_s + frame / form.fps,
+            video[frame : frame + length],
+            audio[sample : sample + num_samples],
+            usable_s,
+        )
+
+    def _place(self, part: int, key: SampleKey) -> float:
+        """Where between the first and the last possible start the clip begins, 0 to 1."""
+        if self.clipping == "random":
+            return float(sample_generator(self.seed, key, purpose=0).uniform())
+        if self.clips_per_video == 1:
+            return 0.0 if self.single_clip == "start" else 0.5
+        return part / (self.clips_per_video - 1)
+
+
+def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
+    """Stacks clips into a batch, all cut to the length of the shortest one."""
+    num_samples = min(len(clip.audio) for clip in clips)
+    num_frames = form.frames_of(num_samples)
+    end_s = num_frames / form.fps
+    onsets = [tuple(onset for onset in clip.onsets if onset < end_s) for clip in clips if clip.onsets is not None]
+    references = [clip.reference for clip in clips if clip.reference is not None]
+    # the words of a clip that had to be cut by much would say more than is heard
+    transcripts = ["" if clip.transcript is None or end_s < clip.spoken_s else clip.transcript for clip in clips]
+    scenes = [clip.caption if clip.scene is None else clip.scene for clip in clips]
+    return ClipBatch(
+        ids=[clip.id for clip in clips],
+        video=torch.stack([clip.video[:num_frames] for clip in clips]),
+        fps=form.fps,
+        audio=torch.stack([clip.audio[:num_samples] for clip in clips]),
+        sample_rate=form.sample_rate,
+        captions=[clip.caption for clip in clips],
+        video_ids=[clip.video_id for clip in clips],
+        transcripts=transcripts if any(clip.transcript is not None for clip in clips) else None,
+        reference_audio=torch.stack(references) if references else None,
+        reference_lengths=torch.tensor([clip.reference_length for clip in clips]) if references else None,
+        onsets=onsets if len(onsets) == len(clips) else None,
+        valid=torch.tensor([clip.valid for clip in clips]),
+        position=clips[0].position if clips[0].position >= 0 else None,
+        scenes=scenes if any(clip.scene is not None for clip in clips) else None,
+    )
+
+
+def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
+    return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])

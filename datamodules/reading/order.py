@@ -1,0 +1,100 @@
+"""Which sample comes when: an endless training order that needs no memory, and even shards for evaluation.
+
+Which share of the data a process gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from torch.utils.data import Sampler
+
+from components.errors import InputError
+
+
+class SampleKey(NamedTuple):
+    """What a sampler hands to the data set.
+
+    Attributes:
+        item: which item.
+        position: the sample's place in the endless training order over all ranks, -1 in evaluation.
+        valid: False for an item repeated only to give every rank the same number.
+    """
+
+    item: int
+    position: int = -1
+    valid: bool = True
+
+
+class ConsumedSampler(Sampler[SampleKey]):
+    """Endless shuffled order as a function of the seed and the number of samples consumed by all ranks so far.
+
+    Each pass over the set is one permutation; sample ``p`` is entry ``p mod n`` of permutation ``p div n``. The ranks
+    take turns, a batch in a row each, so w ranks see in one step the batches that one rank sees in w steps, and a run
+    can go on with another number of ranks.
+
+    Args:
+        num_items: size of the set.
+        seed: decides the permutations.
+        rank: this process.
+        world_size: number of processes.
+        start: samples consumed so far by all processes.
+        batch_size: samples a rank takes in a row.
+    """
+
+    def __init__(
+        self, num_items: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0, batch_size: int = 1
+    ) -> None:
+        if num_items < 1:
+            raise ValueError("there is nothing to sample from")
+        self.num_items, self.seed, self.rank, self.world_size, self.start = num_items, seed, rank, world_size, start
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        first, current, order = self.start + self.rank * self.batch_size, -1, []
+        while True:
+            for position in range(first, first + self.batch_size):
+                epoch, offset = divmod(position, self.num_items)
+                if epoch != current:
+                    generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+                    order, current = torch.randperm(self.num_items, generator=generator).tolist(), epoch
+                yield SampleKey(order[offset], position)
+            first += self.world_size * self.batch_size
+
+
+class EvaluationSampler(Sampler[SampleKey]):
+    """Every item once, in order, dealt out to the ranks; short ranks repeat items marked as not valid.
+
+    Rank r of w gets the items ``r, r + w, ...``. All ranks get ``ceil(n / w)`` items because sharded models must run
+    the same number of forward passes everywhere.
+    """
+
+    def __init__(self, num_items: int, rank: int = 0, world_size: int = 1) -> None:
+        self.num_items, self.rank, self.world_size = num_items, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.num_items // self.world_size)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for turn in range(len(self)):
+            index = turn * self.world_size + self.rank
+            yield SampleKey(index % self.num_items, valid=index < self.num_items)
+
+
+def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:
+    """The process's rank and the number of processes (0 and 1 without a trainer).
+
+    Raises:
+        InputError: Lightning would put its own sampler in place of the data module's.
+    """
+    if trainer is None:
+        return 0, 1
+    connector = getattr(trainer, "_accelerator_connector", None)
+    if trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+        raise InputError(
+            "trainer.use_distributed_sampler is true; set it to false: the data module itself deals clips to the ranks"
+        )
+    return trainer.global_rank, trainer.world_size

@@ -1,0 +1,132 @@
+"""Cuts clips out of recordings, with or without a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from components.errors import InputError
+from components.media.reader import MediaInfo, MediaReader
+from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
+from datamodules.reading.clip_format import ClipFormat
+from datamodules.reading.records import ClipRecord
+
+# Header durations are rounded to the container's ticks; a clip may reach beyond them by this much.
+_HEADER_SLACK_S = 0.005
+# The reader shows a recording's last frame for this many frames more than the recording does.
+_HELD_FRAMES = 0.5
+
+
+class Cut(NamedTuple):
+    """A part of a recording.
+
+    Attributes:
+        start_s: where it begins, on the recording's clock.
+        video: uint8 ``[T, 3, H, W]``, T = 0 where only the sound is read.
+        audio: float32 ``[S]``.
+        usable_s: length of all of the recording that clips may be cut from.
+    """
+
+    start_s: float
+    video: Tensor
+    audio: Tensor
+    usable_s: float
+
+
+@dataclass(frozen=True)
+class RecordReader:
+    """Reads clips of one format.
+
+    Attributes:
+        form: what a clip looks like.
+        audio_only: leave the picture out; recordings then need none.
+        pad_audio: let recordings shorter than a clip end in silence (``audio_only`` alone: a picture cannot).
+    """
+
+    form: ClipFormat
+    audio_only: bool = False
+    pad_audio: bool = False
+
+    def read(self, record: ClipRecord, place: float, whole: bool = False) -> Cut:
+        """A clip that begins at ``place`` (0 to 1) of the possible starts, or everything usable.
+
+        Args:
+            record: the recording.
+            place: 0 for the first possible start, 1 for the last.
+            whole: everything that clips may be cut from, instead of a clip.
+
+        Raises:
+            InputError: the recording cannot be read or is too short.
+        """
+        return self._read_sound(record, place, whole) if self.audio_only else self._read(record, place, whole)
+
+    def _read(self, record: ClipRecord, place: float, whole: bool) -> Cut:
+        form = self.form
+        with MediaReader(record.path, record.sound) as media:
+            info = media.info
+            begin_s, end_s = 0.0, info.duration_s
+            if info.audio_span_s is not None:
+                begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
+            begin_s, end_s = self._within_span(record, begin_s, end_s)
+            length = self._clip_length(begin_s, end_s)
+            if record.span_s is None:
+                if length < form.num_frames and self._is_nearly_whole(info):
+                    length = form.num_frames
+                slack_s = _HEADER_SLACK_S if length < form.num_frames else 0.0
+                if end_s - begin_s < length / form.fps - slack_s:
+                    # the reader says what is missing
+                    begin_s, end_s = 0.0, max(info.duration_s, length / form.fps)
+            start_s, num_frames = self._place(begin_s, end_s, place, length, whole)
+            video = media.video(start_s, num_frames, form.fps, form.height, form.width)
+            audio = media.audio(start_s, form.samples_of(num_frames), form.sample_rate)
+        return Cut(start_s, video, audio, end_s - begin_s)
+
+    def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
+        form = self.form
+        with SoundReader(record.sound or record.path) as sound:
+            begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
+            start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
+            wanted = form.samples_of(num_frames)
+            held = min(wanted, round((end_s - start_s) * form.sample_rate)) if self.pad_audio else wanted
+            if held < 1:
+                raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")
+            audio = pad(sound.read(start_s, held, form.sample_rate), (0, wanted - held))
+        return Cut(start_s, torch.empty(0, 3, form.height, form.width, dtype=torch.uint8), audio, end_s - begin_s)
+
+    def _within_span(self, record: ClipRecord, begin_s: float, end_s: float) -> tuple[float, float]:
+        """The part of ``begin_s..end_s`` that the record's own span leaves."""
+        if record.span_s is None:
+            return begin_s, end_s
+        first_s, last_s = record.span_s
+        begin_s, end_s = max(begin_s, first_s), min(end_s, last_s)
+        least_s = self.form.shortest / self.form.fps
+        if end_s - begin_s < least_s - _HEADER_SLACK_S and not self.pad_audio:
+            end = f"{last_s:.3f} s" if last_s < float("inf") else "its end"
+            raise InputError(
+                f"{record.path} has {max(0.0, end_s - begin_s):.3f} s to offer for {record.id} between {first_s:.3f} s"
+                f" and {end}, less than a clip's {least_s:.3f} s; widen start and end, remove the row or"
+                " ask for fewer frames"
+            )
+        return begin_s, end_s
+
+    def _clip_length(self, begin_s: float, end_s: float) -> int:
+        """Frames of the clips cut from ``begin_s..end_s``."""
+        return self.form.longest(int((end_s - begin_s + _HEADER_SLACK_S) * self.form.fps))
+
+    def _is_nearly_whole(self, info: MediaInfo) -> bool:
+        """True if the reader makes a whole clip of a recording that lacks a moment of picture or sound."""
+        form = self.form
+        sound_begin_s, sound_end_s = info.audio_span_s or (0.0, form.duration_s)
+        missing_s = max(0.0, sound_begin_s) + max(0.0, form.duration_s - sound_end_s)
+        last_shown_s = info.duration_s + _HELD_FRAMES / form.fps
+        return (form.num_frames - 1) / form.fps < last_shown_s - 1e-4 and missing_s < MAX_MISSING_AUDIO_S
+
+    def _place(self, begin_s: float, end_s: float, place: float, length: int, whole: bool) -> tuple[float, int]:
+        """Start and frames of a clip of ``length`` frames, or of all that ``begin_s..end_s`` holds."""
+        if whole:
+            return begin_s, max(length, int((end_s - begin_s + _HEADER_SLACK_S) * self.form.fps))
+        return begin_s + place * max(0.0, end_s - begin_s - length / self.form.fps), length

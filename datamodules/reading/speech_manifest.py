@@ -1,0 +1,191 @@
+"""Manifests of speech: one row per clip, as JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.errors import InputError
+from datamodules.reading.clip_data_module import Split
+from datamodules.reading.records import ClipRecord
+
+# "language", "reference_image" and "face_boxes" are for other tools: they are allowed but not read.
+COLUMNS = (
+    *("id", "video", "audio", "start", "end", "caption", "audio_caption", "transcript", "language", "speaker"),
+    *("reference_image", "reference_audio", "onsets", "split", "face_boxes"),
+)
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+RecordsBySplit = dict[Split | None, list[ClipRecord]]
+
+
+def read_manifest(
+    path: Path, audio_only: bool = False, default_caption: str = "", ignore_columns: Sequence[str] = ()
+) -> RecordsBySplit:
+    """Records of a manifest by their split (None where the manifest does not say).
+
+    Args:
+        path: a ``.jsonl`` file of one object per line, or a ``.csv`` file with a header; media paths are relative to
+            it.
+        audio_only: rows then need an audio file or a video whose sound is used, and their ``audio_caption`` goes before
+            their ``caption``.
+        default_caption: for rows without caption.
+        ignore_columns: columns that are none of ``COLUMNS`` and may be there all the same.
+
+    Raises:
+        InputError: the file or a row cannot be used; names file and line.
+    """
+    found: RecordsBySplit = {}
+    seen: dict[str, int] = {}
+    for line, fields in _rows(path):
+        row = _Row(path, line, {name: value for name, value in fields.items() if value is not None and value != ""})
+        unknown = [name for name in fields if name not in COLUMNS and name not in ignore_columns]
+        if unknown:
+            raise row.error(f"has the unknown column {unknown[0]!r}; name it in ignore_columns or correct it")
+        record = _record(row, audio_only, default_caption)
+        if record.id in seen:
+            raise row.error(f"repeats the id {record.id!r} of line {seen[record.id]}; ids must be unique")
+        seen[record.id] = line
+        split = row.text("split")
+        if split is not None and split not in _SPLITS:
+            raise row.error(f"has the split {split!r}; it must be train, val or test")
+        found.setdefault(next((known for known in _SPLITS if known == split), None), []).append(record)
+        if None in found and len(found) > 1:
+            raise row.error("and others disagree on whether rows have a split; give every row one, or none")
+    if not found:
+        raise InputError(f"{path} has no rows; it must hold one row per clip")
+    return found
+
+
+class _Row:
+    """One row's fields, which check themselves."""
+
+    def __init__(self, manifest: Path, line: int, fields: Mapping[str, Any]) -> None:
+        self.manifest, self.line, self.fields = manifest, line, fields
+
+    def error(self, reason: str) -> InputError:
+        return InputError(f"{self.manifest}, line {self.line}: the row {reason}")
+
+    def text(self, name: str) -> str | None:
+        value = self.fields.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        if name in ("id", "speaker") and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        raise self.error(f"has {value!r} as {name}; it must be text")
+
+    def file(self, name: str) -> Path | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        path = self.manifest.parent / value
+        if not path.is_file():
+            raise self.error(f"names {value} as {name} but {path} does not exist")
+        return path
+
+    def seconds(self, name: str) -> float | None:
+        value = self.fields.get(name)
+        return None if value is None else self._second(name, value)
+
+    def list_of_seconds(self, name: str) -> tuple[float, ...] | None:
+        """A JSON list or, in CSV, numbers with spaces between; an empty list is known to hold none."""
+        value = self.fields.get(name)
+        if isinstance(value, str):
+            value = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise self.error(f"has {value!r} as {name}; it must be a list of seconds")
+        return tuple(sorted(self._second(name, item) for item in value))
+
+    def _second(self, name: str, value: Any) -> float:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number) or number < 0:
+            raise self.error(f"has {value!r} in {name}; it must be seconds from 0 on")
+        return number
+
+
+def _record(row: _Row, audio_only: bool, default_caption: str) -> ClipRecord:
+    name = row.text("id")
+    if name is None:
+        raise row.error("has no id; give every row one of its own")
+    video, audio = row.file("video"), row.file("audio")
+    if audio_only:
+        path, sound = audio or video, None
+        if path is None:
+            raise row.error(f"({name}) has neither audio nor video; name a file with its sound")
+        captions = (row.text("audio_caption"), row.text("caption"))
+    else:
+        path, sound = video, audio
+        if path is None:
+            raise row.error(f"({name}) has no video; remove it, or set audio_only to true to use the sound of all rows")
+        captions = (row.text("caption"), row.text("audio_caption"))
+    start_s, end_s = row.seconds("start"), row.seconds("end")
+    span = None
+    if start_s is not None or end_s is not None:
+        span = (start_s or 0.0, math.inf if end_s is None else end_s)
+        if span[1] <= span[0]:
+            raise row.error(f"({name}) ends at {span[1]:g} s, not after its start at {span[0]:g} s; correct it")
+    return ClipRecord(
+        id=name,
+        path=path,
+        caption=next((caption for caption in captions if caption is not None), default_caption),
+        video_id=str(row.text("video") or row.text("audio")),
+        onsets=row.list_of_seconds("onsets"),
+        transcript=row.text("transcript"),
+        sound=sound,
+        span_s=span,
+        speaker=row.text("speaker"),
+        reference=row.file("reference_audio"),
+        scene=row.text("audio_caption"),
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and fields of all rows."""
+    if not path.is_file():
+        raise InputError(f"the manifest {path} does not exist; set root to a .jsonl or .csv file or a data folder")
+    if path.suffix == ".jsonl":
+        yield from _json_rows(path)
+    elif path.suffix == ".csv":
+        yield from _csv_rows(path)
+    else:
+        raise InputError(f"the manifest {path} is neither .jsonl nor .csv; rename or convert it")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not valid JSON ({error}); repair the row") from error
+            if not isinstance(fields, dict):
+                raise InputError(f"{path}, line {number}: a {type(fields).__name__}; every row must be one JSON object")
+            yield number, fields
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        try:
+            for fields in rows:
+                if None in fields or None in fields.values():
+                    held = sum(value is not None for name, value in fields.items() if name is not None)
+                    held += len(fields.get(None) or [])
+                    raise InputError(
+                        f"{path}, line {rows.line_num}: {held} fields, but the header names"
+                        f" {len(rows.fieldnames or [])}; quote texts with commas"
+                    )
+                yield rows.line_num, fields
+        except csv.Error as error:
+            raise InputError(f"{path} is not valid CSV after line {rows.line_num} ({error}); repair it") from error

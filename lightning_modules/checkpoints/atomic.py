@@ -1,0 +1,74 @@
+"""Checkpoint files that appear whole or not at all, whatever kills the process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target under a dot-name, waits for the disk, then renames.
+
+    It needs no room outside the checkpoint's own folder and no second copy in memory. Loading maps the file, so only
+    what is used is read, and accepts sharded checkpoint folders too.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``, replacing what is there.
+
+        Raises:
+            TypeError: if storage options are given.
+        """
+        if storage_options is not None:
+            raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.part")
+        try:
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.is_dir():
+                remove(path)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint at ``path``, on the CPU unless said otherwise; a sharded one is put together.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        path = Path(path)
+        if is_sharded_checkpoint(path):
+            return read_whole(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"checkpoint '{path}' does not exist")
+        return torch.load(path, map_location or "cpu", weights_only=weights_only is not False, mmap=True)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint, file or folder."""
+        remove(Path(path))
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in ``folder`` are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

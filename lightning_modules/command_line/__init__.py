@@ -1,0 +1,1 @@
+"""The command ``avsync``: configuration files, start-up, and errors in one sentence."""

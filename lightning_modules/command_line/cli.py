@@ -1,0 +1,177 @@
+"""The command line ``avsync``: one LightningCLI for every model and every data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.errors import InputError
+from lightning_modules.command_line.startup import without_transformers
+
+with without_transformers():
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.plugins import CheckpointIO
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from callbacks.graceful_stop import GracefulStop, RunStopped
+    from callbacks.nan_guard import NaNGuard
+    from callbacks.results import ResultsWriter
+    from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+    from lightning_modules.command_line.config_errors import parse_error_sentence
+    from lightning_modules.command_line.config_files import callback_names, with_bases
+    from lightning_modules.command_line.run_errors import (
+        check_checkpoint,
+        checkpoint_error_sentence,
+        input_error_sentence,
+    )
+    from lightning_modules.command_line.startup import import_plugins, keep_console_clear
+    from lightning_modules.command_line.trainer import AVSyncTrainer
+
+
+class ConfigInCheckpoint(SaveConfigCallback):
+    """Saves the configuration in the run folder and, as text, in every checkpoint."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds ``config_yaml``."""
+        checkpoint["config_yaml"] = self.parser.dump(self.config, skip_none=False)
+
+
+class AVSyncCLI(LightningCLI):
+    """Runs ``fit``, ``validate``, ``test``, ``predict`` and ``export`` as the configuration says.
+
+    Everything a run writes goes into ``runs/<experiment>``.
+
+    Beside ``trainer.callbacks``, a list that later files replace as a whole, a configuration may have ``callbacks``: a
+    name for each, so that a later file or an option changes one setting of one callback, or removes it with ``null``.
+
+    Args:
+        args: the command line, with bases expanded.
+        **kwargs: see ``LightningCLI``.
+    """
+
+    def __init__(self, args: list[str], **kwargs: Any) -> None:
+        self._callback_names = callback_names(args)
+        super().__init__(args=args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the name of the experiment, the files it builds on and the named callbacks."""
+        text = "Folder of the run below trainer.default_root_dir (default: the last config file's name)."
+        parser.add_argument("--experiment", type=str | None, default=None, help=text)
+        text = "Configuration files this one builds on, relative to it; only read inside a file."
+        parser.add_argument("--base", type=str | list[str] | None, default=None, help=text)
+        for name in self._callback_names:
+            text = "A callback beside those of trainer.callbacks; null removes it."
+            parser.add_argument(f"--callbacks.{name}", type=Callback | None, default=None, help=text)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and ``export``."""
+        return {**LightningCLI.subcommands(), "export": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        arguments = self._subcommand_method_arguments[subcommand]
+        parser.set_defaults({name: False for name in ("verbose", "return_predictions") if name in arguments})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses; complains in one sentence instead of pages of usage."""
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            raise InputError(parse_error_sentence(str(error), args)) from None
+        chosen = self.config.get(self.config.get("subcommand"), self.config)
+        chosen.base = None  # its files stand before it already; a saved configuration stands on its own
+
+    def _parse_ckpt_path(self) -> None:
+        """The configuration decides: hyperparameters stored in a checkpoint never override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Looks at the checkpoint before anything slow happens."""
+        if ckpt_path := self._get(self.config, "ckpt_path"):
+            check_checkpoint(str(ckpt_path))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
+        config = self._get(self.config_init, "trainer")
+        callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        named = self._get(self.config_init, "callbacks") or {}
+        callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
+        bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
+        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
+            if not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.append(default())
+        if config.logger in (None, True):
+            files = [Path(str(file)) for file in self._get(self.config, "config") or []]
+            files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
+            name = self._get(self.config, "experiment") or (files[-1].stem if files else "avsync")
+            kwargs["logger"] = TensorBoardLogger(config.default_root_dir, name, default_hp_metric=False)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs; a checkpoint that does not fit is named together with its keys."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if self.trainer.progress_bar_callback is not None:
+                sys.stderr.write("\n")  # the bar's line has no end yet
+            ckpt_path = self._get(self.config, "ckpt_path")
+            if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
+                raise InputError(sentence) from error
+            raise
+
+
+def _listed(given: Any) -> list[Any]:
+    """One, several or none as a list."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
+    else that was interrupted or terminated.
+    """
+    keep_console_clear()
+    import_plugins()
+    try:
+        arguments = with_bases(sys.argv[1:] if args is None else args)
+        AVSyncCLI(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            trainer_class=AVSyncTrainer,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={"default_root_dir": "runs"},
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            save_config_callback=ConfigInCheckpoint,
+            save_config_kwargs={"overwrite": True},
+            args=arguments,
+        )
+    except RunStopped as stopped:
+        return stopped.status
+    except SIGTERMException:
+        return 143
+    except KeyboardInterrupt:  # before or after the trainer, which itself turns it into status 1
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        if (sentence := input_error_sentence(error)) is None:
+            raise
+        sys.stderr.write(f"error: {sentence}\n")
+        return 2
+    return 0

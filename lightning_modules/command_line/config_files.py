@@ -1,0 +1,97 @@
+"""What a configuration file may say beyond jsonargparse: on which files it builds, and callbacks by name.
+
+An experiment is a short file of differences. Its first line names the files it builds on, relative to itself::
+
+    base: base.yaml
+
+which is the same as giving ``--config base.yaml`` before it on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.errors import InputError
+from components.weights.pretrained import located
+
+_CALLBACK_OPTION = re.compile(r"^--callbacks\.([A-Za-z_]\w*)")
+
+
+def with_bases(args: Sequence[str]) -> list[str]:
+    """The command line with the bases of every configuration file given before it.
+
+    A relative file that is not in the working directory is looked for where avsync is installed.
+
+    Raises:
+        InputError: if a base does not exist, or files build on each other in a circle.
+    """
+    expanded: list[str] = []
+    for option, value in _pairs(args):
+        if option is None:
+            expanded.append(value)
+            continue
+        for file in _chain(located(value), ()):
+            expanded += [option, str(file)]
+    return expanded
+
+
+def callback_names(args: Sequence[str]) -> list[str]:
+    """Names under ``callbacks`` in the files and options of an expanded command line, in order of appearance."""
+    names: dict[str, None] = {}
+    for option, value in _pairs(args):
+        if option is not None:
+            section = _content(Path(value)).get("callbacks")
+            names |= dict.fromkeys(str(name) for name in section) if isinstance(section, dict) else {}
+        elif match := _CALLBACK_OPTION.match(value):
+            names[match[1]] = None
+    return list(names)
+
+
+def _pairs(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:
+    """``(option, file)`` for configuration files, ``(None, argument)`` for everything else."""
+    waiting: str | None = None
+    for argument in args:
+        if waiting is not None:
+            yield waiting, argument
+            waiting = None
+        elif argument in ("--config", "-c"):
+            waiting = argument
+        elif argument.startswith("--config="):
+            yield "--config", argument.removeprefix("--config=")
+        else:
+            yield None, argument
+    if waiting is not None:
+        yield None, waiting
+
+
+def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
+    """The file behind everything it builds on."""
+    if file.resolve() in above:
+        circle = " -> ".join(path.name for path in (*above, file.resolve()))
+        raise InputError(f"base: configuration files build on each other in a circle ({circle}); remove one base")
+    given = _content(file).get("base") or []
+    bases = given if isinstance(given, list) else [given]
+    if not all(isinstance(base, str) for base in bases):
+        raise InputError(f"{file}: base is {given!r}; give the name of a configuration file or a list of names")
+    chain: list[Path] = []
+    for base in bases:
+        path = file.parent / base
+        if not path.is_file():
+            problem = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"{file}: base names '{base}', but '{path}' {problem}; mend the name")
+        chain += _chain(path, (*above, file.resolve()))
+    return [*chain, file]
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """The file's top level; nothing where the parser will find the file missing or broken and say so."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}

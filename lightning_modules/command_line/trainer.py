@@ -1,0 +1,59 @@
+"""Lightning's trainer with the command that turns a checkpoint into a folder others can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.ema import EMA_PREFIX
+from components.errors import InputError
+from components.weights.whole_folder import whole_folder
+from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+
+
+class AVSyncTrainer(Trainer):
+    """Adds ``export`` to ``fit``, ``validate``, ``test`` and ``predict``."""
+
+    def export(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        folder: str = "exported",
+        ckpt_path: str | None = None,
+        averaged: bool = True,
+    ) -> None:
+        """Write the trained model as a folder in its public format, trained and frozen weights merged.
+
+        Args:
+            model: the model, with the pre-trained weights it was trained on top of.
+            datamodule: not used; a configuration has one.
+            folder: where to; a folder that is there already is replaced.
+            ckpt_path: the checkpoint to take the trained weights from; without one the model is written as it is.
+            averaged: write the moving average of the weights, which validation judged, where the checkpoint has one.
+
+        Raises:
+            InputError: if the model cannot be exported or the checkpoint does not fit it.
+        """
+        write: Any = getattr(model, "save_pretrained", None)
+        if not callable(write):
+            raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
+        if ckpt_path in ("best", "last", "hpc"):
+            raise InputError(f"ckpt_path is '{ckpt_path}', which only fit can tell; give the path of a .ckpt file")
+        if ckpt_path is not None:
+            checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
+            averages = _averages(checkpoint["state_dict"]) if averaged else {}
+            model.on_load_checkpoint(checkpoint)
+            checkpoint["state_dict"] |= averages
+            model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+        with whole_folder(Path(folder)) as partial:
+            write(partial)
+        rank_zero_info(f"wrote {folder}")
+
+
+def _averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The moving averages in a checkpoint under the names of the weights they stand for."""
+    return {key.removeprefix(EMA_PREFIX): value for key, value in state.items() if key.startswith(EMA_PREFIX)}

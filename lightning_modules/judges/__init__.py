@@ -1,0 +1,1 @@
+"""Training of the small models that judge: video to audio, SyncNet."""

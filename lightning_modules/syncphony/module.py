@@ -1,0 +1,400 @@
+"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks listen.
+
+Whether the parts of a Syncphony experiment fit together, told before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from components.backbones.sharding import is_sharded, shard
+from components.backbones.syncphony.checkpoint import save_audio_layers
+from components.backbones.syncphony.model import SyncphonyDiT
+from components.contracts import (
+    AudioEncoder,
+    AudioFeatures,
+    ClipBatch,
+    Generation,
+    TextEncoder,
+    VideoCodec,
+    clip_generator,
+    mixed_seed,
+)
+from components.errors import InputError
+from components.guidance.guidance import TextGuidance
+from components.objectives.motion_aware import MotionAwareLoss
+from components.objectives.prediction import Prediction, VelocityPrediction
+from components.objectives.prefix_lengths import stratified_n, units_per_stage
+from components.objectives.pyramid_columns import AutoregressivePyramid
+from components.objectives.pyramid_objective import PyramidObjective
+from components.samplers.pyramid_sampler import Conditions, PyramidSampler
+from components.samplers.sampling_noise import ClipNoise
+from lightning_modules.checkpoints.trainable import TrainableCheckpoint
+
+
+def check_parts_fit(
+    dit: SyncphonyDiT, codec: VideoCodec, text_encoder: TextEncoder, audio_encoder: AudioEncoder | None
+) -> None:
+    """Compare the widths, channels and factors that codec, encoders and transformer must share.
+
+    Raises:
+        InputError: naming the two values that differ and the setting to change.
+    """
+    if (audio_encoder is None) != (dit.audio_embedder is None):
+        raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
+    if audio_encoder is not None and audio_encoder.dim != dit.audio_dim:
+        raise InputError(f"dit.audio_dim is {dit.audio_dim} but the audio encoder gives {audio_encoder.dim}.")
+    wanted = tuple(dit.backbone.config[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
+    if (text_encoder.dim, text_encoder.pooled_dim) != wanted:
+        raise InputError(
+            f"the text encoder gives tokens of width {text_encoder.dim} and pooled vectors of width "
+            f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
+        )
+    if codec.latent_channels != dit.backbone.latent_channels:
+        mend = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
+        raise InputError(
+            f"the codec has {codec.latent_channels} latent channels but the backbone takes "
+            f"{dit.backbone.latent_channels}: set the backbone's in_channels to {mend}."
+        )
+    if codec.temporal_factor != dit.timeline.temporal_factor:
+        raise InputError(
+            f"dit.timeline.temporal_factor is {dit.timeline.temporal_factor} but the codec's is "
+            f"{codec.temporal_factor}: set them equal."
+        )
+
+
+def check_pyramids_fit(pyramid: AutoregressivePyramid, sampler: PyramidSampler) -> None:
+    """Training and sampling must cut clips and noise levels alike.
+
+    Raises:
+        InputError: naming both settings.
+    """
+    trained, sampled = ((p.schedule.stages, p.frames_per_unit) for p in (pyramid, sampler))
+    if trained != sampled:
+        raise InputError(
+            f"pyramid has {trained[0]} stages and frames_per_unit {trained[1]} but sampler has {sampled[0]} stages "
+            f"and frames_per_unit {sampled[1]}: set them equal."
+        )
+
+
+_VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
+
+
+@dataclass(frozen=True)
+class EncodedConditions:
+    """What B clips are generated from, encoded.
+
+    Attributes:
+        conditions: text features and what the late blocks hear.
+        image: latent frame 0, ``[B, C, 1, h, w]``.
+        num_latents: latent frames of the clips.
+        generators: one per clip, in the state in which its sampling noise begins.
+    """
+
+    conditions: Conditions
+    image: Tensor
+    num_latents: int
+    generators: Sequence[torch.Generator]
+
+
+class SyncphonyModule(TrainableCheckpoint):
+    """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
+
+    The same class pre-trains a backbone without sound: give the transformer ``audio_dim: null``.
+
+    Args:
+        dit: the transformer; its constructor says which parameters train.
+        codec: pixels to latents and back; frozen.
+        text_encoder: prompts to features; frozen.
+        audio_encoder: sound to features, frozen; None for a model without audio layers.
+        optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
+        lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
+        pyramid: how training columns are built.
+        prediction: what the transformer's output means; the velocity unless said otherwise.
+        loss: the motion-aware loss.
+        sampler: how latents are sampled, including the guidance scales.
+        shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
+        text_dropout: probability of training a row on the empty prompt.
+        negative_prompt: what text guidance pushes away from.
+        prompt_suffix: appended to every prompt when sampling.
+        variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
+        noise_seed: seed of everything random in training and sampling.
+        export_dtype: precision of the weights `save_pretrained` writes.
+
+    Raises:
+        InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
+    """
+
+    def __init__(
+        self,
+        dit: SyncphonyDiT,
+        codec: VideoCodec,
+        text_encoder: TextEncoder,
+        audio_encoder: AudioEncoder | None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        pyramid: AutoregressivePyramid | None = None,
+        prediction: Prediction | None = None,
+        loss: MotionAwareLoss | None = None,
+        sampler: PyramidSampler | None = None,
+        shortest_prefix: int = 2,
+        text_dropout: float = 0.1,
+        negative_prompt: str = "",
+        prompt_suffix: str = "",
+        variants: Sequence[str] = (),
+        noise_seed: int = 0,
+        export_dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
+        if unknown:
+            raise InputError(f"variants names {unknown}: choose from {list(_VARIANT_SETTINGS)}.")
+        check_parts_fit(dit, codec, text_encoder, audio_encoder)
+        self.dit = dit
+        self.codec = codec.requires_grad_(False)
+        self.text_encoder = text_encoder.requires_grad_(False)
+        self.audio_encoder = None if audio_encoder is None else audio_encoder.requires_grad_(False)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.pyramid = pyramid or AutoregressivePyramid()
+        self.prediction = prediction or VelocityPrediction()
+        self.loss = loss or MotionAwareLoss()
+        self.sampler = sampler or PyramidSampler()
+        check_pyramids_fit(self.pyramid, self.sampler)
+        self.shortest_prefix = shortest_prefix
+        self.text_dropout = text_dropout
+        self.negative_prompt = negative_prompt
+        self.prompt_suffix = prompt_suffix
+        self.variants = tuple(variants)
+        self.noise_seed = noise_seed
+        if export_dtype not in ("float32", "bfloat16"):
+            raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
+        self.export_dtype = getattr(torch, export_dtype)
+
+    def train(self, mode: bool = True) -> SyncphonyModule:
+        """Training mode for the transformer only; frozen encoders stay in evaluation mode."""
+        super().train(mode)
+        for frozen in (self.codec, self.text_encoder, self.audio_encoder):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """One group with and one without weight decay (norms and biases), trainable parameters only."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        if not trainable:
+            raise InputError("nothing to train: first_late_block leaves no late block and train_head is off.")
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trainable if p.ndim > 1]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        """Motion-aware loss of one autoregressive pyramid batch."""
+        # Counted from the data's position: what is drawn for a batch depends neither on interruptions nor on how many
+        # processes share the work.
+        alone = self._trainer is None
+        turn = batch_idx if alone else batch_idx * self.trainer.world_size + self.global_rank
+        turn = turn if batch.position is None else batch.position // len(batch)
+        logs = self._losses(batch, turn, torch.Generator(self.device).manual_seed(self._seed(turn)))
+        self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
+        self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return logs["loss"]
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """Guided generation and the variants asked for; callbacks judge them."""
+        return self._evaluate(batch, "validating")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """As `validation_step`."""
+        return self._evaluate(batch, "testing")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+        """Guided generation from first frames and sounds."""
+        return self._generation(batch, self.generate(batch, label="generating"))
+
+    def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
+        given = self.encode_conditions(batch)
+        variants = {
+            name: self._generation(batch, self.sample(given, label=f"{label}, {name}", **_VARIANT_SETTINGS[name]))
+            for name in self.variants
+        }
+        guided = self._generation(batch, self.sample(given, label=label))
+        return replace(guided, variants=variants)
+
+    def _generation(self, batch: ClipBatch, video: Tensor) -> Generation:
+        return Generation(video, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
+
+    def generate(
+        self,
+        batch: ClipBatch,
+        sync_scale: float | None = None,
+        off_sync: bool = False,
+        label: str = "generating",
+    ) -> Tensor:
+        """Videos ``[B, T, 3, H, W]`` in [0, 1] from the first frames, captions and sound of ``batch``.
+
+        The length is that of the batch's video, or of its sound where only a first frame is given. A clip's noise is
+        seeded by its name, so it is the same in every batch and for every setting of the guidance.
+
+        Args:
+            batch: what to generate from; only frame 0 of its video is used.
+            sync_scale: audio sync guidance instead of the sampler's own.
+            off_sync: skip the audio layers.
+            label: what the progress bar says.
+        """
+        return self.sample(self.encode_conditions(batch), sync_scale, off_sync, label)
+
+    @torch.no_grad()
+    def encode_conditions(self, batch: ClipBatch) -> EncodedConditions:
+        """Image latent, text, keys and values of the sound: what all variants of a generation share."""
+        frames = batch.video.shape[1] if batch.video.shape[1] > 1 else self._frames_of_sound(batch)
+        num_latents = self.codec.num_latents(frames)
+        generators = [clip_generator(name, self.noise_seed, self.device) for name in batch.ids]
+        image = self.codec.encode(self._pixels(batch.video[:, :1]), generators)
+        prompts = [caption + self.prompt_suffix for caption in batch.captions]
+        guided_by_text = TextGuidance(self.sampler.video_text_scale).enabled  # frame 0 is given, never generated
+        features = self._hear(batch)
+        conditions = Conditions(
+            text=self.text_encoder(prompts),
+            negative_text=self.text_encoder([self.negative_prompt] * len(batch)) if guided_by_text else None,
+            audio=None if features is None else self.dit.listen(features, num_latents),
+        )
+        return EncodedConditions(conditions, image, num_latents, generators)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        given: EncodedConditions,
+        sync_scale: float | None = None,
+        off_sync: bool = False,
+        label: str = "generating",
+    ) -> Tensor:
+        """Videos ``[B, T, 3, H, W]`` in [0, 1]; every call with the same ``given`` starts from the same noise.
+
+        Args:
+            given: what `encode_conditions` made of a batch.
+            sync_scale: audio sync guidance instead of the sampler's own.
+            off_sync: skip the audio layers.
+            label: what the progress bar says.
+        """
+        batch_size, _, _, height, width = given.image.shape
+        with tqdm(
+            total=self.sampler.num_steps(given.num_latents, from_image=True),
+            desc=label,
+            unit="step",
+            leave=False,
+            disable=self._trainer is not None and not self.trainer.is_global_zero,
+        ) as bar:
+            latents = self.sampler.sample(
+                self.dit,
+                given.conditions,
+                (batch_size, self.codec.latent_channels, given.num_latents, height, width),
+                ClipNoise([generator.clone_state() for generator in given.generators]),
+                image_latent=given.image,
+                prediction=self.prediction,
+                hold=self.codec.hold,
+                sync_scale=sync_scale,
+                off_sync=off_sync,
+                progress=bar.update,
+            )
+        return self.codec.decode(latents).float().add(1).div(2).clamp_(0, 1)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the transformer, late blocks merged in, as a folder in the public layout, and its audio layers."""
+        self.dit.backbone.save_pretrained(folder, self.export_dtype)
+        save_audio_layers(self.dit, folder, self.export_dtype)
+
+    def frozen_parts(self) -> dict[str, nn.Module]:
+        """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""
+        trains_whole = all(parameter.requires_grad for parameter in self.dit.backbone.parameters())
+        parts: dict[str, nn.Module | None] = {
+            "backbone": None if trains_whole else self.dit.backbone,
+            "codec": self.codec,
+            "text_encoder": self.text_encoder,
+            "audio_encoder": self.audio_encoder,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def configure_model(self) -> None:
+        """Shard the transformer if the strategy shards; the frozen codec and encoders are whole on every device."""
+        if self.device_mesh is None:
+            for parameter in self.dit.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()  # as `shard` does
+        elif not is_sharded(self.dit):
+            self.identities()  # cannot be found once every process has a part of the tensors
+            strategy = self.trainer.strategy
+            dtype = getattr(strategy, "compute_dtype", None)
+            shard(self.dit, self.device_mesh["data_parallel"], strategy.root_device, dtype)
+
+    def _seed(self, turn: int) -> int:
+        """Differs between runs and batches in its low 32 bits too: a generator on the CPU uses no others."""
+        return mixed_seed(self.noise_seed, turn, 0)
+
+    def _pixels(self, video: Tensor) -> Tensor:
+        """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
+        step = self.codec.spatial_factor * self.dit.backbone.patch * 2 ** (self.pyramid.schedule.stages - 1)
+        for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
+            if side % step:
+                low = max(step, side // step * step)
+                raise InputError(
+                    f"{name} {side} cannot be divided by codec, patches and pyramid: it must be a multiple of {step}; "
+                    f"set the data module's {name} to {low} or {low + step}."
+                )
+        return video.float().div_(127.5).sub_(1)
+
+    def _frames_of_sound(self, batch: ClipBatch) -> int:
+        """Frames of the longest clip that the sound covers and the codec can make."""
+        seconds = batch.audio.shape[1] / batch.sample_rate
+        frames = int(seconds * batch.fps + 0.01)
+        factor = self.codec.temporal_factor
+        if frames < 1 + factor:
+            raise InputError(
+                f"the sound of {batch.ids[0]} lasts {seconds:.2f} s, shorter than the shortest video "
+                f"({(1 + factor) / batch.fps:.2f} s): give a longer sound."
+            )
+        return 1 + (frames - 1) // factor * factor
+
+    def _hear(self, batch: ClipBatch) -> AudioFeatures | None:
+        if self.audio_encoder is None:
+            return None
+        if abs(batch.fps - self.dit.timeline.fps) > 1e-6:
+            raise InputError(
+                f"the clips have {batch.fps} frames per second but dit.timeline.fps is {self.dit.timeline.fps}: "
+                "set the data module's fps to match."
+            )
+        if batch.audio_features is not None:
+            return batch.audio_features
+        with torch.no_grad():
+            return self.audio_encoder(batch.audio, batch.sample_rate)
+
+    def _losses(self, batch: ClipBatch, turn: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Total loss, its parts, and the parts per stage, of the ``turn``-th batch over all ranks."""
+        with torch.no_grad():
+            latents = (
+                batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
+            )
+            dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
+            prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+            text = self.text_encoder(prompts)
+        num_units = self.pyramid.num_units(latents.shape[2])
+        n = stratified_n(turn, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
+        units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
+        return objective(self.dit, self.codec, latents, text, self._hear(batch), units, generator)

@@ -1,0 +1,85 @@
+"""The common clock: numbers known from the codecs' geometry, and windows as sets."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.backbones.harmony.latent_clock import LatentClock
+
+MMAUDIO_44K_HZ = 44100 / 1024
+
+
+def test_linear_positions_are_the_papers():
+    positions = LatentClock().audio_positions(31, 157)
+    torch.testing.assert_close(positions, torch.arange(157, dtype=torch.float64) * 31 / 157)
+
+
+def test_causal_knots_lie_on_the_latents_centres():
+    """A token centred on frame 0, 2.5, 6.5 ... stands at latent 0, 1, 2 ..."""
+    clock = LatentClock(video_fps=24, audio_rate_hz=48, time_map="causal")  # token j is centred on frame j / 2 + 1/4
+    positions = clock.audio_positions(31, 300)
+    frames = torch.arange(300, dtype=torch.float64) / 2 + 0.25
+    knots = torch.tensor([0.0, *(4 * i - 1.5 for i in range(1, 31))], dtype=torch.float64)
+    inside = frames < knots[-1]
+    for frame, position in zip(frames[inside].tolist(), positions[inside].tolist(), strict=True):
+        low = int((knots <= frame).sum()) - 1
+        share = (frame - knots[low]) / (knots[low + 1] - knots[low])
+        assert position == pytest.approx(low + share.item(), abs=1e-12)
+
+
+def test_the_linear_map_is_late_at_the_start_and_early_at_the_end():
+    error_ms = 1000 * (LatentClock().video_centers_s(31) - LatentClock(time_map="causal").video_centers_s(31))
+    assert error_ms[0] == 0
+    assert error_ms[1].item() == pytest.approx(58.4677, abs=1e-3)
+    assert error_ms[30].item() == pytest.approx(-58.4677, abs=1e-3)
+    assert error_ms.abs().max() < 60
+
+
+@pytest.mark.parametrize(
+    ("num_audio", "half_window", "heard", "seen"),
+    [
+        (157, 0, (6, 7), (1, 2)),
+        (157, 1, (11, 17), (2, 4)),
+        (157, 2, (16, 27), (3, 6)),
+        (217, 0, (7, 7), (1, 1)),
+        (217, 1, (14, 21), (2, 3)),
+        (217, 2, (21, 35), (3, 5)),
+        (157, None, (157, 157), (31, 31)),
+    ],
+)
+def test_window_sizes(num_audio, half_window, heard, seen):
+    relation = LatentClock().relation(31, num_audio, half_window)
+    for counts, (low, high) in ((relation.sum(1), heard), (relation.sum(0), seen)):
+        assert (counts.min().item(), counts.max().item()) == (low, high)
+
+
+@pytest.mark.parametrize(("num_audio", "rate_hz", "num_video"), [(157, 31.25, 31), (314, 31.25, 61), (217, 43.07, 31)])
+def test_video_latents_of_a_sound(num_audio, rate_hz, num_video):
+    assert LatentClock(audio_rate_hz=rate_hz).num_video_latents(num_audio) == num_video
+
+
+@given(
+    num_video=st.integers(1, 40),
+    num_audio=st.integers(1, 200),
+    half_window=st.sampled_from([0, 0.25, 0.5, 1, 2, 5]),
+    time_map=st.sampled_from(["linear", "causal"]),
+)
+def test_windows_are_runs_that_move_forward_and_grow(num_video, num_audio, half_window, time_map):
+    clock = LatentClock(time_map=time_map)
+    relation = clock.relation(num_video, num_audio, half_window)
+    assert bool((clock.relation(num_video, num_audio, half_window + 1) | ~relation).all()), "wider sees no less"
+    token = torch.arange(num_audio)
+    starts = [token[row].min().item() for row in relation if row.any()]
+    assert starts == sorted(starts)
+    for row in relation:
+        if row.any():
+            assert row.sum() == token[row].max() - token[row].min() + 1
+    if time_map == "linear":
+        assert relation.any(dim=0).all()
+        assert relation.any(dim=1).all()
+
+
+def test_rates_must_be_positive():
+    with pytest.raises(ValueError, match="audio_rate_hz 0"):
+        LatentClock(audio_rate_hz=0)

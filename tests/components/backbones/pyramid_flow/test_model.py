@@ -1,0 +1,122 @@
+"""What both transformers promise: causality, independent columns and rows, exact trimming of padded text."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
+from components.contracts import TextFeatures
+from tests.tiny_syncphony import (
+    NUM_BLOCKS,
+    VARIANTS,
+    BlockOutputs,
+    latents,
+    model_columns,
+    text_features,
+    tiny_backbone,
+    training_columns,
+)
+
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+
+
+@pytest.fixture(params=VARIANTS)
+def backbone(request: pytest.FixtureRequest) -> PyramidFlowTransformer:
+    return tiny_backbone(request.param).requires_grad_(False)
+
+
+def column(rows: int = 2) -> Column:
+    """Stage 2 of latent frame 4: frames 0..1 at level 0, 2 at level 1, 3 at level 2, and the noisy one."""
+    clips = training_columns(latents(4 * rows), units=(5, 5, 5))[3].clips
+    assert [clip.shape[2:] for clip in clips] == [(2, 2, 4), (1, 4, 8), (1, 8, 16), (1, 8, 16)]
+    return Column(clips, torch.linspace(300, 50, rows), text_features(rows))
+
+
+def states(backbone: PyramidFlowTransformer, at: Column) -> list[torch.Tensor]:
+    """Tokens after every block."""
+    with BlockOutputs(backbone) as recorded:
+        backbone([at])
+    return [state[0].tokens for state in recorded]
+
+
+def test_blocks_are_in_running_order(backbone: PyramidFlowTransformer):
+    assert len(backbone.blocks) in NUM_BLOCKS.values()
+    assert len(states(backbone, column())) == len(backbone.blocks)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2, 3])
+def test_a_later_clip_never_changes_an_earlier_token(backbone: PyramidFlowTransformer, changed: int):
+    """Bit for bit, in every block: text and all clips before the changed one."""
+    here = column()
+    clips = list(here.clips)
+    clips[changed] = clips[changed] + torch.randn_like(clips[changed])
+    tokens = [here.text.tokens.shape[1], 2 * 2, 2 * 4, 4 * 8, 4 * 8]  # text, then the clips' patches
+    first = sum(tokens[: changed + 1])
+    for before, after in zip(states(backbone, here), states(backbone, replace(here, clips=clips)), strict=True):
+        if changed > 0:
+            assert torch.equal(before[:, :first], after[:, :first])
+        assert not torch.isclose(before[:, first:], after[:, first:]).all(dim=-1).any()
+
+
+def test_frames_of_one_clip_are_causal_too(backbone: PyramidFlowTransformer):
+    here = column()
+    clips = [clip.clone() for clip in here.clips]
+    clips[0][:, :, 1] += 1.0
+    upto = here.text.tokens.shape[1] + 2  # text and frame 0 (two patches)
+    for before, after in zip(states(backbone, here), states(backbone, replace(here, clips=clips)), strict=True):
+        assert torch.equal(before[:, :upto], after[:, :upto])
+        assert not torch.equal(before[:, upto : upto + 2], after[:, upto : upto + 2])
+
+
+def test_text_changes_every_token(backbone: PyramidFlowTransformer):
+    here = column()
+    text = replace(here.text, tokens=here.text.tokens + 1.0)
+    changed = states(backbone, replace(here, text=text))[-1]
+    assert not torch.isclose(states(backbone, here)[-1], changed).all(dim=-1).any()
+
+
+def test_columns_and_rows_do_not_see_each_other(backbone: PyramidFlowTransformer):
+    columns = model_columns(training_columns(latents(8)), text_features(8))
+    packed = backbone(columns)
+    for at, out in zip(columns, packed, strict=True):
+        assert torch.equal(backbone([at])[0], out)
+        assert out.shape == at.clips[-1].shape
+        for row in range(at.num_rows):
+            one = slice(row, row + 1)
+            assert at.text.pooled is not None
+            text = TextFeatures(at.text.tokens[one], at.text.mask[one], at.text.pooled[one])
+            alone = backbone([Column([clip[one] for clip in at.clips], at.timesteps[one], text)])[0]
+            torch.testing.assert_close(alone, out[one], **CLOSE)
+
+
+def test_padded_text_changes_nothing(backbone: PyramidFlowTransformer):
+    here = column()
+    text = here.text
+    more = TextFeatures(
+        torch.cat([text.tokens, torch.full((2, 4, text.tokens.shape[2]), 50.0)], dim=1),
+        torch.nn.functional.pad(text.mask, (0, 4)),
+        text.pooled,
+    )
+    other = replace(more, tokens=torch.where(more.mask[..., None], more.tokens, torch.tensor(-3.0)))
+    out = backbone([replace(here, text=more)])[0]
+    assert torch.equal(backbone([replace(here, text=other)])[0], out)
+    torch.testing.assert_close(backbone([here])[0], out, **CLOSE)
+
+
+def test_trim_text_keeps_one_token_and_drops_useless_masks():
+    tokens = torch.arange(8.0).reshape(2, 4, 1)
+    cut, mask = trim_text(tokens, torch.tensor([[True, False, False, False], [True, True, False, False]]))
+    assert cut.shape == (2, 2, 1) and mask is not None and mask.tolist() == [[True, False], [True, True]]
+    cut, mask = trim_text(tokens, torch.zeros(2, 4, dtype=torch.bool))
+    assert cut.shape == (2, 1, 1) and mask is not None and not mask.any()
+    assert trim_text(tokens, torch.ones(2, 4, dtype=torch.bool))[1] is None
+
+
+def test_bad_inputs_are_named(backbone: PyramidFlowTransformer):
+    with pytest.raises(ValueError, match="7x16"):
+        patch_grid(torch.zeros(1, 4, 1, 7, 16), 2)
+    here = column()
+    with pytest.raises(ValueError, match="pooled"):
+        backbone([replace(here, text=TextFeatures(here.text.tokens, here.text.mask))])

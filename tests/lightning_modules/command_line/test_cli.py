@@ -1,0 +1,295 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+
+from components.errors import InputError
+from lightning_modules.command_line.cli import main
+from tests.callbacks.jumping_squares import JumpingSquares
+
+ROOT = Path(__file__).parents[3]
+SQUARES = "tests.callbacks.jumping_squares"
+CONFIG = {
+    "seed_everything": 7,
+    "model": {"class_path": f"{SQUARES}.JumpingSquares"},
+    "data": {"class_path": f"{SQUARES}.SquareClips"},
+    "trainer": {
+        "max_steps": 2,
+        "val_check_interval": 1,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "enable_model_summary": False,
+        "callbacks": [
+            {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
+            {"class_path": "PredictionWriter"},
+        ],
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An own working directory with the configuration ``squares.yaml``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["avsync"])
+    write_config()
+
+
+def write_config(name="squares.yaml", **changes):
+    config = json.loads(json.dumps(CONFIG))
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        inner = config
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    Path(name).write_text(yaml.safe_dump(config))
+
+
+def run(*args):
+    return main([*args, "--config", "squares.yaml"])
+
+
+def complaint(capsys):
+    """The last line on stderr, which has to be the only one about an error."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_fit_validate_and_predict(capsys):
+    assert run("fit") == 0
+    folder = Path("runs/squares/version_0")
+    record = json.loads((folder / "results.json").read_text())
+    printed = capsys.readouterr().out
+    assert set(record["metrics"]) == {f"cyclesync{kind}" for kind in ("", "_w0", "_off_sync", "_real", "_chance")}
+    for name, entry in record["metrics"].items():
+        low, high = entry["ci95"]
+        assert low <= entry["value"] <= high and entry["n"] == 3 and entry["tolerance_s"] == 0.05
+        assert name in printed and f"{entry['value']:.2f}" in printed
+    assert record["metrics"]["cyclesync_real"]["value"] == pytest.approx(100)
+    assert record["seed"] == 7 and record["global_step"] == 2
+    saved = (folder / "config.yaml").read_bytes()
+    assert record["config_sha256"] == hashlib.sha256(saved).hexdigest()
+    assert yaml.safe_load(saved)["model"]["class_path"] == f"{SQUARES}.JumpingSquares"
+    assert {"python", "torch", "lightning", "avsync", "av"} <= set(record["versions"])
+
+    (checkpoint,) = (folder / "checkpoints").glob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["config_yaml"].startswith("# lightning")
+    assert run("validate", "--ckpt_path", str(checkpoint)) == 0
+    again = json.loads(Path("runs/squares/version_1/results.json").read_text())
+    assert again["metrics"] == record["metrics"]
+    assert again["global_step"] == 2 and again["ckpt_path"] == str(checkpoint)
+    assert "Results at step 2" in capsys.readouterr().out
+
+    assert run("test", "--experiment", "other") == 0
+    assert set(json.loads(Path("runs/other/version_0/results.json").read_text())["metrics"]) == set(record["metrics"])
+
+    assert run("predict", "--ckpt_path", str(checkpoint)) == 0
+    videos = sorted(Path("runs/squares/version_2/predictions").glob("*.mp4"))
+    printed = capsys.readouterr().out
+    assert len(videos) == 6 and all(str(video) in printed for video in videos)
+    assert not Path("runs/squares/version_2/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model__init_args": {"fail_ta": 2}}, "unknown key model.init_args.fail_ta; did you mean fail_at?"),
+        ({"trainer__max_stps": 2}, "unknown key trainer.max_stps; did you mean max_steps?"),
+        ({"modle": 3}, "unknown key modle; did you mean model?"),
+        ({"trainer__max_steps": "two"}, "trainer.max_steps is 'two', but must be int"),
+        ({"data__class_path": "SqareClips"}, "data names the class SqareClips, which does not exist"),
+    ],
+)
+def test_wrong_keys_are_named_with_the_mend(capsys, changes, sentence):
+    write_config(**changes)
+    assert run("fit") == 2
+    assert complaint(capsys).startswith(f"error: squares.yaml: {sentence}")
+    assert not Path("runs").exists()
+
+
+def test_missing_files_are_named(capsys):
+    assert main(["fit", "--config", "none.yaml"]) == 2
+    assert "none.yaml" in complaint(capsys)
+    assert run("validate", "--ckpt_path", "gone/last.ckpt") == 2
+    assert "'gone/last.ckpt' does not exist" in complaint(capsys)
+    Path("cut.ckpt").write_bytes(b"PK\x03\x04 cut off")
+    assert run("validate", "--ckpt_path", "cut.ckpt") == 2
+    assert "'cut.ckpt' is truncated or no checkpoint" in complaint(capsys)
+    torch.save({"weights": torch.zeros(2)}, "other.ckpt")
+    assert run("validate", "--ckpt_path", "other.ckpt") == 2
+    assert "holds no training checkpoint" in complaint(capsys)
+    assert not list(Path.cwd().rglob("results.json"))
+
+
+def test_training_cannot_go_on_from_weights_alone(capsys):
+    write_config(trainer__limit_val_batches=0, trainer__callbacks=["SlimCheckpoint"])
+    assert run("fit") == 0
+    Path("runs/squares/version_0/checkpoints/slim.ckpt").rename("slim.ckpt")
+    capsys.readouterr()
+    assert run("fit", "--trainer.max_steps", "4", "--ckpt_path", "slim.ckpt") == 2
+    assert "'slim.ckpt' holds weights alone, with which no training can go on" in complaint(capsys)
+    assert run("validate", "--ckpt_path", "best") == 2
+    assert "ModelCheckpoint" in complaint(capsys)
+
+
+def test_options_are_not_abbreviated(capsys):
+    assert run("fit", "--trainer.max_step", "3") == 2
+    assert complaint(capsys) == "error: unknown option --trainer.max_step; did you mean max_steps?"
+
+
+def test_a_checkpoint_that_does_not_fit_lists_its_keys(capsys):
+    model = JumpingSquares()
+    state = {"layer.weight": torch.zeros(1, 5), "hits": model.hits} | {f"old.{k}": torch.zeros(1) for k in range(12)}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.6", "global_step": 0, "epoch": 0}, "a.ckpt")
+    assert run("validate", "--ckpt_path", "a.ckpt") == 2
+    sentence = complaint(capsys)
+    assert "1 missing: layer.bias;" in sentence
+    assert "12 unexpected: " in sentence and sentence.count("old.") == 10 and "and 2 more" in sentence
+    assert "1 of another shape: layer.weight (file [1, 5], model [1, 3])" in sentence
+
+
+def test_nan_loss_stops_the_run_without_results(capsys):
+    write_config(model__init_args={"bad_at": 1})
+    assert run("fit") == 2
+    sentence = complaint(capsys)
+    assert "loss is nan at step 1 (not finite: train/motion)" in sentence and "learning rate" in sentence
+    assert not list(Path.cwd().rglob("results.json"))
+
+
+def test_a_metric_without_a_value_is_an_error(capsys):
+    write_config(model__init_args={"silent": True})
+    assert run("validate") == 2
+    assert "metric cyclesync came out as nan" in complaint(capsys)
+    assert not list(Path.cwd().rglob("results.json"))
+
+
+def test_a_crash_keeps_its_traceback_and_leaves_no_results():
+    write_config(model__init_args={"fail_at": 1})
+    with pytest.raises(OSError, match="the disk is gone"):
+        run("fit")
+    assert not list(Path.cwd().rglob("results.json"))
+
+
+def test_results_of_an_earlier_run_do_not_survive_a_failure():
+    write_config(trainer__logger=False, trainer__default_root_dir="here")
+    assert run("fit") == 0
+    assert Path("here/results.json").exists()
+    write_config(trainer__logger=False, trainer__default_root_dir="here", model__init_args={"fail_at": 0})
+    with pytest.raises(OSError):
+        run("fit")
+    assert not Path("here/results.json").exists()
+
+
+def test_wrong_trainer_settings_are_bad_input(capsys):
+    write_config(trainer__accelerator="cpuu")
+    assert run("fit") == 2
+    assert "accelerator='cpuu'" in complaint(capsys)
+
+
+def test_constructors_and_worker_processes_speak_in_one_sentence(capsys):
+    callback = {"class_path": "NaNGuard", "init_args": {"every_n_steps": 0}}
+    write_config(trainer__callbacks=[callback])
+    assert run("fit") == 2
+    assert complaint(capsys) == "error: NaNGuard.every_n_steps is 0; it must be at least 1"
+    write_config(data={"class_path": f"{__name__}.DamagedClips"})
+    assert run("validate") == 2
+    assert complaint(capsys) == "error: clips/a.mp4 is cut off after 3 frames; remove it"
+
+
+class DamagedClips(LightningDataModule):
+    """Its worker process meets a damaged file."""
+
+    def val_dataloader(self):
+        return torch.utils.data.DataLoader(_Damaged(), num_workers=1)
+
+
+class _Damaged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        raise InputError("clips/a.mp4 is cut off after 3 frames; remove it")
+
+
+def test_print_config_resolves_short_names(capsys):
+    assert run("fit", "--print_config") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    judge, writer = shown["trainer"]["callbacks"]
+    assert judge["class_path"] == "callbacks.cyclesync.CycleSyncCallback"
+    assert judge["init_args"]["v2a"]["class_path"] == "components.v2a.motion_v2a.MotionV2A"
+    assert writer["class_path"] == "callbacks.prediction_writer.PredictionWriter"
+    assert shown["trainer"]["default_root_dir"] == "runs"
+
+
+def test_hyperparameters_of_a_checkpoint_do_not_override_the_configuration():
+    assert run("fit") == 0
+    (checkpoint,) = Path("runs").rglob("*.ckpt")
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] = {"silent": True}
+    torch.save(content, checkpoint)
+    assert run("validate", "--ckpt_path", str(checkpoint)) == 0
+
+
+def python(*args, **kwargs):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **kwargs
+    )
+
+
+def heed_interrupts():
+    """A shell starts background jobs with SIGINT ignored, and so would everything they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_help_imports_no_model_library():
+    code = (
+        "import sys; from lightning_modules.command_line.cli import main; "
+        "status = main(['--help']) or main(['fit', '--help']); "
+        "heavy = {name.partition('.')[0] for name in sys.modules} & {'transformers', 'diffusers'}; "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    process = python("-c", code)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("usage:") == 2 and "predict" in out and "--trainer.max_steps" in out
+
+
+def test_a_command_is_needed(capsys):
+    assert main([]) == 2
+    assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test, predict")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
+    report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
+    write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], report], trainer__max_steps=100_000)
+    process = python("-m", "lightning_modules", "fit", "--config", "squares.yaml", preexec_fn=heed_interrupts)
+    page = Path("runs/squares/version_0/report/index.html")
+    deadline = time.monotonic() + 300
+    while not page.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(sent)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 75
+    assert not list(Path.cwd().rglob("results.json"))
+    assert 'class="status stopped"' in page.read_text()
+    stopped = Path("runs/squares/version_0/checkpoints/stopped.ckpt")
+    step = torch.load(stopped, weights_only=True)["global_step"]
+    assert step >= 1 and f"stopped after step {step}; go on with --ckpt_path {stopped}" in said
+    assert not list(stopped.parent.glob(".*"))
+    write_config(trainer__max_steps=step + 1)
+    assert run("fit", "--ckpt_path", str(stopped)) == 0
+    assert json.loads(Path("runs/squares/version_1/results.json").read_text())["global_step"] == step + 1

@@ -1,0 +1,123 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from components.errors import InputError
+from lightning_modules.command_line.run_errors import check_checkpoint, checkpoint_error_sentence, input_error_sentence
+
+
+def test_the_sentence_is_found_behind_other_exceptions():
+    outer = RuntimeError("many\nlines")
+    outer.__cause__ = ValueError("of a parser")
+    outer.__cause__.__cause__ = InputError("lr is 9; use at most 5")
+    assert input_error_sentence(outer) == "lr is 9; use at most 5"
+
+
+def test_the_sentence_is_found_in_a_worker_process_traceback():
+    text = (
+        "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "x.py", line 1, in f\n    raise InputError("a")\n'
+        "components.errors.InputError: a.mp4 is empty; remove it\n"
+    )
+    assert input_error_sentence(InputError(text)) == "a.mp4 is empty; remove it"
+
+
+def test_lightning_own_complaints_become_one_line():
+    assert input_error_sentence(MisconfigurationException("no\n  loader")) == "no loader"
+
+
+def test_other_exceptions_are_no_bad_input():
+    assert input_error_sentence(OSError("disk")) is None
+    try:
+        try:
+            raise InputError("recovered from")
+        except InputError:
+            raise OSError("disk")  # noqa: B904
+    except OSError as error:
+        assert input_error_sentence(error) is None
+
+
+def test_words_for_checkpoints_pass():
+    for word in ("best", "last", "hpc"):
+        check_checkpoint(word)
+
+
+def test_whole_files_and_folders_pass_and_truncated_files_do_not(tmp_path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, file)
+    check_checkpoint(str(file))
+    check_checkpoint(str(tmp_path))
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"a\.ckpt' is truncated"):
+        check_checkpoint(str(file))
+    with pytest.raises(InputError, match=r"b\.ckpt' does not exist"):
+        check_checkpoint(str(tmp_path / "b.ckpt"))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1], {"step": 1}, {"state_dict": {}}])
+def test_files_of_something_else_are_no_checkpoints(tmp_path: Path, content: object):
+    file = tmp_path / "a.ckpt"
+    torch.save(content, file)
+    with pytest.raises(InputError, match=r"a\.ckpt' holds no training checkpoint \(it lacks '"):
+        check_checkpoint(str(file))
+
+
+def test_a_damaged_index_of_tensors_is_found(tmp_path: Path):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(300)}, "pytorch-lightning_version": "2.6.0"}, file)
+    content = bytearray(file.read_bytes())
+    start = content.index(b"data.pkl") + 60
+    content[start : start + 40] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.ckpt' is damaged"):
+        check_checkpoint(str(file))
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("echo code of a checkpoint ran",)
+
+
+def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": Malicious(), "pytorch-lightning_version": "2.6.0"}, file)
+    check_checkpoint(str(file))  # who trusts the file may say so
+    with pytest.raises(pickle.UnpicklingError) as error:
+        torch.load(file, weights_only=True)
+    sentence = checkpoint_error_sentence(error.value, "a.ckpt")
+    assert sentence is not None and "system), which is not run" in sentence and "\n" not in sentence
+    assert "code of a checkpoint ran" not in capfd.readouterr().out
+
+
+def test_words_and_folders_without_a_checkpoint():
+    lightning = ValueError('`.validate(ckpt_path="best")` is set but `ModelCheckpoint` is not configured.')
+    assert checkpoint_error_sentence(lightning, "best") == f"ckpt_path: {lightning}"
+    absent = FileNotFoundError("checkpoint 'folder' does not exist")
+    assert checkpoint_error_sentence(absent, "folder") == "ckpt_path: 'folder' holds no checkpoint; give a .ckpt file"
+
+
+def test_every_difference_to_a_checkpoint_is_listed():
+    with pytest.raises(RuntimeError) as error:
+        nn.Linear(2, 3).load_state_dict({"weight": torch.zeros(3, 4), "bais": torch.zeros(3)})
+    assert checkpoint_error_sentence(error.value, "x.ckpt") == (
+        "ckpt_path: 'x.ckpt' does not fit the configured model (1 missing: bias; 1 unexpected: bais; "
+        "1 of another shape: weight (file [3, 4], model [3, 2])); use the configuration the checkpoint was trained with"
+    )
+
+
+def test_at_most_ten_keys_are_listed():
+    with pytest.raises(RuntimeError) as error:
+        nn.ModuleList([nn.Linear(1, 1) for _ in range(8)]).load_state_dict({})
+    sentence = checkpoint_error_sentence(error.value, "x.ckpt")
+    assert "16 missing: 0.weight, " in sentence and sentence.count("weight") == 5 and "and 6 more" in sentence
+
+
+def test_errors_about_other_things_are_left_alone():
+    assert checkpoint_error_sentence(RuntimeError("out of memory"), "x.ckpt") is None
+    assert checkpoint_error_sentence(KeyError("weight"), "x.ckpt") is None
+    assert "lacks 'state_dict'" in checkpoint_error_sentence(KeyError("state_dict"), "x.ckpt")

@@ -1,0 +1,38 @@
+"""Trains adapters on two gloo processes that hold half of the model each: ``python -m ... OUT_FOLDER``."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from callbacks.ema import EMA
+from components.backbones.lora import LoRAConfig
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy
+from tests.lightning_modules.harmony.tiny_harmony_module import TinyClips, tiny_module, tiny_transformer, trainer
+
+
+def fit(folder: Path, seed: int = 0, steps: int = 2, resume: Path | None = None, **settings) -> Path:
+    """A checkpoint; every process takes the same clips, so that two do what one does.
+
+    Args:
+        folder: where to.
+        seed: draws what adapters start with.
+        steps: of the optimizer.
+        resume: checkpoint to go on with.
+        settings: of the trainer.
+    """
+    transformer = tiny_transformer(trained=True)
+    torch.manual_seed(seed)
+    module = tiny_module(transformer, video_lora=LoRAConfig(2), audio_lora=LoRAConfig(2))
+    run = trainer(str(folder), max_steps=steps, callbacks=[EMA(0.5)], **settings)
+    run.fit(module, TinyClips(), ckpt_path=resume)
+    path = folder / f"{steps}.ckpt"
+    run.save_checkpoint(path)
+    return path
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # rank 0's adapters must win
+    fit(Path(sys.argv[1]), rank, devices=2, strategy=FSDP2Strategy(compute_dtype="float32"))

@@ -1,0 +1,116 @@
+"""One, two whole and two sharded processes train the same model, and read each other's checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lightning_modules.strategies.parallel_runs import (
+    assert_same_tensors,
+    avsync,
+    checkpoint,
+    load,
+    results,
+    seen,
+    write_config,
+)
+
+FSDP2 = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
+SHARDED = {
+    "class_path": "FSDP2Strategy",
+    "init_args": {"compute_dtype": "float32", "save_distributed_checkpoint": True},
+}
+TWO = {"devices": 2, "strategy": FSDP2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parallel")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Any]:
+    """Three steps of one process, each accumulated over the two batches that two ranks take."""
+    avsync("fit", write_config(folder, "alone", accumulate_grad_batches=2, val_check_interval=6))
+    return seen(folder, "alone")[0]
+
+
+@pytest.fixture(scope="module")
+def sharded(folder: Path) -> list[dict[str, Any]]:
+    """The same three steps of two processes that have half of the model each."""
+    avsync("fit", write_config(folder, "sharded", **TWO))
+    return seen(folder, "sharded")
+
+
+def assert_same_run(folder: Path, name: str, ranks: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    losses = [loss for step in zip(*(rank["losses"] for rank in ranks), strict=True) for loss in step]
+    assert losses == pytest.approx(alone["losses"], abs=1e-6)
+    ids = [clips for step in zip(*(rank["ids"] for rank in ranks), strict=True) for clips in step]
+    assert ids == alone["ids"]
+    for rank in ranks:
+        assert rank["norms"] == pytest.approx(alone["norms"], rel=1e-6)
+        assert rank["weights"] == ranks[0]["weights"]
+    videos: dict[str, float] = {}
+    for rank in ranks:
+        videos |= rank["generated"]
+    assert len(videos) == sum(len(rank["generated"]) for rank in ranks) == 5  # three clips here, two there
+    assert videos == pytest.approx(alone["generated"], rel=1e-6)
+    mine, theirs = results(folder, name), results(folder, "alone")
+    for metric in ("cyclesync", "cyclesync_real"):
+        assert mine[metric] == theirs[metric]
+
+
+def test_two_whole_processes_do_what_one_does(folder: Path, alone: dict[str, Any]):
+    avsync("fit", write_config(folder, "whole", devices=2, strategy="ddp"))
+    assert_same_run(folder, "whole", seen(folder, "whole"), alone)
+    assert_same_tensors(load(checkpoint(folder, "whole")), load(checkpoint(folder, "alone")), 2e-6)
+
+
+def test_two_sharded_processes_do_what_one_does(folder: Path, alone: dict[str, Any], sharded: list[dict[str, Any]]):
+    assert_same_run(folder, "sharded", sharded, alone)
+    assert [rank["held"] for rank in sharded] == pytest.approx([alone["held"] / 2] * 2, rel=0.01)
+    mine, theirs = load(checkpoint(folder, "sharded")), load(checkpoint(folder, "alone"))
+    assert_same_tensors(mine, theirs, 2e-5)
+    assert mine["frozen"] == theirs["frozen"] and set(mine["frozen"]) == {
+        "backbone",
+        "codec",
+        "text_encoder",
+        "audio_encoder",
+    }
+    assert mine["ProceduralClips"] == theirs["ProceduralClips"] == {"consumed_samples": 24}
+    averages = {name for name in mine["state_dict"] if name.startswith("ema.")}
+    assert {name.removeprefix("ema.") for name in averages} == mine["state_dict"].keys() - averages
+    assert not list(checkpoint(folder, "sharded").parent.glob(".*"))
+
+
+def test_a_sharded_run_told_to_stop_on_one_rank_goes_on_exactly(folder: Path, sharded: list[dict[str, Any]]):
+    avsync("fit", write_config(folder, "stopped", stop_at=2, **TWO), status=75)
+    path = checkpoint(folder, "stopped", "stopped.ckpt")
+    stored = load(path)
+    assert stored["global_step"] == 2 and stored["ProceduralClips"] == {"consumed_samples": 16}
+    avsync("fit", write_config(folder, "resumed", **TWO), "--ckpt_path", str(path))
+    for rank, whole_run in zip(seen(folder, "resumed"), sharded, strict=True):
+        assert rank["losses"] == whole_run["losses"][2:] and rank["weights"] == whole_run["weights"]
+        assert rank["generated"] == whole_run["generated"]
+    assert_same_tensors(load(checkpoint(folder, "resumed")), load(checkpoint(folder, "sharded")), 0)
+
+
+def test_shards_are_read_whole_and_whole_files_in_shards(folder: Path, alone: dict[str, Any]):
+    """Two sharded processes write a folder, one process goes on; two sharded ones judge what that one has written."""
+    avsync("fit", write_config(folder, "parts", stop_at=2, devices=2, strategy=SHARDED), status=75)
+    parts = checkpoint(folder, "parts", "stopped.ckpt")
+    assert parts.is_dir() and len(list(parts.glob("*.distcp"))) == 2
+    config = write_config(folder, "gathered", accumulate_grad_batches=2, val_check_interval=6)
+    avsync("fit", config, "--ckpt_path", str(parts))
+    (gathered,) = seen(folder, "gathered")
+    assert gathered["losses"] == pytest.approx(alone["losses"][4:], abs=1e-5)
+    assert_same_tensors(load(checkpoint(folder, "gathered")), load(checkpoint(folder, "alone")), 2e-5)
+    for name, settings in (("averages", TWO), ("weights", {"ema": False})):
+        config = write_config(folder, name, **settings)
+        avsync("validate", config, "--ckpt_path", str(checkpoint(folder, "gathered")))
+    averages, weights = (
+        {clip: total for rank in seen(folder, name) for clip, total in rank["generated"].items()}
+        for name in ("averages", "weights")
+    )
+    assert averages == pytest.approx(alone["generated"], rel=1e-6)
+    assert all(abs(averages[clip] - weights[clip]) > 1e-5 * weights[clip] for clip in weights)
