@@ -1,8 +1,7 @@
-"""Sharding a `SyncphonyDiT` over processes with PyTorch's fully sharded data parallelism (`fully_shard`).
+"""Sharding modules over processes, unit by unit, with PyTorch's fully sharded data parallelism (`fully_shard`).
 
-Every block and every audio layer is a unit of its own: its weights are gathered just before it runs and freed right
-after, and a forward pass that skips the audio layers never gathers them. What is left (embedders, head) belongs to the
-root unit.
+A unit's weights are gathered just before it runs and freed right after; a unit that is not run is never gathered. Which
+parts of a transformer are units is said by its own ``shard``.
 """
 
 from __future__ import annotations
@@ -14,29 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-
-from components.backbones.syncphony.model import SyncphonyDiT
-
-
-def shard(dit: SyncphonyDiT, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
-    """Move ``dit`` to ``device`` and shard it in place, unit by unit: no more than one unit is ever whole there.
-
-    All ranks take rank 0's values. Trainable weights are kept in float32, frozen ones in the precision they have.
-
-    Args:
-        dit: the transformer, not yet sharded, with its weights loaded.
-        mesh: one-dimensional; the processes that share the weights.
-        device: where this process computes.
-        compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
-            weights have. Gradients are summed over the processes in float32 either way.
-    """
-    layers = list(dit.audio_layers or ())
-    shard_units((*dit.backbone.blocks, *layers, dit), mesh, device, compute_dtype)
-    register_fsdp_forward_method(dit, "listen")
-    for layer in layers:
-        register_fsdp_forward_method(layer, "hear")
 
 
 def shard_units(
@@ -44,11 +22,15 @@ def shard_units(
 ) -> None:
     """Move modules to ``device`` and shard each as a unit, in the given order: inner ones before what holds them.
 
+    No more than one unit is ever whole on the device. All ranks take rank 0's values. Trainable weights are kept in
+    float32, frozen ones in the precision they have.
+
     Args:
-        units: modules whose ``forward`` uses all of their own weights.
-        mesh: see `shard`.
-        device: see `shard`.
-        compute_dtype: see `shard`.
+        units: modules with their weights loaded, not yet sharded, whose ``forward`` uses all of their own weights.
+        mesh: one-dimensional; the processes that share the weights.
+        device: where this process computes.
+        compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
+            weights have. Gradients are summed over the processes in float32 either way.
     """
     # Inputs are not cast: timesteps on the 0-1000 scale would be rounded to multiples of four.
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -58,7 +40,7 @@ def shard_units(
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """True once `shard` has run over the module or a part of it."""
+    """True once `shard_units` has run over the module or a part of it."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from components.backbones.harmony.checkpoint import save_harmony
 from components.backbones.harmony.lora import base_identity, trained_names
 from components.backbones.harmony.model import HarmonyTransformer, Modality
-from components.backbones.harmony.sharding import shard_harmony
 from components.backbones.lora import LoRAConfig, dropout_drawn_from
-from components.backbones.sharding import is_sharded, whole
+from components.backbones.sharding import whole
 from components.contracts import (
     AudioCodec,
     ClipBatch,
@@ -36,9 +35,9 @@ from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from components.weights.identity import Identity, identity_of
 from components.weights.pretrained import builds_shapes_only
-from lightning_modules.checkpoints.trainable import TrainableCheckpoint
+from lightning_modules.base import GenerativeModule
 from lightning_modules.harmony.adapters import LORA_KEY, adapted_towers, check_layouts, layouts, tower_name
-from lightning_modules.harmony.conditions import EncodedClips, HarmonyConditions
+from lightning_modules.harmony.conditions import DrivenTask, EncodedClips, HarmonyConditions
 from lightning_modules.harmony.inputs import (
     HarmonyInputs,
     Variant,
@@ -52,7 +51,7 @@ from lightning_modules.harmony.rows import HarmonyRows
 from lightning_modules.harmony.stages import Stage, begin_from, freeze_for, part_of
 
 
-class HarmonyModule(TrainableCheckpoint):
+class HarmonyModule(GenerativeModule[EncodedClips]):
     """Trains a `HarmonyTransformer` with Cross-Task Synergy, stage by stage, and samples from it with SyncCFG.
 
     Args:
@@ -94,6 +93,8 @@ class HarmonyModule(TrainableCheckpoint):
         InputError: if parts do not fit each other or the stage.
     """
 
+    why_nothing_trains = "train_video and train_audio are false and the transformer has no interaction"
+
     def __init__(
         self,
         transformer: HarmonyTransformer,
@@ -126,7 +127,7 @@ class HarmonyModule(TrainableCheckpoint):
         patience: int = 50,
         noise_seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, variants, noise_seed)
         check_variants(variants, generates if stage == "joint" else "audio")
         self.lora = adapted_towers(video_lora, audio_lora)
         trained = freeze_for(transformer, stage, train_video, train_audio, self.lora)
@@ -151,8 +152,6 @@ class HarmonyModule(TrainableCheckpoint):
             num_audio_latents,
             num_reference_latents,
         )
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
         self.tasks = tasks or CrossTaskSynergy()
         self.sampler = sampler or JointSampler()
         self.watch = ModalityWatch(self.active, trained, patience)
@@ -173,44 +172,17 @@ class HarmonyModule(TrainableCheckpoint):
             negative_scene,
             negative_transcript,
         )
-        self.variants = tuple(variants)
-        self.noise_seed = noise_seed
         if init_from is not None and not builds_shapes_only():
-            frozen = {name: identity_of(part) for name, part in self._frozen_modules().items()}
+            frozen = {name: identity_of(part) for name, part in self.frozen_modules().items()}
             begin_from(init_from, transformer, stage, frozen, self.lora)
-
-    def train(self, mode: bool = True) -> HarmonyModule:
-        """Training mode for the transformer only; codecs and encoders stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen_modules().values():
-            part.eval()
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """One group with and one without weight decay (norms and biases), trainable parameters only."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trainable if p.ndim > 1]},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""
-        # Counted from the data's position: what is drawn for a batch depends neither on interruptions nor on how many
-        # processes share the work.
-        turn = batch_idx if self._trainer is None else batch_idx * self.trainer.world_size + self.global_rank
-        turn = turn if batch.position is None else batch.position // len(batch)
-        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, turn))
+        index = self.global_batch_index(batch, batch_idx)
+        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, index))
         rows, arguments = self.rows.draw(batch, generator)
         drops = any(config.dropout for config in self.lora.values())
-        seed = mixed_seed("dropout", self.noise_seed, turn)
+        seed = mixed_seed("dropout", self.noise_seed, index)
         with dropout_drawn_from(seed, self.device) if drops else nullcontext():
             v_v, v_a = self.transformer(**arguments, active=self.active)
         loss, errors = self.tasks.loss(rows, v_v, v_a)
@@ -260,30 +232,15 @@ class HarmonyModule(TrainableCheckpoint):
         check_layouts(checkpoint, self.lora, self._named_checkpoint())
         super().on_load_checkpoint(checkpoint)
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """Guided generation and the variants asked for; callbacks judge them."""
-        return self._evaluate(batch, "validating")
-
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """As `validation_step`."""
-        return self._evaluate(batch, "testing")
-
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
-        """Guided generation."""
-        return self.generate(batch)
-
-    def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
-        encoded = self.encode_conditions(batch)
-        return replace(
-            self.sample(encoded, batch, label=label),
-            variants={name: self._variant(name, encoded, batch, f"{label}, {name}") for name in self.variants},
-        )
-
     @torch.no_grad()
-    def _variant(self, name: Variant, encoded: EncodedClips, batch: ClipBatch, label: str) -> Generation:
-        if name == "no_synccfg":
+    def generation(self, encoded: EncodedClips, batch: ClipBatch, variant: str | None, label: str) -> Generation:
+        """Clips with the sampler's guidance, or as the variant says."""
+        if variant is None:
+            return self.sample(encoded, batch, label=label)
+        if variant == "no_synccfg":
             return self.sample(encoded, batch, self.without_sync(), label)
-        return self.sample(self.conditions.driven(encoded, batch, name), batch, label=label)
+        driven = self.conditions.driven(encoded, batch, cast(DrivenTask, variant))
+        return self.sample(driven, batch, label=label)
 
     def without_sync(self) -> SyncCFG:
         """The sampler's guidance without SyncCFG (the variant ``no_synccfg``)."""
@@ -326,8 +283,9 @@ class HarmonyModule(TrainableCheckpoint):
             label: what the progress bar says.
         """
         noise = {f"{name}_noise": self._noise(encoded.ids, name, shape) for name, shape in encoded.shapes.items()}
-        rank_zero = self._trainer is None or self.trainer.is_global_zero
-        with tqdm(total=self.sampler.num_steps, desc=label, unit="step", leave=False, disable=not rank_zero) as bar:
+        with tqdm(
+            total=self.sampler.num_steps, desc=label, unit="step", leave=False, disable=not self.shows_progress
+        ) as bar:
             video, audio = self.sampler.sample(
                 self.transformer,
                 encoded.conditions,
@@ -353,7 +311,7 @@ class HarmonyModule(TrainableCheckpoint):
     def frozen_parts(self) -> dict[str, nn.Module]:
         """What the trained weights depend on: the transformer where a part of it is frozen, codecs and encoders."""
         trains_whole = all(parameter.requires_grad for parameter in self.transformer.parameters())
-        return ({} if trains_whole else {"transformer": self.transformer}) | self._frozen_modules()
+        return ({} if trains_whole else {"transformer": self.transformer}) | self.frozen_modules()
 
     def identities(self) -> dict[str, Identity]:
         """Also of the weights that adapters stand on, tower by tower: a later stage may load them in another way."""
@@ -363,19 +321,12 @@ class HarmonyModule(TrainableCheckpoint):
             self._identities = super().identities() | bases
         return self._identities
 
-    def configure_model(self) -> None:
-        """Shard the transformer if the strategy shards; frozen codecs and encoders are whole on every device."""
-        if self.device_mesh is None:
-            for parameter in self.transformer.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()  # as sharding does
-        elif not is_sharded(self.transformer):
-            self.identities()  # cannot be found once every process has a part of the tensors
-            strategy = self.trainer.strategy
-            dtype = getattr(strategy, "compute_dtype", None)
-            shard_harmony(self.transformer, self.device_mesh["data_parallel"], strategy.root_device, dtype)
+    def trained_transformer(self) -> HarmonyTransformer:
+        """The dual tower."""
+        return self.transformer
 
-    def _frozen_modules(self) -> dict[str, nn.Module]:
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """Codecs and encoders."""
         names = ("audio_codec", "video_codec", "text_encoder", "transcript_encoder")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 

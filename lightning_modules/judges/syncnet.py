@@ -20,6 +20,7 @@ from components.metrics.syncnet.model import WINDOW_FRAMES, cepstrum_windows
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, sound_cepstra
 from components.objectives.sync_contrastive import SyncContrastiveLoss
 from components.v2a.degrade import Degrade
+from lightning_modules.base import scheduled
 
 
 class SyncNetModule(L.LightningModule):
@@ -59,13 +60,7 @@ class SyncNetModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
-        optimizer = self.optimizer(self.scorer.net.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return scheduled(self.optimizer(self.scorer.net.parameters()), self.lr_scheduler)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """The contrastive loss of the batch."""

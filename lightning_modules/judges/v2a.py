@@ -25,6 +25,7 @@ from components.v2a.bursts import BURST_DELAY_S, render_bursts
 from components.v2a.degrade import Degrade
 from components.v2a.onset_v2a import WEIGHTS_FILE, OnsetV2A
 from components.weights.pretrained import sha256_of
+from lightning_modules.base import scheduled
 
 Targets = Literal["detected", "true"]
 
@@ -88,13 +89,7 @@ class V2AModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
-        optimizer = self.optimizer(self.v2a.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        return scheduled(self.optimizer(self.v2a.parameters()), self.lr_scheduler)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy of the onset curve."""

@@ -6,7 +6,7 @@ Whether the parts of a Syncphony experiment fit together, told before anything r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from components.backbones.sharding import is_sharded, shard
 from components.backbones.syncphony.checkpoint import save_audio_layers
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import (
@@ -37,7 +36,7 @@ from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
-from lightning_modules.checkpoints.trainable import TrainableCheckpoint
+from lightning_modules.base import GenerativeModule
 
 
 def check_parts_fit(
@@ -105,7 +104,7 @@ class EncodedConditions:
     generators: Sequence[torch.Generator]
 
 
-class SyncphonyModule(TrainableCheckpoint):
+class SyncphonyModule(GenerativeModule[EncodedConditions]):
     """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
 
     The same class pre-trains a backbone without sound: give the transformer ``audio_dim: null``.
@@ -133,6 +132,8 @@ class SyncphonyModule(TrainableCheckpoint):
         InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
     """
 
+    why_nothing_trains = "dit.first_late_block leaves no late block and dit.train_head is off"
+
     def __init__(
         self,
         dit: SyncphonyDiT,
@@ -153,7 +154,7 @@ class SyncphonyModule(TrainableCheckpoint):
         noise_seed: int = 0,
         export_dtype: str = "float32",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, variants, noise_seed)
         unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
         if unknown:
             raise InputError(f"variants names {unknown}: choose from {list(_VARIANT_SETTINGS)}.")
@@ -162,8 +163,6 @@ class SyncphonyModule(TrainableCheckpoint):
         self.codec = codec.requires_grad_(False)
         self.text_encoder = text_encoder.requires_grad_(False)
         self.audio_encoder = None if audio_encoder is None else audio_encoder.requires_grad_(False)
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
         self.pyramid = pyramid or AutoregressivePyramid()
         self.prediction = prediction or VelocityPrediction()
         self.loss = loss or MotionAwareLoss()
@@ -173,71 +172,22 @@ class SyncphonyModule(TrainableCheckpoint):
         self.text_dropout = text_dropout
         self.negative_prompt = negative_prompt
         self.prompt_suffix = prompt_suffix
-        self.variants = tuple(variants)
-        self.noise_seed = noise_seed
         if export_dtype not in ("float32", "bfloat16"):
             raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
         self.export_dtype = getattr(torch, export_dtype)
 
-    def train(self, mode: bool = True) -> SyncphonyModule:
-        """Training mode for the transformer only; frozen encoders stay in evaluation mode."""
-        super().train(mode)
-        for frozen in (self.codec, self.text_encoder, self.audio_encoder):
-            if frozen is not None:
-                frozen.eval()
-        return self
-
-    def configure_optimizers(self) -> Any:
-        """One group with and one without weight decay (norms and biases), trainable parameters only."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
-        if not trainable:
-            raise InputError("nothing to train: first_late_block leaves no late block and train_head is off.")
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trainable if p.ndim > 1]},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
-        if self.lr_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
-
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Motion-aware loss of one autoregressive pyramid batch."""
-        # Counted from the data's position: what is drawn for a batch depends neither on interruptions nor on how many
-        # processes share the work.
-        alone = self._trainer is None
-        turn = batch_idx if alone else batch_idx * self.trainer.world_size + self.global_rank
-        turn = turn if batch.position is None else batch.position // len(batch)
-        logs = self._losses(batch, turn, torch.Generator(self.device).manual_seed(self._seed(turn)))
+        index = self.global_batch_index(batch, batch_idx)
+        logs = self._losses(batch, index, torch.Generator(self.device).manual_seed(self._seed(index)))
         self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """Guided generation and the variants asked for; callbacks judge them."""
-        return self._evaluate(batch, "validating")
-
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """As `validation_step`."""
-        return self._evaluate(batch, "testing")
-
-    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
-        """Guided generation from first frames and sounds."""
-        return self._generation(batch, self.generate(batch, label="generating"))
-
-    def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
-        given = self.encode_conditions(batch)
-        variants = {
-            name: self._generation(batch, self.sample(given, label=f"{label}, {name}", **_VARIANT_SETTINGS[name]))
-            for name in self.variants
-        }
-        guided = self._generation(batch, self.sample(given, label=label))
-        return replace(guided, variants=variants)
-
-    def _generation(self, batch: ClipBatch, video: Tensor) -> Generation:
+    def generation(self, encoded: EncodedConditions, batch: ClipBatch, variant: str | None, label: str) -> Generation:
+        """Videos for the sounds of ``batch``: guided, or as the variant says."""
+        settings = {} if variant is None else _VARIANT_SETTINGS[variant]
+        video = self.sample(encoded, label=label, **settings)
         return Generation(video, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
 
     def generate(
@@ -299,7 +249,7 @@ class SyncphonyModule(TrainableCheckpoint):
             desc=label,
             unit="step",
             leave=False,
-            disable=self._trainer is not None and not self.trainer.is_global_zero,
+            disable=not self.shows_progress,
         ) as bar:
             latents = self.sampler.sample(
                 self.dit,
@@ -323,29 +273,20 @@ class SyncphonyModule(TrainableCheckpoint):
     def frozen_parts(self) -> dict[str, nn.Module]:
         """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""
         trains_whole = all(parameter.requires_grad for parameter in self.dit.backbone.parameters())
-        parts: dict[str, nn.Module | None] = {
-            "backbone": None if trains_whole else self.dit.backbone,
-            "codec": self.codec,
-            "text_encoder": self.text_encoder,
-            "audio_encoder": self.audio_encoder,
-        }
+        return ({} if trains_whole else {"backbone": self.dit.backbone}) | self.frozen_modules()
+
+    def trained_transformer(self) -> SyncphonyDiT:
+        """The transformer."""
+        return self.dit
+
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """Codec and encoders."""
+        parts = {"codec": self.codec, "text_encoder": self.text_encoder, "audio_encoder": self.audio_encoder}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def configure_model(self) -> None:
-        """Shard the transformer if the strategy shards; the frozen codec and encoders are whole on every device."""
-        if self.device_mesh is None:
-            for parameter in self.dit.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()  # as `shard` does
-        elif not is_sharded(self.dit):
-            self.identities()  # cannot be found once every process has a part of the tensors
-            strategy = self.trainer.strategy
-            dtype = getattr(strategy, "compute_dtype", None)
-            shard(self.dit, self.device_mesh["data_parallel"], strategy.root_device, dtype)
-
-    def _seed(self, turn: int) -> int:
+    def _seed(self, index: int) -> int:
         """Differs between runs and batches in its low 32 bits too: a generator on the CPU uses no others."""
-        return mixed_seed(self.noise_seed, turn, 0)
+        return mixed_seed(self.noise_seed, index, 0)
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
@@ -384,8 +325,8 @@ class SyncphonyModule(TrainableCheckpoint):
         with torch.no_grad():
             return self.audio_encoder(batch.audio, batch.sample_rate)
 
-    def _losses(self, batch: ClipBatch, turn: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Total loss, its parts, and the parts per stage, of the ``turn``-th batch over all ranks."""
+    def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Total loss, its parts, and the parts per stage, of the batch with this global index."""
         with torch.no_grad():
             latents = (
                 batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
@@ -394,7 +335,7 @@ class SyncphonyModule(TrainableCheckpoint):
             prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
             text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
-        n = stratified_n(turn, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
+        n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
         return objective(self.dit, self.codec, latents, text, self._hear(batch), units, generator)

@@ -27,12 +27,14 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.frame_band import ClipShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
 from components.backbones.harmony.latent_clock import LatentClock
+from components.backbones.sharding import shard_units
 from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
 from components.contracts import TextFeatures
 from components.errors import InputError
@@ -183,6 +185,14 @@ class HarmonyTransformer(nn.Module):
         self.layers = nn.ModuleList(layers)
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
+
+    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+        """Shard in place, see `shard_units`: every layer (both blocks, their interaction) is a unit, then the root."""
+        # Timestep embedders compute in the precision their weights have: diffusers too keeps them in float32 beside
+        # bfloat16 blocks, because sinusoids of timesteps up to 1000 say little in eight bits.
+        towers = [tower for tower in (self.video, self.audio) if tower is not None]
+        shard_units([tower.condition_embedder.time_embedder for tower in towers], mesh, device)
+        shard_units((*self.layers, self), mesh, device, compute_dtype)
 
     def _set_attention_backend(self, name: str) -> None:
         from diffusers.models.attention import AttentionModuleMixin

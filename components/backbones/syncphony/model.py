@@ -13,11 +13,14 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
 from components.backbones.pyramid_flow.blocks import ColumnState
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.sharding import shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.backbones.syncphony.audio_windows import AudioTimeline
 from components.backbones.syncphony.checkpoint import load_audio_layers
@@ -114,6 +117,17 @@ class SyncphonyDiT(nn.Module):
         head = self._head()
         parts = [m for m in self.backbone.children() if not isinstance(m, nn.ModuleList) and m not in head]
         return [*parts, *self.backbone.blocks[: self.first_late_block]]
+
+    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+        """Shard in place, see `shard_units`: every block and every audio layer is a unit, the rest is the root's.
+
+        A forward pass that skips the audio layers never gathers their weights.
+        """
+        layers = self._listeners()
+        shard_units((*self.backbone.blocks, *layers, self), mesh, device, compute_dtype)
+        register_fsdp_forward_method(self, "listen")
+        for layer in layers:
+            register_fsdp_forward_method(layer, "hear")
 
     def listen(self, audio: AudioFeatures, num_latents: int) -> AudioContext | None:
         """Keys and values of all audio layers for clips of ``num_latents`` latent frames.

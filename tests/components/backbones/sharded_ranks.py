@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from components.backbones.pyramid_flow.column import Column
-from components.backbones.sharding import is_sharded, local, reshard, shard, whole
+from components.backbones.sharding import is_sharded, local, reshard, whole
 from components.backbones.syncphony.model import SyncphonyDiT
 from tests.tiny_syncphony import (
     audio_features,
@@ -65,7 +65,7 @@ def check(variant: str, settings: dict[str, object], rank: int, world_size: int)
     if rank:
         randomise(dit, 100 + rank)  # what is drawn anew differs between ranks until it is sharded
     assert not is_sharded(dit)
-    shard(dit, mesh, CPU)
+    dit.shard(mesh, CPU)
     assert is_sharded(dit)
     for (name, mine), (_, theirs) in zip(dit.named_parameters(), reference.named_parameters(), strict=True):
         assert isinstance(mine, DTensor) and mine.dtype == theirs.dtype and mine.requires_grad == theirs.requires_grad
@@ -115,7 +115,7 @@ def check_bfloat16(rank: int, world_size: int) -> None:
         tiny_dit("miniflux", 2, frozen_dtype=dtype, checkpoint_activations=dtype == "bfloat16")
         for dtype in ("float32", "bfloat16")
     )
-    shard(dit, init_device_mesh("cpu", (world_size,)), CPU, torch.bfloat16)
+    dit.shard(init_device_mesh("cpu", (world_size,)), CPU, torch.bfloat16)
     losses, gradients = mean_gradients(reference, world_size)
     loss = loss_of(dit, rank)
     assert agree(loss, losses[rank], 0.02)

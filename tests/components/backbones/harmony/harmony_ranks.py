@@ -9,7 +9,6 @@ from torch.distributed.tensor import DTensor
 
 from components.backbones.harmony.lora import adapt_tower
 from components.backbones.harmony.model import HarmonyTransformer, part_of
-from components.backbones.harmony.sharding import shard_harmony
 from components.backbones.lora import LoRAConfig, is_adapter
 from tests.tiny_harmony import inputs, tiny_harmony
 from tests.tiny_syncphony import randomise
@@ -24,7 +23,7 @@ def sharded(mesh, dtype: torch.dtype | None = None, **how) -> HarmonyTransformer
     model = tiny_harmony(trained=True, **how)
     if dist.get_rank():
         randomise(model, seed=77)
-    shard_harmony(model, mesh, torch.device("cpu"), dtype)
+    model.shard(mesh, torch.device("cpu"), dtype)
     return model
 
 
@@ -79,7 +78,7 @@ def main(rank: int, world: int, store: str) -> None:
     loss_of(whole).backward()
     for checkpointed in (False, True):
         model = adapted(checkpoint_activations=checkpointed)
-        shard_harmony(model, mesh, torch.device("cpu"))
+        model.shard(mesh, torch.device("cpu"))
         loss_of(model).backward()
         for (name, mine), theirs in zip(model.named_parameters(), whole.parameters(), strict=True):
             assert mine.dtype == theirs.dtype, name

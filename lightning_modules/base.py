@@ -1,0 +1,159 @@
+"""What training and sampling of both systems share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from components.backbones.sharding import is_sharded
+from components.contracts import ClipBatch, Generation
+from components.errors import InputError
+from lightning_modules.checkpoints.trainable import TrainableCheckpoint
+
+Conditions = TypeVar("Conditions")
+
+
+class Shardable(Protocol):
+    """A transformer that spreads itself over processes."""
+
+    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+        """Moves itself to ``device`` and keeps this process's part alone."""
+
+
+class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
+    """A transformer that trains among frozen codecs and encoders, and is sampled once for all who judge it.
+
+    Args:
+        optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
+        lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
+        variants: what validation generates besides the guided clips.
+        noise_seed: seed of everything random in training and sampling.
+
+    Attributes:
+        why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
+    """
+
+    why_nothing_trains: str
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        variants: Sequence[str],
+        noise_seed: int,
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.variants = tuple(variants)
+        self.noise_seed = noise_seed
+
+    @abstractmethod
+    def trained_transformer(self) -> nn.Module:
+        """The transformer, of which all or a part trains; it is `Shardable`."""
+
+    @abstractmethod
+    def frozen_modules(self) -> dict[str, nn.Module]:
+        """Codecs and encoders by their names; they never train."""
+
+    @abstractmethod
+    def encode_conditions(self, batch: ClipBatch) -> Conditions:
+        """What the clips of ``batch`` are generated from: encoded once, shared by all variants."""
+
+    @abstractmethod
+    def generation(self, encoded: Conditions, batch: ClipBatch, variant: str | None, label: str) -> Generation:
+        """The guided clips, or one of the variants; every call with the same ``encoded`` starts from the same noise.
+
+        Args:
+            encoded: what `encode_conditions` made of ``batch``.
+            batch: the clips.
+            variant: a name out of ``variants``, or None for the guided clips.
+            label: what the progress bar says.
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for the transformer only; codecs and encoders stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen_modules().values():
+            part.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        """One group with and one without weight decay (norms and biases), trainable parameters only.
+
+        Raises:
+            InputError: if nothing trains.
+        """
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        if not trainable:
+            raise InputError(f"nothing to train: {self.why_nothing_trains}.")
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trainable if p.ndim > 1]},
+            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return scheduled(self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
+
+    def configure_model(self) -> None:
+        """Shards the transformer if the strategy shards; codecs and encoders are whole on every device."""
+        transformer = self.trained_transformer()
+        if self.device_mesh is None:
+            for parameter in transformer.parameters():
+                if parameter.requires_grad:
+                    # Steps of the optimizer are lost in bfloat16; sharding keeps what trains in float32 as well.
+                    parameter.data = parameter.data.float()
+        elif not is_sharded(transformer):
+            self.identities()  # cannot be found once every process has a part of the tensors
+            strategy = self.trainer.strategy
+            dtype = getattr(strategy, "compute_dtype", None)
+            cast(Shardable, transformer).shard(self.device_mesh["data_parallel"], strategy.root_device, dtype)
+
+    def global_batch_index(self, batch: ClipBatch, batch_idx: int) -> int:
+        """Index of a training batch in the endless training order of all processes.
+
+        Counted from the data's position: what is drawn for a batch depends neither on interruptions nor on how many
+        processes share the work.
+        """
+        if batch.position is not None:
+            return batch.position // len(batch)
+        if self._trainer is None:
+            return batch_idx
+        return batch_idx * self.trainer.world_size + self.global_rank
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """Guided generation and the variants asked for; callbacks judge them."""
+        return self._evaluate(batch, "validating")
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """As `validation_step`."""
+        return self._evaluate(batch, "testing")
+
+    def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+        """Guided generation alone."""
+        return self.generation(self.encode_conditions(batch), batch, None, "generating")
+
+    def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
+        encoded = self.encode_conditions(batch)
+        variants = {name: self.generation(encoded, batch, name, f"{label}, {name}") for name in self.variants}
+        return replace(self.generation(encoded, batch, None, label), variants=variants)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether this process draws bars."""
+        return self._trainer is None or self.trainer.is_global_zero
+
+
+def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it."""
+    if lr_scheduler is None:
+        return optimizer
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
+    }
