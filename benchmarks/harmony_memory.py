@@ -25,12 +25,12 @@ TRANSCRIPT_TOKENS = 128
 
 def harmony_memory(module: HarmonyModule, data: ClipDataModule) -> ExperimentMemory:
     """Counts; the transformer is in bfloat16 afterwards."""
-    transformer, form = module.transformer, data.form
+    transformer, clip = module.transformer, data.clip
     named = list(transformer.named_parameters())
     sharded = {part: Part.of(p for name, p in named if part_of(name) == part) for part in PARTS}
-    clips = f"{data.batch_size} clips of {form.num_frames} frames {form.height}x{form.width}"
+    clips = f"{data.batch_size} clips of {clip.num_frames} frames {clip.height}x{clip.width}"
     if "video" not in module.active:
-        clips = f"{data.batch_size} sounds of {form.num_frames / form.fps:.2f} s"
+        clips = f"{data.batch_size} sounds of {clip.num_frames / clip.fps:.2f} s"
     return ExperimentMemory(
         sharded={name if name == "interaction" else f"{name} tower": part for name, part in sharded.items()},
         replicated={"video codec": frozen(module.video_codec), "audio codec": frozen(module.audio_codec)},
@@ -79,7 +79,7 @@ def training_rows(module: HarmonyModule, data: ClipDataModule) -> dict[str, Any]
     joint = "video" in module.active
     rows = data.batch_size * (3 if joint and module.tasks.task_mode == "all" else 1)
     codec = module.audio_codec
-    seconds, channels = data.form.num_frames / data.form.fps, codec.latent_channels
+    seconds, channels = data.clip.num_frames / data.clip.fps, codec.latent_channels
 
     def latents(*shape: int) -> Tensor:
         return torch.empty(rows, *shape, device="meta")
@@ -110,19 +110,19 @@ def training_rows(module: HarmonyModule, data: ClipDataModule) -> dict[str, Any]
 
 
 def _video_shape(module: HarmonyModule, data: ClipDataModule) -> tuple[int, ...]:
-    codec, form = module.inputs.codec(), data.form
+    codec, clip = module.inputs.codec(), data.clip
     side = codec.spatial_factor
-    return codec.latent_channels, codec.num_latents(form.num_frames), form.height // side, form.width // side
+    return codec.latent_channels, codec.num_latents(clip.num_frames), clip.height // side, clip.width // side
 
 
 def count_encoding(module: HarmonyModule, data: ClipDataModule) -> int:
     """Most bytes held while either codec encodes a batch."""
-    form, codec = data.form, module.audio_codec
-    samples = codec.num_latents_for(form.num_frames / form.fps) * codec.latent_hop
+    clip, codec = data.clip, module.audio_codec
+    samples = codec.num_latents_for(clip.num_frames / clip.fps) * codec.latent_hop
     sound = torch.empty(data.batch_size, samples, device="meta")
     with torch.no_grad(), fused_attention():
         peak = with_peak_bytes(partial(codec.encode, sound), "meta")[1]
         if module.video_codec is not None:
-            size = VideoSize(data.batch_size, form.num_frames, form.height, form.width)
+            size = VideoSize(data.batch_size, clip.num_frames, clip.height, clip.width)
             peak = max(peak, encoding_peak(module.video_codec, size))
     return peak

@@ -18,9 +18,9 @@ TEXT_TOKENS = 128
 
 def syncphony_memory(module: SyncphonyModule, data: ClipDataModule) -> ExperimentMemory:
     """Counts; the transformer is in bfloat16 afterwards."""
-    dit, form = module.dit, data.form
+    dit, clip = module.dit, data.clip
     parameters = list(dit.parameters())
-    size = VideoSize(data.batch_size, form.num_frames, form.height, form.width)
+    size = VideoSize(data.batch_size, clip.num_frames, clip.height, clip.width)
     return ExperimentMemory(
         sharded={
             "transformer, frozen": Part.of(p for p in parameters if not p.requires_grad),
@@ -32,14 +32,14 @@ def syncphony_memory(module: SyncphonyModule, data: ClipDataModule) -> Experimen
         checkpoints=dit.checkpoint_activations,
         activations=count_activations(module, data),
         encoding=encoding_peak(module.codec, size),
-        clips=f"{data.batch_size} clips of {form.num_frames} frames {form.height}x{form.width}",
+        clips=f"{data.batch_size} clips of {clip.num_frames} frames {clip.height}x{clip.width}",
     )
 
 
 def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activations:
     """Forward passes over the costliest training batch, blocks kept whole and blocks kept by their inputs."""
     module.dit.to(torch.bfloat16)  # what mixed precision computes in
-    num_latents = module.codec.num_latents(data.form.num_frames)
+    num_latents = module.codec.num_latents(data.clip.num_frames)
     num_units = module.pyramid.num_units(num_latents)
     shortest = module.shortest_prefix
     columns = {n: _columns(module, data, n, num_units) for n in range(shortest, num_units + 1)}
@@ -58,9 +58,9 @@ def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activati
 
 def _columns(module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int) -> list[Column]:
     """A training batch's input on the meta device."""
-    codec, pyramid, form = module.codec, module.pyramid, data.form
+    codec, pyramid, clip = module.codec, module.pyramid, data.clip
     side = codec.spatial_factor
-    shape = (codec.latent_channels, codec.num_latents(form.num_frames), form.height // side, form.width // side)
+    shape = (codec.latent_channels, codec.num_latents(clip.num_frames), clip.height // side, clip.width // side)
     latents = torch.zeros(data.batch_size, *shape, device="cpu")
     units = units_per_stage(n, num_units, pyramid.schedule.stages, module.shortest_prefix)
     training = pyramid.build(latents, units, pyramid.draw(latents, units, torch.Generator().manual_seed(0)))
@@ -74,7 +74,7 @@ def _columns(module: SyncphonyModule, data: ClipDataModule, n: int, num_units: i
         )
         audio = None
         if module.audio_encoder is not None:
-            heard = _sound(module.audio_encoder, rows, form.num_frames / form.fps)
+            heard = _sound(module.audio_encoder, rows, clip.num_frames / clip.fps)
             audio = module.dit.listen(heard, frames)
         clips = [clip.to("meta") for clip in column.clips]
         columns.append(Column(clips, column.timesteps.to("meta"), text, audio))

@@ -99,7 +99,7 @@ class TheGreatestHits(ClipDataModule):
             return folder / name, parts["id"], parts["track"]
         other = "mic" if self.track == "denoised" else "denoised"
         # the small pictures decode faster
-        endings = ("_thumb.mp4", ".mp4") if self.form.height <= _THUMB_HEIGHT else (".mp4", "_thumb.mp4")
+        endings = ("_thumb.mp4", ".mp4") if self.clip.height <= _THUMB_HEIGHT else (".mp4", "_thumb.mp4")
         for track in (self.track, other):
             for ending in endings:
                 video = folder / f"{name}_{track}{ending}"

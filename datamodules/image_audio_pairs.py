@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.media.reader import read_image, read_sound, read_video
 from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.reference_voices import ReferenceVoices
@@ -25,9 +25,9 @@ _log = logging.getLogger("avsync.data")
 
 
 class ImageAudioPairs(L.LightningDataModule):
-    """First frames, each with a prompt and what else a model is driven by or told.
+    """First frames, each with a prompt and what else a model is driven by or given.
 
-    A batch's video is the first frame alone ``[B, 1, 3, H, W]``; its sound covers ``num_frames / fps`` seconds: longer
+    A batch's video is the first frame alone ``[B, 1, 3, H, W]``; its sound covers the seconds of a clip: longer
     sounds are cut, shorter ones continue in silence (which is reported). Without sounds it is silence of that length,
     for models that make the sound themselves.
 
@@ -39,13 +39,10 @@ class ImageAudioPairs(L.LightningDataModule):
         transcripts: words to be spoken, one per image ("" for none); None if nothing is.
         references: sound or video files of the voices to speak with, one per image; None for no voice in particular.
         reference_s: length in seconds of the slot for the reference voice; what is longer is cut.
-        num_frames: frames of the videos to make.
-        fps: frames per second of the videos to make.
-        height: rows; images are scaled to cover ``height x width`` and cropped about the centre.
-        width: columns.
-        sample_rate: sound samples per second.
+        clip: what the videos to make look like; an experiment says it once, in its section ``clip``. None takes 121
+            frames of 384x640 at 24 fps with sound at 16 kHz.
         batch_size: images per batch and rank.
-        whole_videos: ``images`` are videos, mute or not, that sounds are to be made for: take ``num_frames`` frames of
+        whole_videos: ``images`` are videos, mute or not, that sounds are to be made for: take a clip's frames of
             each instead of the first one.
     """
 
@@ -58,11 +55,7 @@ class ImageAudioPairs(L.LightningDataModule):
         transcripts: list[str] | None = None,
         references: list[str] | None = None,
         reference_s: float = 5.0,
-        num_frames: int = 121,
-        fps: float = 24.0,
-        height: int = 384,
-        width: int = 640,
-        sample_rate: int = 16000,
+        clip: ClipShape | None = None,
         batch_size: int = 1,
         whole_videos: bool = False,
     ) -> None:
@@ -81,10 +74,10 @@ class ImageAudioPairs(L.LightningDataModule):
                 raise InputError(f"there are {len(images)} images and {len(given)} {name}; give one per image")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        self.form = ClipFormat(num_frames, fps, height, width, sample_rate)
+        self.clip = clip or ClipShape()
         self.batch_size = batch_size
-        told = [
-            _Told(
+        pairs = [
+            _Given(
                 Path(image),
                 captions[k],
                 None if sounds is None else Path(sounds[k]),
@@ -94,8 +87,8 @@ class ImageAudioPairs(L.LightningDataModule):
             )
             for k, image in enumerate(images)
         ]
-        voices = None if references is None else ReferenceVoices([], reference_s, sample_rate)
-        self._pairs = _Pairs(told, self.form, voices, whole_videos)
+        voices = None if references is None else ReferenceVoices([], reference_s, self.clip.sample_rate)
+        self._pairs = _Pairs(pairs, self.clip, voices, whole_videos)
 
     def predict_dataloader(self) -> DataLoader[Clip]:
         """The images in the order given."""
@@ -103,12 +96,12 @@ class ImageAudioPairs(L.LightningDataModule):
             self._pairs,
             batch_size=self.batch_size,
             sampler=EvaluationSampler(len(self._pairs), *rank_and_world_size(self.trainer)),
-            collate_fn=partial(collate_clips, form=self.form),
+            collate_fn=partial(collate_clips, shape=self.clip),
         )
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Given:
     """What is given for one video."""
 
     image: Path
@@ -121,53 +114,53 @@ class _Told:
 
 class _Pairs(Dataset[Clip]):
     def __init__(
-        self, told: Sequence[_Told], form: ClipFormat, voices: ReferenceVoices | None, whole_videos: bool
+        self, given: Sequence[_Given], shape: ClipShape, voices: ReferenceVoices | None, whole_videos: bool
     ) -> None:
-        self._told, self._form, self._voices, self._whole_videos = told, form, voices, whole_videos
+        self._given, self._shape, self._voices, self._whole_videos = given, shape, voices, whole_videos
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._given)
 
     def __getitem__(self, key: SampleKey) -> Clip:
-        told = self._told[key.item]
-        name = "_".join([f"{key.item:03d}", told.image.stem, *([told.sound.stem] if told.sound else [])])
+        given = self._given[key.item]
+        name = "_".join([f"{key.item:03d}", given.image.stem, *([given.sound.stem] if given.sound else [])])
         reference, length = None, 0
-        if self._voices is not None and told.reference is not None:
-            voice = ClipRecord(name, told.image, told.caption, name, reference=told.reference)
+        if self._voices is not None and given.reference is not None:
+            voice = ClipRecord(name, given.image, given.caption, name, reference=given.reference)
             reference, length = self._voices.draw(voice, None)
         return Clip(
             id=name,
             video_id=name,
-            video=self._frames(told.image),
-            audio=torch.zeros(self._form.num_samples) if told.sound is None else self._driving_sound(told.sound),
-            caption=told.caption,
-            transcript=told.transcript,
+            video=self._frames(given.image),
+            audio=torch.zeros(self._shape.num_samples) if given.sound is None else self._driving_sound(given.sound),
+            caption=given.caption,
+            transcript=given.transcript,
             onsets=None,
             position=key.position,
             valid=key.valid,
             reference=reference,
             reference_length=length,
-            scene=told.scene,
+            scene=given.scene,
         )
 
     def _frames(self, path: Path) -> Tensor:
-        form = self._form
+        shape = self._shape
         if self._whole_videos:
-            return read_video(path, 0.0, form.num_frames, form.fps, form.height, form.width)
-        return read_image(path, form.height, form.width)[None]
+            return read_video(path, 0.0, shape.num_frames, shape.fps, shape.height, shape.width)
+        return read_image(path, shape.height, shape.width)[None]
 
     def _driving_sound(self, path: Path) -> Tensor:
-        form = self._form
-        sound = read_sound(path, form.sample_rate)
-        missing = form.num_samples - len(sound)
+        shape = self._shape
+        sound = read_sound(path, shape.sample_rate)
+        missing = shape.num_samples - len(sound)
         if missing > 0:
             _log.warning(
                 "%s lasts %.3f s, the video %.3f s: it ends in silence",
                 path,
-                len(sound) / form.sample_rate,
-                form.duration_s,
+                len(sound) / shape.sample_rate,
+                shape.duration_s,
             )
-        sound = torch.nn.functional.pad(sound, (0, max(0, missing)))[: form.num_samples]
+        sound = torch.nn.functional.pad(sound, (0, max(0, missing)))[: shape.num_samples]
         if float(sound.abs().max()) < SILENCE_PEAK:
-            raise InputError(f"{path} is silent in its first {form.duration_s:.3f} s; give a sound to move to")
+            raise InputError(f"{path} is silent in its first {shape.duration_s:.3f} s; give a sound to move to")
         return sound

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.media.writer import write_mp4
 from datamodules.avsync15 import AVSync15
 from datamodules.procedural.narrowed_random import TamedRandom
@@ -32,6 +33,10 @@ _PROMPTS = {
 _MAX_GAP_S = 0.9
 # A clip ends at least this long after its last onset, so that the event is seen and heard whole.
 _TAIL_S = 0.2
+
+
+SMALL_CLIPS = ClipShape(num_frames=49, fps=24.0, height=32, width=32, sample_rate=16000)
+"""What rendered clips look like unless an experiment says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,7 @@ class ProceduralClips(AVSync15):
         kinds: scenes to render: bouncing_ball, striking_mallet, speaking_face.
         render_seed: decides the recordings (``seed`` decides the order in which they are trained on).
         train_duration_s: length of a training recording in seconds.
-        num_frames: frames per clip.
-        fps: frames per second.
-        height: rows, even.
-        width: columns, even.
-        sample_rate: sound samples per second.
+        clip: what every clip looks like, with an even height and width; None takes `SMALL_CLIPS`.
         crf: H.264 quality of the files.
         variety: how much the looks of two clips of one scene differ, 0 (not at all) to 1; sounds always vary fully.
         num_workers: loader processes per rank.
@@ -108,11 +109,7 @@ class ProceduralClips(AVSync15):
         kinds: Sequence[str] = tuple(SCENES),
         render_seed: int = 0,
         train_duration_s: float = 4.0,
-        num_frames: int = 49,
-        fps: float = 24.0,
-        height: int = 32,
-        width: int = 32,
-        sample_rate: int = 16000,
+        clip: ClipShape | None = None,
         crf: float = 10.0,
         variety: float = 1.0,
         num_workers: int = 0,
@@ -126,37 +123,28 @@ class ProceduralClips(AVSync15):
                 raise InputError(f"{name} is {value}; at least 1 is needed")
         if not 0 <= variety <= 1:
             raise InputError(f"variety is {variety}; it must lie between 0 and 1")
-        for name, value in (("height", height), ("width", width)):
-            if value % 2:
-                raise InputError(f"{name} is {value}; H.264 needs even sizes")
-        super().__init__(
-            root,
-            num_frames=num_frames,
-            fps=fps,
-            height=height,
-            width=width,
-            sample_rate=sample_rate,
-            num_workers=num_workers,
-            cache=cache,
-            **kwargs,
-        )
-        if self.form.duration_s < MIN_GAP_S + _TAIL_S:
-            raise InputError(f"{num_frames} frames at {fps} fps have no room for an event; ask for more frames")
-        if train_duration_s < self.form.duration_s:
+        clip = clip or SMALL_CLIPS
+        check_even(clip)
+        super().__init__(root, clip=clip, num_workers=num_workers, cache=cache, **kwargs)
+        if clip.duration_s < MIN_GAP_S + _TAIL_S:
             raise InputError(
-                f"train_duration_s is {train_duration_s}; it must not be below a clip's {self.form.duration_s:.3f} s"
+                f"clip: {clip.num_frames} frames at {clip.fps} fps have no room for an event; ask for more frames"
+            )
+        if train_duration_s < clip.duration_s:
+            raise InputError(
+                f"train_duration_s is {train_duration_s}; it must not be below a clip's {clip.duration_s:.3f} s"
             )
         self.rendering = Rendering(
             num_train=num_train,
             num_test=num_test,
             kinds=tuple(kinds),
             seed=render_seed,
-            train_frames=round(train_duration_s * fps),
-            test_frames=num_frames,
-            fps=float(fps),
-            height=height,
-            width=width,
-            sample_rate=sample_rate,
+            train_frames=round(train_duration_s * clip.fps),
+            test_frames=clip.num_frames,
+            fps=float(clip.fps),
+            height=clip.height,
+            width=clip.width,
+            sample_rate=clip.sample_rate,
             crf=float(crf),
             variety=float(variety),
         )
@@ -171,6 +159,17 @@ class ProceduralClips(AVSync15):
         if not is_complete(self.root, self.rendering):
             raise InputError(f"{self.root} is not rendered yet; call prepare_data() first")
         return super().records(split)
+
+
+def check_even(clip: ClipShape) -> None:
+    """Refuse sides that H.264 cannot encode.
+
+    Raises:
+        InputError: naming the odd side.
+    """
+    for name, value in (("height", clip.height), ("width", clip.width)):
+        if value % 2:
+            raise InputError(f"clip.{name} is {value}; H.264 needs even sizes")
 
 
 def is_complete(folder: Path, rendering: Rendering) -> bool:

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.media.writer import write_mp4
 from datamodules.procedural.narrowed_random import TamedRandom
 from datamodules.procedural.rendered_folder import folder_name, is_rendered, render_once
@@ -28,7 +29,7 @@ from datamodules.procedural.speech_sounds import (
     transcript,
     voice_of,
 )
-from datamodules.procedural_clips import draw_events
+from datamodules.procedural_clips import SMALL_CLIPS, check_even, draw_events
 from datamodules.reading.clip_data_module import Split
 from datamodules.reading.records import ClipRecord
 from datamodules.speech_clips import SpeechClips
@@ -106,11 +107,7 @@ class ProceduralSpeech(SpeechClips):
         silent_share: share of the training recordings that are silent.
         still_share: share of the training recordings that are still.
         render_seed: decides the recordings (``seed`` decides the order in which they are trained on).
-        num_frames: frames per clip.
-        fps: frames per second.
-        height: rows, even.
-        width: columns, even.
-        sample_rate: sound samples per second.
+        clip: what every clip looks like, with an even height and width; None takes `SMALL_CLIPS`.
         crf: H.264 quality of the files.
         variety: how much the looks of two clips of one face or scene differ, 0 (not at all) to 1.
         reference_s: length in seconds of the slot for the reference voice, or None to deliver none.
@@ -129,11 +126,7 @@ class ProceduralSpeech(SpeechClips):
         silent_share: float = 0.02,
         still_share: float = 0.02,
         render_seed: int = 0,
-        num_frames: int = 49,
-        fps: float = 24.0,
-        height: int = 32,
-        width: int = 32,
-        sample_rate: int = 16000,
+        clip: ClipShape | None = None,
         crf: float = 10.0,
         variety: float = 0.5,
         reference_s: float | None = 2.0,
@@ -141,18 +134,9 @@ class ProceduralSpeech(SpeechClips):
         cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            reference_s=reference_s,
-            num_frames=num_frames,
-            fps=fps,
-            height=height,
-            width=width,
-            sample_rate=sample_rate,
-            num_workers=num_workers,
-            cache=cache,
-            **kwargs,
-        )
+        clip = clip or SMALL_CLIPS
+        check_even(clip)
+        super().__init__(root, reference_s=reference_s, clip=clip, num_workers=num_workers, cache=cache, **kwargs)
         self.rendering = SpeechRendering(
             num_train=num_train,
             num_test=num_test,
@@ -161,11 +145,11 @@ class ProceduralSpeech(SpeechClips):
             silent_share=float(silent_share),
             still_share=float(still_share),
             seed=render_seed,
-            num_frames=num_frames,
-            fps=float(fps),
-            height=height,
-            width=width,
-            sample_rate=sample_rate,
+            num_frames=clip.num_frames,
+            fps=float(clip.fps),
+            height=clip.height,
+            width=clip.width,
+            sample_rate=clip.sample_rate,
             crf=float(crf),
             variety=float(variety),
         )
@@ -293,12 +277,9 @@ def _check(rendering: SpeechRendering) -> None:
     for name in ("strike_share", "silent_share", "still_share", "variety"):
         if not 0 <= getattr(rendering, name) <= 1:
             raise InputError(f"{name} is {getattr(rendering, name):g}; it must lie between 0 and 1")
-    for name in ("height", "width"):
-        if getattr(rendering, name) % 2:
-            raise InputError(f"{name} is {getattr(rendering, name)}; H.264 needs even sizes")
     if most_syllables(rendering.num_frames / rendering.fps) < MIN_SYLLABLES:
         raise InputError(
-            f"{rendering.num_frames} frames at {rendering.fps:g} fps have no room for {MIN_SYLLABLES} syllables;"
+            f"clip: {rendering.num_frames} frames at {rendering.fps:g} fps have no room for {MIN_SYLLABLES} syllables;"
             " ask for more frames"
         )
     utterances = sum(plan.speaker is not None for plan in plan_of(rendering, "test"))

@@ -1,7 +1,4 @@
-"""Speech with transcripts and reference voices, from a manifest or public sets of talking heads.
-
-Clips of speech with their transcripts and reference voices.
-"""
+"""Speech with transcripts and reference voices, from a manifest or public sets of talking heads."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.clip_dataset import Clip, ClipDataset, sample_generator
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
@@ -31,7 +28,7 @@ class SpeechDataset(ClipDataset):
 
     Args:
         records: the recordings.
-        form: what every clip looks like.
+        shape: what every clip looks like.
         clipping: see ``ClipDataset``.
         voices: where references come from, or None for none. In training the choice depends on the seed and the
             sample's position alone, in evaluation it is always the same.
@@ -43,13 +40,13 @@ class SpeechDataset(ClipDataset):
     def __init__(
         self,
         records: Sequence[ClipRecord],
-        form: ClipFormat,
+        shape: ClipShape,
         clipping: Literal["random", "fixed"],
         voices: ReferenceVoices | None = None,
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         **options: Any,
     ) -> None:
-        super().__init__(records, form, clipping, **options)
+        super().__init__(records, shape, clipping, **options)
         self.voices, self.partial_transcripts = voices, partial_transcripts
 
     def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
@@ -63,7 +60,7 @@ class SpeechDataset(ClipDataset):
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
             return record.transcript, 0.0
-        duration_s = len(cut.audio) / self.form.sample_rate
+        duration_s = len(cut.audio) / self.shape.sample_rate
         spoken_s = cut.usable_s - MAX_UNHEARD_S
         if spoken_s <= duration_s:
             return record.transcript, spoken_s
@@ -123,7 +120,7 @@ class SpeechClips(ClipDataModule):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
-        if self.form.min_frames is not None:
+        if self.clip.min_frames is not None:
             if pad_audio:
                 raise InputError(
                     "pad_audio is true and min_frames is set; either pad short recordings or cut clips short"
@@ -149,7 +146,7 @@ class SpeechClips(ClipDataModule):
             InputError: the manifest or folder cannot be used, or the split has no rows.
         """
         if self._by_split is None:
-            self._by_split = self._dealt(self._read())
+            self._by_split = self._split_by_speaker(self._read())
         choices: dict[Split, tuple[Split, ...]] = {
             "train": ("train",),
             "val": ("val", "test"),
@@ -169,23 +166,23 @@ class SpeechClips(ClipDataModule):
             return read_voxceleb2(self.root, self.prompt, self.audio_only)
         return read_hdtf(self.root, self.prompt, self.speaker_pattern)
 
-    def _dealt(self, found: RecordsBySplit) -> RecordsBySplit:
-        """Rows without split are dealt out by speaker, so that no voice is in two splits."""
+    def _split_by_speaker(self, found: RecordsBySplit) -> RecordsBySplit:
+        """Rows without split are divided by speaker, so that no voice is in two splits."""
         if None not in found:
             return found
         if self.hold_out_every is None:
             raise InputError(f"{self.root} does not say what to train on; give its rows a split or set hold_out_every")
-        turns: dict[str, int] = {}
-        dealt: RecordsBySplit = {}
+        speakers: dict[str, int] = {}
+        splits: RecordsBySplit = {}
         for record in found[None]:
-            turn = turns.setdefault(record.speaker or f"row {record.id}", len(turns))
-            held_out = turn % self.hold_out_every == self.hold_out_every - 1
-            dealt.setdefault("test" if held_out else "train", []).append(record)
-        if "test" not in dealt:
+            index = speakers.setdefault(record.speaker or f"row {record.id}", len(speakers))
+            held_out = index % self.hold_out_every == self.hold_out_every - 1
+            splits.setdefault("test" if held_out else "train", []).append(record)
+        if "test" not in splits:
             raise InputError(
-                f"hold_out_every is {self.hold_out_every} but {self.root} has {len(turns)} speakers; lower it"
+                f"hold_out_every is {self.hold_out_every} but {self.root} has {len(speakers)} speakers; lower it"
             )
-        return dealt
+        return splits
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
         voices = None
@@ -194,7 +191,7 @@ class SpeechClips(ClipDataModule):
             voices = ReferenceVoices(
                 self.records(split),
                 self.reference_s,
-                self.form.sample_rate,
+                self.clip.sample_rate,
                 self.long_references,
                 self.on_corrupt,
                 self.cache,

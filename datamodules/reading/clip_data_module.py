@@ -13,8 +13,8 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.order import ConsumedSampler, EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 
@@ -29,11 +29,9 @@ class ClipDataModule(L.LightningDataModule):
     consumed, which is all the state a checkpoint holds; a run resumes exactly, also with another number of ranks.
 
     Args:
-        num_frames: frames per clip; the most where ``min_frames`` is given.
-        fps: frames per second of the clips, whatever the recordings have.
-        height: rows; recordings are scaled to cover ``height x width`` and cropped about the centre.
-        width: columns.
-        sample_rate: sound samples per second.
+        clip: what every clip looks like; an experiment says it once, in its section ``clip``. None takes the set's own
+            default: 121 frames of 384x640 at 24 fps with sound at 16 kHz. Where clips differ in length, a batch is cut
+            to its shortest one, so ``val_batch_size`` 1 keeps every clip's own length in evaluation.
         batch_size: training clips per batch and rank.
         val_batch_size: evaluation clips per batch and rank.
         num_workers: loader processes per rank.
@@ -44,19 +42,11 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
         on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
         max_corrupt_fraction: share of the recordings that may be skipped.
-        min_frames: let a recording too short for ``num_frames`` give its longest clip of ``1 + k * frame_step`` frames
-            that has at least this many, instead of being unusable; None for clips of one length. A batch is cut to its
-            shortest clip, so ``val_batch_size`` 1 keeps every clip's own length in evaluation.
-        frame_step: the video codec's temporal factor.
     """
 
     def __init__(
         self,
-        num_frames: int = 121,
-        fps: float = 24.0,
-        height: int = 384,
-        width: int = 640,
-        sample_rate: int = 16000,
+        clip: ClipShape | None = None,
         batch_size: int = 4,
         val_batch_size: int = 4,
         num_workers: int = 4,
@@ -67,11 +57,9 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: int | None = None,
         on_corrupt: Literal["error", "skip"] = "error",
         max_corrupt_fraction: float = 0.01,
-        min_frames: int | None = None,
-        frame_step: int = 8,
     ) -> None:
         super().__init__()
-        self.form = ClipFormat(num_frames, fps, height, width, sample_rate, min_frames, frame_step)
+        self.clip = clip or ClipShape()
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("val_batch_size", val_batch_size, 1),
@@ -158,7 +146,7 @@ class ClipDataModule(L.LightningDataModule):
                 records = [records[i * len(records) // keep] for i in range(keep)]
         return self._dataset_class(split)(
             records,
-            self.form,
+            self.clip,
             "random" if split == "train" else "fixed",
             clips_per_video=self.clips_per_video,
             single_clip=self.single_clip,
@@ -166,6 +154,7 @@ class ClipDataModule(L.LightningDataModule):
             cache=self.cache,
             on_corrupt=self.on_corrupt,
             max_corrupt_fraction=self.max_corrupt_fraction,
+            frame_step=self._frame_step,
         )
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
@@ -185,12 +174,21 @@ class ClipDataModule(L.LightningDataModule):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=partial(collate_clips, form=self.form),
+            collate_fn=partial(collate_clips, shape=self.clip),
             persistent_workers=self.num_workers > 0,
             # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
             # change the training that follows.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    @property
+    def _frame_step(self) -> int:
+        """Frames by which clips may differ in length: the temporal factor of the video codec that will encode them.
+
+        Where the model has no video codec, or there is none at all, Pyramid Flow's 8.
+        """
+        model = None if self.trainer is None else self.trainer.lightning_module
+        return getattr(model, "frame_step", None) or 8
 
     @property
     def _batches_seen(self) -> int:

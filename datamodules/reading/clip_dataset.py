@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from components.contracts import ClipBatch
 from components.errors import InputError
-from datamodules.reading.clip_format import ClipFormat
+from components.media.clock import ClipShape
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
@@ -110,7 +110,7 @@ class ClipDataset(Dataset[Clip]):
 
     Args:
         records: the recordings.
-        form: what every clip looks like.
+        shape: what every clip looks like.
         clipping: "random" cuts one clip at a random place, drawn from the seed and the sample's position alone;
             "fixed" cuts ``clips_per_video`` clips at evenly spaced places, from the beginning to the end.
         clips_per_video: clips per recording ("fixed" only).
@@ -123,12 +123,13 @@ class ClipDataset(Dataset[Clip]):
         allow_silence: report silent clips and use them (training) instead of raising (evaluation).
         audio_only: read the sound alone; clips then have zero frames.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence.
+        frame_step: frames by which clips of different length differ (``ClipShape.min_frames``).
     """
 
     def __init__(
         self,
         records: Sequence[ClipRecord],
-        form: ClipFormat,
+        shape: ClipShape,
         clipping: Literal["random", "fixed"],
         clips_per_video: int = 1,
         single_clip: Literal["start", "center"] = "center",
@@ -139,17 +140,18 @@ class ClipDataset(Dataset[Clip]):
         allow_silence: bool | None = None,
         audio_only: bool = False,
         pad_audio: bool = False,
+        frame_step: int = 8,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
         if not 0 <= max_corrupt_fraction <= 1:
             raise InputError(f"max_corrupt_fraction is {max_corrupt_fraction}; it must lie between 0 and 1")
-        self.records, self.form, self.clipping, self.seed = list(records), form, clipping, seed
+        self.records, self.shape, self.clipping, self.seed = list(records), shape, clipping, seed
         self.clips_per_video = clips_per_video if clipping == "fixed" else 1
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
         self.unusable = UnusableClips(self.records, max_corrupt_fraction)
-        self._reader = RecordReader(form, audio_only, pad_audio)
+        self._reader = RecordReader(shape, audio_only, pad_audio, frame_step)
         self._cache: dict[tuple[int, int], Cut] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -177,10 +179,10 @@ class ClipDataset(Dataset[Clip]):
         yield from sample_generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
 
     def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
-        record, form = self.records[index], self.form
+        record, shape = self.records[index], self.shape
         cut = self._cut(index, part, key)
         audio = cut.audio
-        start_s, end_s = cut.start_s, cut.start_s + form.frames_of(len(audio)) / form.fps
+        start_s, end_s = cut.start_s, cut.start_s + shape.frames_of(len(audio)) / shape.fps
         if float(audio.abs().max()) < SILENCE_PEAK:
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
@@ -216,7 +218,7 @@ class ClipDataset(Dataset[Clip]):
 
     def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
         """One clip of a recording, from memory where it is kept."""
-        form, record = self.form, self.records[index]
+        shape, record = self.shape, self.records[index]
         if self._cache is None:
             return self._reader.read(record, self._place(part, key))
         if self.clipping == "fixed":
@@ -226,13 +228,13 @@ class ClipDataset(Dataset[Clip]):
         if (index, 0) not in self._cache:
             self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
         begin_s, video, audio, usable_s = self._cache[index, 0]
-        held = form.frames_of(len(audio))
-        length = form.longest(held)
-        num_samples = form.samples_of(length)
+        held = shape.frames_of(len(audio))
+        length = shape.longest(held, self._reader.frame_step)
+        num_samples = shape.samples_of(length)
         frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
-        sample = min(form.samples_of(frame), len(audio) - num_samples)
+        sample = min(shape.samples_of(frame), len(audio) - num_samples)
         return Cut(
-            begin_s + frame / form.fps,
+            begin_s + frame / shape.fps,
             video[frame : frame + length],
             audio[sample : sample + num_samples],
             usable_s,
@@ -247,11 +249,11 @@ class ClipDataset(Dataset[Clip]):
         return part / (self.clips_per_video - 1)
 
 
-def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
+def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
     """Stacks clips into a batch, all cut to the length of the shortest one."""
     num_samples = min(len(clip.audio) for clip in clips)
-    num_frames = form.frames_of(num_samples)
-    end_s = num_frames / form.fps
+    num_frames = shape.frames_of(num_samples)
+    end_s = num_frames / shape.fps
     onsets = [tuple(onset for onset in clip.onsets if onset < end_s) for clip in clips if clip.onsets is not None]
     references = [clip.reference for clip in clips if clip.reference is not None]
     # the words of a clip that had to be cut by much would say more than is heard
@@ -260,9 +262,9 @@ def collate_clips(clips: Sequence[Clip], form: ClipFormat) -> ClipBatch:
     return ClipBatch(
         ids=[clip.id for clip in clips],
         video=torch.stack([clip.video[:num_frames] for clip in clips]),
-        fps=form.fps,
+        fps=shape.fps,
         audio=torch.stack([clip.audio[:num_samples] for clip in clips]),
-        sample_rate=form.sample_rate,
+        sample_rate=shape.sample_rate,
         captions=[clip.caption for clip in clips],
         video_ids=[clip.video_id for clip in clips],
         transcripts=transcripts if any(clip.transcript is not None for clip in clips) else None,

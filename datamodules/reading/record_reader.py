@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.media.reader import MediaInfo, MediaReader
 from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.records import ClipRecord
 
 # Header durations are rounded to the container's ticks; a clip may reach beyond them by this much.
@@ -42,14 +42,16 @@ class RecordReader:
     """Reads clips of one format.
 
     Attributes:
-        form: what a clip looks like.
+        shape: what a clip looks like.
         audio_only: leave the picture out; recordings then need none.
         pad_audio: let recordings shorter than a clip end in silence (``audio_only`` alone: a picture cannot).
+        frame_step: frames by which clips of different length differ.
     """
 
-    form: ClipFormat
+    shape: ClipShape
     audio_only: bool = False
     pad_audio: bool = False
+    frame_step: int = 8
 
     def read(self, record: ClipRecord, place: float, whole: bool = False) -> Cut:
         """A clip that begins at ``place`` (0 to 1) of the possible starts, or everything usable.
@@ -65,7 +67,7 @@ class RecordReader:
         return self._read_sound(record, place, whole) if self.audio_only else self._read(record, place, whole)
 
     def _read(self, record: ClipRecord, place: float, whole: bool) -> Cut:
-        form = self.form
+        shape = self.shape
         with MediaReader(record.path, record.sound) as media:
             info = media.info
             begin_s, end_s = 0.0, info.duration_s
@@ -74,28 +76,28 @@ class RecordReader:
             begin_s, end_s = self._within_span(record, begin_s, end_s)
             length = self._clip_length(begin_s, end_s)
             if record.span_s is None:
-                if length < form.num_frames and self._is_nearly_whole(info):
-                    length = form.num_frames
-                slack_s = _HEADER_SLACK_S if length < form.num_frames else 0.0
-                if end_s - begin_s < length / form.fps - slack_s:
+                if length < shape.num_frames and self._is_nearly_whole(info):
+                    length = shape.num_frames
+                slack_s = _HEADER_SLACK_S if length < shape.num_frames else 0.0
+                if end_s - begin_s < length / shape.fps - slack_s:
                     # the reader says what is missing
-                    begin_s, end_s = 0.0, max(info.duration_s, length / form.fps)
+                    begin_s, end_s = 0.0, max(info.duration_s, length / shape.fps)
             start_s, num_frames = self._place(begin_s, end_s, place, length, whole)
-            video = media.video(start_s, num_frames, form.fps, form.height, form.width)
-            audio = media.audio(start_s, form.samples_of(num_frames), form.sample_rate)
+            video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
+            audio = media.audio(start_s, shape.samples_of(num_frames), shape.sample_rate)
         return Cut(start_s, video, audio, end_s - begin_s)
 
     def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
-        form = self.form
+        shape = self.shape
         with SoundReader(record.sound or record.path) as sound:
             begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
             start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
-            wanted = form.samples_of(num_frames)
-            held = min(wanted, round((end_s - start_s) * form.sample_rate)) if self.pad_audio else wanted
+            wanted = shape.samples_of(num_frames)
+            held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             if held < 1:
                 raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")
-            audio = pad(sound.read(start_s, held, form.sample_rate), (0, wanted - held))
-        return Cut(start_s, torch.empty(0, 3, form.height, form.width, dtype=torch.uint8), audio, end_s - begin_s)
+            audio = pad(sound.read(start_s, held, shape.sample_rate), (0, wanted - held))
+        return Cut(start_s, torch.empty(0, 3, shape.height, shape.width, dtype=torch.uint8), audio, end_s - begin_s)
 
     def _within_span(self, record: ClipRecord, begin_s: float, end_s: float) -> tuple[float, float]:
         """The part of ``begin_s..end_s`` that the record's own span leaves."""
@@ -103,7 +105,7 @@ class RecordReader:
             return begin_s, end_s
         first_s, last_s = record.span_s
         begin_s, end_s = max(begin_s, first_s), min(end_s, last_s)
-        least_s = self.form.shortest / self.form.fps
+        least_s = self.shape.shortest(self.frame_step) / self.shape.fps
         if end_s - begin_s < least_s - _HEADER_SLACK_S and not self.pad_audio:
             end = f"{last_s:.3f} s" if last_s < float("inf") else "its end"
             raise InputError(
@@ -115,18 +117,18 @@ class RecordReader:
 
     def _clip_length(self, begin_s: float, end_s: float) -> int:
         """Frames of the clips cut from ``begin_s..end_s``."""
-        return self.form.longest(int((end_s - begin_s + _HEADER_SLACK_S) * self.form.fps))
+        return self.shape.longest(int((end_s - begin_s + _HEADER_SLACK_S) * self.shape.fps), self.frame_step)
 
     def _is_nearly_whole(self, info: MediaInfo) -> bool:
         """True if the reader makes a whole clip of a recording that lacks a moment of picture or sound."""
-        form = self.form
-        sound_begin_s, sound_end_s = info.audio_span_s or (0.0, form.duration_s)
-        missing_s = max(0.0, sound_begin_s) + max(0.0, form.duration_s - sound_end_s)
-        last_shown_s = info.duration_s + _HELD_FRAMES / form.fps
-        return (form.num_frames - 1) / form.fps < last_shown_s - 1e-4 and missing_s < MAX_MISSING_AUDIO_S
+        shape = self.shape
+        sound_begin_s, sound_end_s = info.audio_span_s or (0.0, shape.duration_s)
+        missing_s = max(0.0, sound_begin_s) + max(0.0, shape.duration_s - sound_end_s)
+        last_shown_s = info.duration_s + _HELD_FRAMES / shape.fps
+        return (shape.num_frames - 1) / shape.fps < last_shown_s - 1e-4 and missing_s < MAX_MISSING_AUDIO_S
 
     def _place(self, begin_s: float, end_s: float, place: float, length: int, whole: bool) -> tuple[float, int]:
         """Start and frames of a clip of ``length`` frames, or of all that ``begin_s..end_s`` holds."""
         if whole:
-            return begin_s, max(length, int((end_s - begin_s + _HEADER_SLACK_S) * self.form.fps))
-        return begin_s + place * max(0.0, end_s - begin_s - length / self.form.fps), length
+            return begin_s, max(length, int((end_s - begin_s + _HEADER_SLACK_S) * self.shape.fps))
+        return begin_s + place * max(0.0, end_s - begin_s - length / self.shape.fps), length

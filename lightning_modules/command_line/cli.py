@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from lightning_modules.command_line.startup import without_transformers
 
 with without_transformers():
@@ -24,7 +25,12 @@ with without_transformers():
     from callbacks.results import ResultsWriter
     from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
     from lightning_modules.command_line.config_errors import parse_error_sentence
-    from lightning_modules.command_line.config_files import callback_names, with_bases
+    from lightning_modules.command_line.config_files import (
+        callback_names,
+        moved_to_clip,
+        refuse_clips_of_data,
+        with_bases,
+    )
     from lightning_modules.command_line.run_errors import (
         check_checkpoint,
         checkpoint_error_sentence,
@@ -56,6 +62,7 @@ class AVSyncCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], **kwargs: Any) -> None:
+        refuse_clips_of_data(args)
         self._callback_names = callback_names(args)
         super().__init__(args=args, **kwargs)
 
@@ -68,6 +75,9 @@ class AVSyncCLI(LightningCLI):
         for name in self._callback_names:
             text = "A callback beside those of trainer.callbacks; null removes it."
             parser.add_argument(f"--callbacks.{name}", type=Callback | None, default=None, help=text)
+        text = "What every clip of the experiment looks like (default: what the data set says)."
+        parser.add_argument("--clip", type=ClipShape | None, default=None, help=text)
+        parser.link_arguments("clip", "data.init_args.clip")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -86,7 +96,7 @@ class AVSyncCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
-            raise InputError(parse_error_sentence(str(error), args)) from None
+            raise InputError(moved_to_clip(parse_error_sentence(str(error), args))) from None
         chosen = self.config.get(self.config.get("subcommand"), self.config)
         chosen.base = None  # its files stand before it already; a saved configuration stands on its own
 
@@ -94,7 +104,13 @@ class AVSyncCLI(LightningCLI):
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint before anything slow happens."""
+        """Looks at the checkpoint and the data set before anything slow happens."""
+        data = self._get(self.config, "data")
+        if data is not None and self._get(self.config, "clip") is not None and "clip" not in data.init_args:
+            raise InputError(
+                f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
+                "'clip: ClipShape | None', or set clip to null"
+            )
         if ckpt_path := self._get(self.config, "ckpt_path"):
             check_checkpoint(str(ckpt_path))
 

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.weights.pretrained import located
 
+_CLIP_KEYS = tuple(field.name for field in fields(ClipShape))
+_CLIP_OF_DATA = re.compile(r"^--data(\.init_args)?\.clip((?:\.\w+)?)")
+_UNKNOWN_OF_DATA = re.compile(r"unknown key data\.init_args\.(\w+)")
 _CALLBACK_OPTION = re.compile(r"^--callbacks\.([A-Za-z_]\w*)")
 
 
@@ -50,6 +55,34 @@ def callback_names(args: Sequence[str]) -> list[str]:
         elif match := _CALLBACK_OPTION.match(value):
             names[match[1]] = None
     return list(names)
+
+
+def refuse_clips_of_data(args: Sequence[str]) -> None:
+    """Clips are described once, in the section ``clip`` that every data set is given; a second place would be ignored.
+
+    Raises:
+        InputError: if a file or an option of an expanded command line sets ``data.init_args.clip``.
+    """
+    for option, value in _pairs(args):
+        if option is None:
+            if match := _CLIP_OF_DATA.match(value):
+                raise InputError(f"{match[0]}: clips are described once, for every data set; use --clip{match[2]}")
+            continue
+        data = _content(Path(value)).get("data")
+        arguments = data.get("init_args") if isinstance(data, dict) else None
+        if isinstance(arguments, dict) and "clip" in arguments:
+            raise InputError(
+                f"{value}: data.init_args.clip: clips are described once, for every data set; move it to a section "
+                "'clip' at the file's top level"
+            )
+
+
+def moved_to_clip(sentence: str) -> str:
+    """A complaint about an unknown key of a data set that is now said under ``clip``, with its new place."""
+    match = _UNKNOWN_OF_DATA.search(sentence)
+    if match is None or match[1] not in _CLIP_KEYS:
+        return sentence
+    return f"{sentence[: match.end()]}; clips are described once, for every data set: set clip.{match[1]}"
 
 
 def _pairs(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:

@@ -9,13 +9,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from datamodules.reading.clip_dataset import ClipDataset, collate_clips
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.order import EvaluationSampler, SampleKey
 from datamodules.reading.records import ClipRecord
 
 ONSETS = (0.2, 1.1, 1.7, 2.3)
-FORM = ClipFormat(num_frames=24, fps=24, height=16, width=16, sample_rate=16000)
+FORM = ClipShape(num_frames=24, fps=24, height=16, width=16, sample_rate=16000)
 Recording = Callable[..., None]
 
 
@@ -199,7 +199,7 @@ def test_recordings_without_sound_or_too_short_are_named(tmp_path: Path, recordi
 def test_wrong_numbers() -> None:
     for name in ("num_frames", "fps", "height", "width", "sample_rate"):
         with pytest.raises(InputError, match=rf"{name} is 0; it must be positive"):
-            ClipFormat(**{**vars(FORM), name: 0})
+            ClipShape(**{**vars(FORM), name: 0})
     with pytest.raises(InputError, match="clips_per_video is 0"):
         ClipDataset([], FORM, "fixed", clips_per_video=0)
     with pytest.raises(InputError, match="max_corrupt_fraction is 2"):

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from datamodules.avsync15 import AVSync15
 from datamodules.procedural_clips import ProceduralClips
 from datamodules.reading.clip_dataset import ClipDataset, collate_clips
-from datamodules.reading.clip_format import ClipFormat
 from datamodules.reading.order import SampleKey
 from datamodules.reading.records import ClipRecord
 from datamodules.speech_clips import SpeechClips
 
 FPS, RATE = 24, 16000
-FORM = ClipFormat(41, FPS, 16, 16, RATE, min_frames=15)
+FORM = ClipShape(41, FPS, 16, 16, RATE, min_frames=15)
 ONSETS = (0.1, 0.6, 0.9, 1.35, 1.6)
 # seconds of a recording: frames of its clips
 LENGTHS = {0.75: 17, 1.0: 17, 1.4: 33, 41 / 24: 41, 3.0: 41}
@@ -45,13 +45,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[ClipRecord]:
 def test_the_longest_clip(num_frames: int, min_frames: int, step: int, held: int) -> None:
     """Against a search through all lengths."""
     min_frames = min(num_frames, min_frames)
-    form = ClipFormat(num_frames, FPS, 16, 16, RATE, min_frames, step)
+    shape = ClipShape(num_frames, FPS, 16, 16, RATE, min_frames, step)
     allowed = [n for n in range(min_frames, num_frames) if (n - 1) % step == 0] + [num_frames]
-    assert form.shortest == allowed[0]
-    assert form.longest(held) == max((n for n in allowed if n <= held), default=allowed[0])
-    assert form.frames_of(form.samples_of(form.longest(held))) == form.longest(held)
+    assert shape.shortest == allowed[0]
+    assert shape.longest(held) == max((n for n in allowed if n <= held), default=allowed[0])
+    assert shape.frames_of(shape.samples_of(shape.longest(held))) == shape.longest(held)
     for no_less in (None, num_frames, num_frames + 9):
-        assert ClipFormat(num_frames, FPS, 16, 16, RATE, no_less).longest(held) == num_frames
+        assert ClipShape(num_frames, FPS, 16, 16, RATE, no_less).longest(held) == num_frames
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -109,7 +109,7 @@ def test_a_recording_below_the_shortest_clip_is_unusable(tmp_path: Path, recordi
 
 
 def test_without_min_frames_short_recordings_stay_unusable(records: list[ClipRecord]) -> None:
-    bare = ClipFormat(41, FPS, 16, 16, RATE)
+    bare = ClipShape(41, FPS, 16, 16, RATE)
     with pytest.raises(InputError, match=r"2\.mp4 is too short"):
         ClipDataset(records, bare, "fixed")[2]
     for k in (3, 4):
@@ -226,6 +226,6 @@ def test_sets_of_long_recordings_take_it_without_effect(tmp_path: Path) -> None:
 
 def test_wrong_numbers() -> None:
     with pytest.raises(InputError, match="min_frames is 0; it must be positive"):
-        ClipFormat(41, FPS, 16, 16, RATE, min_frames=0)
+        ClipShape(41, FPS, 16, 16, RATE, min_frames=0)
     with pytest.raises(InputError, match="frame_step is 0; it must be positive"):
-        ClipFormat(41, FPS, 16, 16, RATE, min_frames=9, frame_step=0)
+        ClipShape(41, FPS, 16, 16, RATE, min_frames=9, frame_step=0)
