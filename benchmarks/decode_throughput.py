@@ -16,6 +16,7 @@ import av
 import numpy as np
 
 from benchmarks.measure import add_timing_arguments, clock_name, interleaved, machine_facts, print_table, ratio
+from components.media.clock import ClipShape
 from components.media.reader import read_audio, read_clip, read_video
 from datamodules.procedural_clips import ProceduralClips
 
@@ -59,12 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder,
             num_train=1,
             num_test=args.clips,
-            num_frames=args.frames,
             train_duration_s=args.frames / fps,
-            fps=fps,
-            height=size,
-            width=size,
-            sample_rate=rate,
+            clip=ClipShape(args.frames, fps, size, size, rate),
         )
         data.prepare_data()
         paths = [record.path for record in data.records("test")]

@@ -39,10 +39,10 @@ UNJUDGED = ("--callbacks.sync_confidence=null", "--callbacks.report=null")
 WRITTEN = (*UNJUDGED, "--callbacks.writer.class_path=callbacks.prediction_writer.PredictionWriter")
 ON_THIS_MACHINE = ("--trainer.accelerator=cpu", "--data.num_workers=0")
 SMALL = {
-    "stage1_audio": (f"--data.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
-    "stage2_timbre": (f"--data.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
+    "stage1_audio": (f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
+    "stage2_timbre": (f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
     JOINT: (
-        *(f"--data.num_frames={FRAMES}", f"--data.height={SIDE}", f"--data.width={SIDE}", "--data.max_val_clips=2"),
+        *(f"--clip.num_frames={FRAMES}", f"--clip.height={SIDE}", f"--clip.width={SIDE}", "--data.max_val_clips=2"),
         *("--model.sampler.init_args.num_steps=2", f"{MIN_DURATION}=0.4"),
     ),
 }
@@ -247,11 +247,6 @@ def test_own_pictures_words_and_voices(trained: Place):
             "scenes": ["a voice"],
             "transcripts": ["the fox"],
             "references": ["voice.wav"],
-            "num_frames": FRAMES,
-            "fps": FPS,
-            "height": SIDE,
-            "width": SIDE,
-            "sample_rate": RATE,
         },
     }
     Path("mine.json").write_text(json.dumps({"data": data}))

@@ -23,7 +23,7 @@ WIDE_HUBERT = {**TINY_HUBERT, "hidden_size": 1024}
 """The width the experiments name; one thin layer of it."""
 
 SMALL = [
-    *("--data.num_frames=17", "--data.height=64", "--data.width=128", "--data.num_workers=0"),
+    *("--clip.num_frames=17", "--clip.height=64", "--clip.width=128", "--data.num_workers=0"),
     "--model.sampler.init_args.video_steps=[2,1,1]",
 ]
 """Seconds instead of minutes; `test_full_size` leaves the clips as long and large as they are."""

@@ -106,7 +106,7 @@ class AVSyncCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Looks at the checkpoint and the data set before anything slow happens."""
         data = self._get(self.config, "data")
-        if data is not None and self._get(self.config, "clip") is not None and "clip" not in data.init_args:
+        if data is not None and self._get(self.config, "clip") is not None and "clip" not in data.get("init_args", {}):
             raise InputError(
                 f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
                 "'clip: ClipShape | None', or set clip to null"

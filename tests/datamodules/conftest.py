@@ -2,14 +2,23 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from components.media.clock import ClipShape
 from components.media.writer import write_mp4
 
 FPS, RATE = 24, 16000
+
+
+def clip_of(settings: dict[str, Any], **defaults: Any) -> ClipShape:
+    """A clip of the ``defaults``, changed by those of the ``settings`` that describe clips; these are taken out."""
+    changes = {field.name: settings.pop(field.name) for field in fields(ClipShape) if field.name in settings}
+    return ClipShape(**{**defaults, **changes})
 
 
 def write_recording(path: Path, seconds: float, seed: int, sound: bool = True, loudness: float = 0.5) -> None:

@@ -8,12 +8,13 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from components.errors import InputError
+from components.media.clock import ClipShape
 from components.metrics.cyclesync.onsets import OnsetDetector
 from datamodules.avsync15 import AVSync15
 from datamodules.reading.clip_data_module import ClipDataModule
 from tests.public_folders.avsync15 import write_avsync15
 
-SMALL = {"num_frames": 24, "fps": 24.0, "height": 16, "width": 16, "num_workers": 0}
+SMALL = {"clip": ClipShape(num_frames=24, fps=24.0, height=16, width=16), "num_workers": 0}
 
 
 @pytest.fixture
@@ -75,9 +76,7 @@ def test_a_bad_class_mapping(broken: Path, content: str | None, message: str) ->
         AVSync15(str(broken), **SMALL).setup("fit")
 
 
-@pytest.mark.parametrize(
-    "name", ["batch_size", "val_batch_size", "clips_per_video", "max_val_clips", "num_frames", "fps"]
-)
+@pytest.mark.parametrize("name", ["batch_size", "val_batch_size", "clips_per_video", "max_val_clips"])
 def test_numbers_that_make_no_sense(avsync_root: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} is 0"):
         AVSync15(str(avsync_root), **{**SMALL, name: 0})
@@ -92,20 +91,20 @@ def test_every_argument_is_known_to_the_command_line(avsync_root: Path) -> None:
         [
             "--data=datamodules.avsync15.AVSync15",
             f"--data.root={avsync_root}",
-            "--data.fps=12",
+            "--data.clip.fps=12",
             "--data.on_corrupt=skip",
         ]
     )
     data = parser.instantiate_classes(parsed).data
     assert isinstance(data, AVSync15)
-    assert (data.form.fps, data.form.num_frames, data.form.height, data.form.width) == (12.0, 121, 384, 640)
+    assert (data.clip.fps, data.clip.num_frames, data.clip.height, data.clip.width) == (12.0, 121, 384, 640)
     with pytest.raises(Exception, match="frames_per_clip"):
         parser.parse_args(["--data=datamodules.avsync15.AVSync15", "--data.root=x", "--data.frames_per_clip=3"])
 
 
 def test_a_folder_like_the_public_release_is_read_and_heard_where_it_is_said(tmp_path: Path) -> None:
     truth = write_avsync15(tmp_path, num_train=3, num_test=3, height=64, width=128, seconds=2.0)
-    module = AVSync15(str(tmp_path), **{**SMALL, "num_frames": 48, "height": 64, "width": 128}, val_batch_size=3)
+    module = AVSync15(str(tmp_path), clip=ClipShape(48, 24.0, 64, 128), num_workers=0, val_batch_size=3)
     module.setup("fit")
     batch = next(iter(module.val_dataloader()))
     assert list(batch.captions) == ["hammering", "striking bowling", "baby babbling crying"]

@@ -15,12 +15,13 @@ from datamodules.greatest_hits import TheGreatestHits, read_times
 from datamodules.reading.clip_data_module import ClipDataModule
 from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.order import SampleKey
+from tests.datamodules.conftest import clip_of
 from tests.public_folders.greatest_hits import GreatestHitsFolder, write_greatest_hits
 
 
 def data(root: Path, **more: Any) -> TheGreatestHits:
-    small = {"num_frames": 48, "fps": 24.0, "height": 32, "width": 56, "sample_rate": 16000, "num_workers": 0}
-    return TheGreatestHits(str(root), **{**small, "batch_size": 2, "val_batch_size": 2, **more})
+    clip = clip_of(more, num_frames=48, height=32, width=56)
+    return TheGreatestHits(str(root), clip=clip, **{"num_workers": 0, "batch_size": 2, "val_batch_size": 2, **more})
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_avsyncds_layout_lists_file_names_and_needs_neither_times_nor_sounds(tmp
 
 
 def clip_sounds(module: TheGreatestHits, place: float) -> torch.Tensor:
-    dataset = ClipDataset(module.records("test"), module.form, "fixed")
+    dataset = ClipDataset(module.records("test"), module.clip, "fixed")
     dataset._place = lambda part, key: place  # type: ignore[method-assign]
     return torch.stack([dataset[k].audio for k in range(len(dataset))])
 
@@ -158,7 +159,7 @@ def test_30_fps_are_brought_to_24_by_time_stamps(tmp_path: Path) -> None:
     write_mp4(
         folder.root / f"{name}_denoised_thumb.mp4", grey[:, None, None, None].expand(-1, 3, 32, 56).contiguous(), 30
     )
-    dataset = ClipDataset(data(folder.root).records("train"), data(folder.root).form, "random")
+    dataset = ClipDataset(data(folder.root).records("train"), data(folder.root).clip, "random")
     for position in range(8):
         clip = dataset[SampleKey(0, position)]
         start_s = float(clip.id.split("@")[1])
@@ -250,7 +251,14 @@ def test_wrong_arguments() -> None:
 def test_every_argument_is_known_to_the_command_line(small: GreatestHitsFolder) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ClipDataModule, "data")
-    options = {"root": small.root, "track": "mic", "sound": "wav", "actions": "[hit]", "fps": 12, "prompt": "knocking"}
+    options = {
+        "root": small.root,
+        "track": "mic",
+        "sound": "wav",
+        "actions": "[hit]",
+        "clip.fps": 12,
+        "prompt": "knocking",
+    }
     parsed = parser.parse_args(
         ["--data=datamodules.greatest_hits.TheGreatestHits", *(f"--data.{key}={item}" for key, item in options.items())]
     )

@@ -14,6 +14,7 @@ from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.writer import write_mp4, write_wav
 from datamodules.image_audio_pairs import ImageAudioPairs
+from tests.datamodules.conftest import clip_of
 
 
 @pytest.fixture
@@ -30,9 +31,8 @@ def files(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def pairs(files: dict[str, list[str]], **more: Any) -> ImageAudioPairs:
-    return ImageAudioPairs(
-        **{"num_frames": 24, "fps": 12.0, "height": 16, "width": 16, "batch_size": 2, **files, **more}
-    )
+    clip = clip_of(more, num_frames=24, fps=12.0, height=16, width=16)
+    return ImageAudioPairs(clip=clip, **{"batch_size": 2, **files, **more})
 
 
 class Echo(L.LightningModule):

@@ -15,12 +15,14 @@ from components.media.reader import probe
 from datamodules import procedural_clips
 from datamodules.avsync15 import AVSync15
 from datamodules.procedural.scenes import MIN_GAP_S
-from datamodules.procedural_clips import ProceduralClips, draw_events, is_complete
+from datamodules.procedural_clips import SMALL_CLIPS, ProceduralClips, draw_events, is_complete
+from tests.datamodules.conftest import clip_of
 
 
 def clips(root: Path, **more: Any) -> ProceduralClips:
     settings = {"num_train": 4, "num_test": 3, "train_duration_s": 2.5, "batch_size": 2, "val_batch_size": 3, "seed": 0}
-    return ProceduralClips(root=str(root), **{**settings, **more})
+    clip = clip_of(more, **vars(SMALL_CLIPS))
+    return ProceduralClips(root=str(root), clip=clip, **{**settings, **more})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_folder_is_an_avsync15_folder(rendered: ProceduralClips) -> None:
-    plain = AVSync15(str(rendered.root), num_frames=49, fps=24, height=32, width=32)
+    plain = AVSync15(str(rendered.root), clip=SMALL_CLIPS)
     assert plain.records("train") == rendered.records("train")
     records = plain.records("test")
     assert [record.caption for record in records] == ["a bouncing ball", "a mallet striking a bar", "a speaking face"]

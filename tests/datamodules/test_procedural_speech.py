@@ -33,9 +33,11 @@ from datamodules.procedural.speech_sounds import (
     transcript,
     voice_of,
 )
+from datamodules.procedural_clips import SMALL_CLIPS
 from datamodules.procedural_speech import Plan, ProceduralSpeech, plan_of
 from datamodules.reading.clip_dataset import Clip
 from datamodules.speech_clips import SpeechClips
+from tests.datamodules.conftest import clip_of
 
 RATE, FPS, FRAMES = 16000, 24.0, 49
 
@@ -50,7 +52,8 @@ def speech(root: Path, **more: Any) -> ProceduralSpeech:
         "batch_size": 4,
         "val_batch_size": 12,
     }
-    return ProceduralSpeech(str(root), **{**chosen, **more})
+    clip = clip_of(more, **vars(SMALL_CLIPS))
+    return ProceduralSpeech(str(root), clip=clip, **{**chosen, **more})
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def mouth_darkness(video: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_folder_is_a_manifest_of_speech(rendered: ProceduralSpeech) -> None:
-    plain = SpeechClips(str(rendered.root), num_frames=FRAMES, height=32, width=32)
+    plain = SpeechClips(str(rendered.root), clip=SMALL_CLIPS)
     assert plain.records("train") == rendered.records("train")
     assert plain.records("test") == rendered.records("val") == rendered.records("test")
     assert len(plain.records("train")) == 24

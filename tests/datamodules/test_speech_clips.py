@@ -13,12 +13,16 @@ from components.errors import InputError
 from datamodules.reading.clip_data_module import ClipDataModule
 from datamodules.reading.order import ConsumedSampler, SampleKey
 from datamodules.speech_clips import SpeechClips
+from tests.datamodules.conftest import clip_of
 from tests.public_folders.speech import RATE, heard, utterance, write_speech
 
 
 def data(root: Path, **more: Any) -> SpeechClips:
-    small = {"num_frames": 25, "fps": 25.0, "height": 16, "width": 16, "sample_rate": RATE, "num_workers": 0, "seed": 3}
-    return SpeechClips(str(root), **{**small, "batch_size": 2, "val_batch_size": 2, "reference_s": 1.5, **more})
+    clip = clip_of(more, num_frames=25, fps=25.0, height=16, width=16, sample_rate=RATE)
+    small = {"num_workers": 0, "seed": 3}
+    return SpeechClips(
+        str(root), clip=clip, **{**small, "batch_size": 2, "val_batch_size": 2, "reference_s": 1.5, **more}
+    )
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -391,7 +395,7 @@ def test_wrong_arguments(corpus: Path, tmp_path: Path) -> None:
 def test_every_argument_is_known_to_the_command_line(corpus: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ClipDataModule, "data")
-    options = {"root": corpus, "reference_s": 2.5, "long_references": "error", "audio_only": "true", "fps": 12}
+    options = {"root": corpus, "reference_s": 2.5, "long_references": "error", "audio_only": "true", "clip.fps": 12}
     parsed = parser.parse_args(
         ["--data=datamodules.speech_clips.SpeechClips", *(f"--data.{key}={item}" for key, item in options.items())]
     )

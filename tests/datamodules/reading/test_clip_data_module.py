@@ -14,6 +14,7 @@ from torch import nn
 
 from components.contracts import ClipBatch
 from components.errors import InputError
+from components.media.clock import ClipShape
 from datamodules.avsync15 import AVSync15
 
 
@@ -52,10 +53,7 @@ class Recorder(L.LightningModule):
 def data(root: Path, batch_size: int = 2, **more: Any) -> AVSync15:
     return AVSync15(
         str(root),
-        num_frames=12,
-        fps=12,
-        height=16,
-        width=16,
+        clip=ClipShape(num_frames=12, fps=12, height=16, width=16),
         batch_size=batch_size,
         num_workers=more.pop("num_workers", 0),
         val_batch_size=2,

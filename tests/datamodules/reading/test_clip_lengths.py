@@ -45,13 +45,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[ClipRecord]:
 def test_the_longest_clip(num_frames: int, min_frames: int, step: int, held: int) -> None:
     """Against a search through all lengths."""
     min_frames = min(num_frames, min_frames)
-    shape = ClipShape(num_frames, FPS, 16, 16, RATE, min_frames, step)
+    shape = ClipShape(num_frames, FPS, 16, 16, RATE, min_frames)
     allowed = [n for n in range(min_frames, num_frames) if (n - 1) % step == 0] + [num_frames]
-    assert shape.shortest == allowed[0]
-    assert shape.longest(held) == max((n for n in allowed if n <= held), default=allowed[0])
-    assert shape.frames_of(shape.samples_of(shape.longest(held))) == shape.longest(held)
+    assert shape.shortest(step) == allowed[0]
+    assert shape.longest(held, step) == max((n for n in allowed if n <= held), default=allowed[0])
+    assert shape.frames_of(shape.samples_of(shape.longest(held, step))) == shape.longest(held, step)
     for no_less in (None, num_frames, num_frames + 9):
-        assert ClipShape(num_frames, FPS, 16, 16, RATE, no_less).longest(held) == num_frames
+        assert ClipShape(num_frames, FPS, 16, 16, RATE, no_less).longest(held, step) == num_frames
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -148,11 +148,8 @@ def test_loaders_deliver_batches_of_different_lengths(records: list[ClipRecord],
     def module(**more: int) -> AVSync15:
         made = AVSync15(
             str(avsync(records, tmp_path)) if not (tmp_path / "videos").exists() else str(tmp_path),
-            num_frames=41,
-            height=16,
-            width=16,
+            clip=ClipShape(41, FPS, 16, 16, RATE, min_frames=15),
             num_workers=0,
-            min_frames=15,
             **more,
         )
         made.setup("fit")
@@ -189,11 +186,8 @@ def test_transcripts_of_clips_that_a_batch_cuts_short(records: list[ClipRecord],
         module = SpeechClips(
             str(manifest),
             partial_transcripts=partial,  # type: ignore[arg-type]
-            num_frames=41,
-            height=16,
-            width=16,
+            clip=ClipShape(41, FPS, 16, 16, RATE, min_frames=17),
             num_workers=0,
-            min_frames=17,
             batch_size=1,
             val_batch_size=val_batch_size,
         )
@@ -206,7 +200,7 @@ def test_transcripts_of_clips_that_a_batch_cuts_short(records: list[ClipRecord],
     with pytest.raises(InputError, match=r"min_frames is set and partial_transcripts is error, but a batch is cut"):
         said("error")
     with pytest.raises(InputError, match=r"pad_audio is true and min_frames is set"):
-        SpeechClips(str(manifest), audio_only=True, pad_audio=True, num_frames=41, min_frames=17)
+        SpeechClips(str(manifest), audio_only=True, pad_audio=True, clip=ClipShape(41, min_frames=17))
 
 
 def test_sound_alone(records: list[ClipRecord]) -> None:
@@ -217,7 +211,9 @@ def test_sound_alone(records: list[ClipRecord]) -> None:
 
 
 def test_sets_of_long_recordings_take_it_without_effect(tmp_path: Path) -> None:
-    data = ProceduralClips(str(tmp_path), 1, 1, num_frames=25, train_duration_s=1.5, height=16, width=16, min_frames=9)
+    data = ProceduralClips(
+        str(tmp_path), 1, 1, train_duration_s=1.5, clip=ClipShape(25, FPS, 16, 16, RATE, min_frames=9)
+    )
     data.prepare_data()
     data.setup("fit")
     assert next(iter(data.val_dataloader())).video.shape[1] == 25
@@ -227,5 +223,25 @@ def test_sets_of_long_recordings_take_it_without_effect(tmp_path: Path) -> None:
 def test_wrong_numbers() -> None:
     with pytest.raises(InputError, match="min_frames is 0; it must be positive"):
         ClipShape(41, FPS, 16, 16, RATE, min_frames=0)
-    with pytest.raises(InputError, match="frame_step is 0; it must be positive"):
-        ClipShape(41, FPS, 16, 16, RATE, min_frames=9, frame_step=0)
+
+
+def test_clips_differ_by_the_temporal_factor_of_the_model_that_encodes_them(
+    records: list[ClipRecord], tmp_path: Path
+) -> None:
+    """A data module asks the model it feeds; alone it takes Pyramid Flow's."""
+    from types import SimpleNamespace
+
+    def lengths(model: object) -> set[int]:
+        made = AVSync15(
+            str(avsync(records, tmp_path)) if not (tmp_path / "videos").exists() else str(tmp_path),
+            clip=ClipShape(41, FPS, 16, 16, RATE, min_frames=15),
+            num_workers=0,
+            val_batch_size=1,
+        )
+        made.trainer = None if model is None else SimpleNamespace(lightning_module=model, world_size=1, global_rank=0)
+        made.setup("fit")
+        return {batch.video.shape[1] for batch in made.val_dataloader()}
+
+    assert lengths(None) == {17, 33, 41}
+    assert lengths(SimpleNamespace(frame_step=None)) == {17, 33, 41}
+    assert lengths(SimpleNamespace(frame_step=5)) == {16, 21, 31, 41}

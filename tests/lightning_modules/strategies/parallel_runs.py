@@ -106,6 +106,7 @@ def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None 
                 },
             },
         },
+        "clip": {"num_frames": 25, "height": 16, "width": 16},
         "data": {
             "class_path": "ProceduralClips",
             "init_args": {
@@ -113,10 +114,7 @@ def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None 
                 "num_train": 6,
                 "num_test": 5,
                 "kinds": ["bouncing_ball"],
-                "num_frames": 25,
                 "train_duration_s": 1.5,
-                "height": 16,
-                "width": 16,
                 "batch_size": 4,
                 "val_batch_size": 2,
             },
