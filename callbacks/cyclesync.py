@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,11 +14,11 @@ from callbacks.evaluation import (
     CHANCE,
     GENERATED,
     REAL,
-    EvaluationCallback,
-    each_once,
+    JudgeCallback,
     entry_name,
-    gathered,
     mismatched,
+    recording_indices,
+    remembered,
 )
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
@@ -51,8 +51,13 @@ class JudgedClip:
     inferred: Mapping[str, Onsets]
     true: list[float] | None
 
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Kinds of video that a sound was inferred from."""
+        return tuple(self.inferred)
 
-class CycleSyncCallback(EvaluationCallback):
+
+class CycleSyncCallback(JudgeCallback[JudgedClip]):
     """Infers sound from every video with a frozen V2A model and scores its onsets against those of its sound.
 
     The sound of a generated video is the one that drove it, or the one generated with it.
@@ -92,10 +97,10 @@ class CycleSyncCallback(EvaluationCallback):
         undefined: UndefinedPolicy = "skip",
         detector: OnsetDetector | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(v2a)
         if num_samples < 1:
             raise InputError(f"CycleSyncCallback.num_samples is {num_samples}; it must be at least 1")
-        self.v2a = v2a.requires_grad_(False).eval()
+        self.v2a = v2a
         self.tolerance_s = tolerance_s
         self.extra_tolerances_s = tuple(extra_tolerances_s)
         self.num_samples = num_samples
@@ -106,23 +111,11 @@ class CycleSyncCallback(EvaluationCallback):
             "v2a": f"{type(v2a).__module__}.{type(v2a).__qualname__}",
             "v2a_sha256": sha256_of_tensors({name: item.reshape(-1) for name, item in v2a.state_dict().items()}),
         }
-        self._clips: list[JudgedClip] = []
         self._real: dict[tuple[str, float], Onsets] = {}
         self._real_heard: dict[tuple[str, float], list[float]] = {}
-        self._show_bar = True
 
-    def start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Moves the judge to where the videos are."""
-        self.v2a.to(module.device).eval()
-        self._clips = []
-        self._show_bar = trainer.is_global_zero and trainer.progress_bar_callback is not None
-
-    @torch.no_grad()
-    def update(self, generation: Generation) -> None:
+    def judged(self, generation: Generation, rows: Sequence[int]) -> list[JudgedClip]:
         """Onsets of the driving sound, the generation, each variant and the real video."""
-        keep = generation.valid_mask().nonzero().flatten().tolist()
-        if not keep:
-            return
         batch = generation.reference
         videos = {GENERATED: generation.video, **{name: item.video for name, item in generation.variants.items()}}
         duration_s = common_duration_s(
@@ -131,20 +124,20 @@ class CycleSyncCallback(EvaluationCallback):
         inferred: dict[str, list[Onsets]] = {}
         with tqdm(videos.items(), "CycleSync", leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, video in bar:
-                inferred[name] = self._infer(video[keep], generation.fps, batch, keep, duration_s)
+                inferred[name] = self._infer(video[rows], generation.fps, batch, rows, duration_s)
         if batch.video.shape[1] > 1 and batch.audio.shape[1]:
-            inferred[REAL] = self._infer_real(batch, keep, duration_s)
-        heard = self._listen(generation, keep, duration_s)
-        self._clips += [
+            inferred[REAL] = self._infer_real(batch, rows, duration_s)
+        sounds = self._listen(generation, rows, duration_s)
+        return [
             JudgedClip(
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 duration_s=duration_s,
-                heard={kind: heard[kind][index] for kind in inferred},
+                heard={kind: sounds[kind][index] for kind in inferred},
                 inferred={name: onsets[index] for name, onsets in inferred.items()},
                 true=None if batch.onsets is None else list(batch.onsets[row]),
             )
-            for index, row in enumerate(keep)
+            for index, row in enumerate(rows)
         ]
 
     def _infer(
@@ -166,11 +159,11 @@ class CycleSyncCallback(EvaluationCallback):
         return [list(onsets) for onsets in zip(*drawn, strict=True)]
 
     def _infer_real(self, batch: ClipBatch, rows: Sequence[int], duration_s: float) -> list[Onsets]:
-        new = [row for row in rows if (batch.ids[row], duration_s) not in self._real]
-        if new:
-            found = self._infer(batch.video[new].float() / 255, batch.fps, batch, new, duration_s)
-            self._real |= {(batch.ids[row], duration_s): onsets for row, onsets in zip(new, found, strict=True)}
-        return [self._real[batch.ids[row], duration_s] for row in rows]
+        def infer(new: list[int]) -> list[Onsets]:
+            wanted = [rows[index] for index in new]
+            return self._infer(batch.video[wanted].float() / 255, batch.fps, batch, wanted, duration_s)
+
+        return remembered(self._real, [(batch.ids[row], duration_s) for row in rows], infer)
 
     def _listen(self, generation: Generation, rows: Sequence[int], duration_s: float) -> dict[str, list[list[float]]]:
         """Onsets of the sound of every kind of video, one list per clip."""
@@ -185,44 +178,36 @@ class CycleSyncCallback(EvaluationCallback):
         return heard
 
     def _listen_to_real(self, batch: ClipBatch, rows: Sequence[int], duration_s: float) -> list[list[float]]:
-        new = [row for row in rows if (batch.ids[row], duration_s) not in self._real_heard]
-        if new:
-            found = self.detector(batch.audio[new], batch.sample_rate, duration_s)
-            self._real_heard |= {(batch.ids[row], duration_s): onsets for row, onsets in zip(new, found, strict=True)}
-        return [self._real_heard[batch.ids[row], duration_s] for row in rows]
+        def listen(new: list[int]) -> list[list[float]]:
+            return self.detector(batch.audio[[rows[index] for index in new]], batch.sample_rate, duration_s)
 
-    def finish(self, trainer: Trainer, module: LightningModule) -> None:
-        """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
-        self.v2a.cpu()
-        clips = each_once(gathered(trainer, self._clips))
-        self._clips = []
-        kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.inferred))
-        results = {
-            entry_name("cyclesync", kind): self._score([(clip, clip) for clip in clips if kind in clip.inferred], kind)
-            for kind in kinds
-        }
-        if pairs := mismatched(clips):
-            results[entry_name("cyclesync", CHANCE)] = self._score(pairs, GENERATED)
-        self.results = results
-        self.clip_rows = {clip.id: self._row(clip) for clip in clips}
-        self.log_results(trainer, module)
+        return remembered(self._real_heard, [(batch.ids[row], duration_s) for row in rows], listen)
+
+    def entries(self, kind: str, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
+        """CycleSync of one kind of video, each by its own sound."""
+        return {entry_name("cyclesync", kind): self._score([(clip, clip) for clip in clips], kind)}
+
+    def chance(self, trainer: Trainer, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
+        """CycleSync of generated videos by the sounds of other recordings."""
+        pairs = mismatched(clips)
+        return {entry_name("cyclesync", CHANCE): self._score(pairs, GENERATED)} if pairs else {}
 
     def _score(self, pairs: Sequence[tuple[JudgedClip, JudgedClip]], kind: str) -> MetricResult:
         """CycleSync of ``(clip whose video is judged, clip whose sound it is judged by)``."""
-        videos = {name: index for index, name in enumerate(sorted({clip.video_id for clip, _ in pairs}))}
+        num_recordings, index = recording_indices([clip for clip, _ in pairs])
         # every rank holds all clips, so there is nothing to synchronise
         metric = CycleSync(
-            len(videos), self.tolerance_s, self.extra_tolerances_s, self.undefined, sync_on_compute=False
+            num_recordings, self.tolerance_s, self.extra_tolerances_s, self.undefined, sync_on_compute=False
         )
-        index = [videos[clip.video_id] for clip, _ in pairs]
         for sample in range(self.num_samples):
-            heard, seen = zip(*(_compared(judge, clip, kind, sample) for clip, judge in pairs), strict=True)
-            metric.update(heard, seen, index)
+            sound, video = zip(*(_compared(judge, clip, kind, sample) for clip, judge in pairs), strict=True)
+            metric.update(sound, video, index)
         found = metric.result()
         counts = {"n_clips": len(pairs), "num_samples": self.num_samples}
         return MetricResult(found.value, found.ci95, found.n, {**found.details, **counts, **self._judge})
 
-    def _row(self, clip: JudgedClip) -> dict[str, object]:
+    def row(self, clip: JudgedClip) -> dict[str, object]:
+        """Score and onsets of every kind of video."""
         scores = {}
         for kind, onsets in clip.inferred.items():
             found = cyclesync_per_clip([clip.heard[kind]] * len(onsets), onsets, [self.tolerance_s])
@@ -244,5 +229,5 @@ class CycleSyncCallback(EvaluationCallback):
 def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:
     """Onsets of ``judge``'s sound and of those inferred from ``clip``, in the time both cover."""
     end_s = min(judge.duration_s, clip.duration_s)
-    heard, seen = judge.heard[kind], clip.inferred[kind][sample]
-    return [time for time in heard if time <= end_s], [time for time in seen if time <= end_s]
+    sound, video = judge.heard[kind], clip.inferred[kind][sample]
+    return [time for time in sound if time <= end_s], [time for time in video if time <= end_s]

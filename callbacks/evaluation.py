@@ -1,13 +1,15 @@
-"""The one place that maps Lightning's evaluation hooks onto what an evaluation callback does."""
+"""The one place that maps Lightning's evaluation hooks onto what an evaluation callback does, and what judges share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from components.contracts import Generation, MetricResult
 
@@ -17,6 +19,7 @@ REAL = "real"
 CHANCE = "chance"
 
 T = TypeVar("T")
+Key = TypeVar("Key")
 
 
 class OfRecording(Protocol):
@@ -31,7 +34,16 @@ class OfRecording(Protocol):
         """The recording it was cut from."""
 
 
-Judged = TypeVar("Judged", bound=OfRecording)
+class OfKinds(OfRecording, Protocol):
+    """What a judge found in the kinds of video there are of a clip."""
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """``generated``, names of variants and, where there is a real video, ``real``."""
+
+
+Recorded = TypeVar("Recorded", bound=OfRecording)
+Judged = TypeVar("Judged", bound=OfKinds)
 
 
 class EvaluationCallback(Callback):
@@ -146,6 +158,82 @@ class EvaluationCallback(Callback):
         self.conclude(trainer, pl_module)
 
 
+class JudgeCallback(EvaluationCallback, Generic[Judged]):
+    """A frozen judge that scores every kind of video, beside its ceiling (real videos) and its floor (chance).
+
+    Clips are judged batch by batch; at the end those of all ranks are put together, each once, and every rank computes
+    the same entries from all of them. Subclasses say what is found in a clip, and make entries and rows of it.
+
+    Args:
+        judge: frozen here, never part of the trained model; on the model's device only while it is needed.
+    """
+
+    def __init__(self, judge: nn.Module) -> None:
+        super().__init__()
+        self._judging = judge.requires_grad_(False).eval()
+        self._clips: list[Judged] = []
+        self._show_bar = True
+
+    @abstractmethod
+    def judged(self, generation: Generation, rows: Sequence[int]) -> list[Judged]:
+        """What is found in the clips of those ``rows``, in their order."""
+
+    @abstractmethod
+    def entries(self, kind: str, clips: Sequence[Judged]) -> Mapping[str, MetricResult]:
+        """Entries of one kind of video for ``results``."""
+
+    @abstractmethod
+    def chance(self, trainer: Trainer, clips: Sequence[Judged]) -> Mapping[str, MetricResult]:
+        """Entries of generated videos with the sounds of other recordings (`mismatched`). Every rank calls it."""
+
+    @abstractmethod
+    def row(self, clip: Judged) -> dict[str, object]:
+        """What is known of a clip, for ``clip_rows``."""
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Moves the judge to where the videos are."""
+        self._judging.to(module.device).eval()
+        self._clips = []
+        self._show_bar = trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+    @torch.no_grad()
+    def update(self, generation: Generation) -> None:
+        """Judges the clips that are not repeated to even out ranks."""
+        if rows := generation.valid_mask().nonzero().flatten().tolist():
+            self._clips += self.judged(generation, rows)
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
+        self._judging.cpu()
+        clips = each_once(gathered(trainer, self._clips))
+        self._clips = []
+        self.results = {}
+        for kind in dict.fromkeys(kind for clip in clips for kind in clip.kinds):
+            self.results |= self.entries(kind, [clip for clip in clips if kind in clip.kinds])
+        self.results |= self.chance(trainer, clips)
+        self.clip_rows = {clip.id: self.row(clip) for clip in clips}
+        self.log_results(trainer, module)
+
+
+def remembered(found: dict[Key, T], keys: Sequence[Key], find: Callable[[list[int]], Sequence[T]]) -> list[T]:
+    """The values of ``keys``, those not found yet by one call.
+
+    Args:
+        found: values by key; completed in place.
+        keys: what is asked for.
+        find: the values of the keys at the given indices, in their order.
+    """
+    if new := [index for index, key in enumerate(keys) if key not in found]:
+        found |= zip((keys[index] for index in new), find(new), strict=True)
+    return [found[key] for key in keys]
+
+
+def recording_indices(clips: Sequence[OfRecording]) -> tuple[int, list[int]]:
+    """How many recordings the clips come from, and for every clip which one."""
+    names = sorted({clip.video_id for clip in clips})
+    return len(names), [names.index(clip.video_id) for clip in clips]
+
+
 def gathered(trainer: Trainer, items: list[T]) -> list[T]:
     """The items of all ranks on every rank, rank 0's first. Every rank has to call it."""
     if trainer.world_size == 1:
@@ -155,7 +243,7 @@ def gathered(trainer: Trainer, items: list[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
-def each_once(clips: Sequence[Judged]) -> list[Judged]:
+def each_once(clips: Sequence[Recorded]) -> list[Recorded]:
     """Every clip once, in the order of the ids.
 
     A clip that evens out the batches of several ranks may come without a mask: its id tells.
@@ -164,7 +252,7 @@ def each_once(clips: Sequence[Judged]) -> list[Judged]:
     return [by_id[name] for name in sorted(by_id)]
 
 
-def mismatched(clips: Sequence[Judged]) -> list[tuple[Judged, Judged]]:
+def mismatched(clips: Sequence[Recorded]) -> list[tuple[Recorded, Recorded]]:
     """Each clip with the next one, around the end of the list, that was cut from another recording."""
     pairs = []
     for index, clip in enumerate(clips):

@@ -107,17 +107,11 @@ def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
         table.add_row(
             name,
             f"{result.value:.2f}",
-            interval_text(result),
+            result.interval_text,
             str(result.n),
             f"{tolerance:.3g} s" if isinstance(tolerance, float) else "",
         )
     return table
-
-
-def interval_text(result: MetricResult) -> str:
-    """``low to high``, or a dash where there is no interval."""
-    low, high = result.ci95
-    return f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–"
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

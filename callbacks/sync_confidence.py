@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -15,11 +14,12 @@ from callbacks.evaluation import (
     CHANCE,
     GENERATED,
     REAL,
-    EvaluationCallback,
-    each_once,
+    JudgeCallback,
     entry_name,
     gathered,
     mismatched,
+    recording_indices,
+    remembered,
 )
 from components.contracts import ClipBatch, Generation, MetricResult
 from components.metrics.syncnet.metric import SyncConfidence
@@ -43,8 +43,13 @@ class JudgedClip:
     scores: Mapping[str, SyncScore]
     sound: Tensor
 
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Kinds of video that have a score."""
+        return tuple(self.scores)
 
-class SyncConfidenceCallback(EvaluationCallback):
+
+class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
     """Scores picture against sound of every generation with a frozen SyncNet.
 
     Reports Sync-C (higher is better) and Sync-D (lower is better) with 95 % intervals over recordings:
@@ -66,8 +71,8 @@ class SyncConfidenceCallback(EvaluationCallback):
     """
 
     def __init__(self, scorer: SyncNetScorer) -> None:
-        super().__init__()
-        self.scorer = scorer.requires_grad_(False).eval()
+        super().__init__(scorer)
+        self.scorer = scorer
         identity = identity_of(scorer.net)
         self._judge = {
             "syncnet": identity.name,
@@ -76,87 +81,76 @@ class SyncConfidenceCallback(EvaluationCallback):
             "max_shift_frames": scorer.max_shift,
             "min_duration_s": scorer.min_duration_s,
         }
-        self._clips: list[JudgedClip] = []
         self._lips: dict[str, list[LipTrack]] = {}
         self._real: dict[str, SyncScore] = {}
-        self._show_bar = True
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Moves the judge to where the videos are."""
-        self.scorer.to(module.device).eval()
-        self._clips, self._lips = [], {}
-        self._show_bar = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        super().start(trainer, module)
+        self._lips = {}
 
-    @torch.no_grad()
-    def update(self, generation: Generation) -> None:
+    def judged(self, generation: Generation, rows: Sequence[int]) -> list[JudgedClip]:
         """Scores the generation, each variant and the real clip."""
-        keep = generation.valid_mask().nonzero().flatten().tolist()
-        if not keep:
-            return
         batch = generation.reference
-        ids = [batch.ids[row] for row in keep]
+        ids = [batch.ids[row] for row in rows]
         made = {GENERATED: generation, **generation.variants}
         scores: dict[str, list[SyncScore]] = {}
-        sounds = self.scorer.sounds(generation.audio[keep], generation.sample_rate)
+        sounds = self.scorer.sounds(generation.audio[rows], generation.sample_rate)
         with tqdm(made.items(), "Sync-C", leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, item in bar:
-                lips = self.scorer.lips(item.video[keep], item.fps)
+                lips = self.scorer.lips(item.video[rows], item.fps)
                 # variants of an audio-to-video model share its driving sound
                 same = item.audio is generation.audio
-                heard = sounds if same else self.scorer.sounds(item.audio[keep], item.sample_rate)
-                scores[name] = [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, heard, strict=True)]
+                own = sounds if same else self.scorer.sounds(item.audio[rows], item.sample_rate)
+                scores[name] = [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, own, strict=True)]
                 if item is generation:
                     kept = ([track.cpu() for track in tracks] for tracks in lips)
                     self._lips |= dict(zip(ids, kept, strict=True))
         if batch.video.shape[1] > 1:
-            scores[REAL] = self._score_real(batch, keep)
-        self._clips += [
+            scores[REAL] = self._score_real(batch, rows)
+        return [
             JudgedClip(
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 scores={name: found[index] for name, found in scores.items()},
                 sound=sounds[index].cpu().clone(),
             )
-            for index, row in enumerate(keep)
+            for index, row in enumerate(rows)
         ]
 
     def _score_real(self, batch: ClipBatch, rows: Sequence[int]) -> list[SyncScore]:
-        new = [row for row in rows if batch.ids[row] not in self._real]
-        if new:
-            lips = self.scorer.lips(batch.video[new].float() / 255, batch.fps)
-            sounds = self.scorer.sounds(batch.audio[new], batch.sample_rate)
-            for row, tracks, sound in zip(new, lips, sounds, strict=True):
-                self._real[batch.ids[row]] = self.scorer.score(tracks, sound)
-        return [self._real[batch.ids[row]] for row in rows]
+        def score(new: list[int]) -> list[SyncScore]:
+            wanted = [rows[index] for index in new]
+            lips = self.scorer.lips(batch.video[wanted].float() / 255, batch.fps)
+            sounds = self.scorer.sounds(batch.audio[wanted], batch.sample_rate)
+            return [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, sounds, strict=True)]
 
-    def finish(self, trainer: Trainer, module: LightningModule) -> None:
-        """Puts the clips of all ranks together, pairs them for chance, logs and keeps a row per clip."""
-        self.scorer.cpu()
-        clips = each_once(gathered(trainer, self._clips))
+        return remembered(self._real, [batch.ids[row] for row in rows], score)
+
+    def chance(self, trainer: Trainer, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
+        """Scores of generated videos with the sounds of other recordings."""
         # pairs cross ranks: each rank has all sounds and scores its own videos
         dubbed = {
             clip.id: self.scorer.score(self._lips[clip.id], partner.sound)
             for clip, partner in mismatched(clips)
             if clip.id in self._lips
         }
-        chance = dict(gathered(trainer, list(dubbed.items())))
-        self._clips, self._lips = [], {}
-        kinds = list(dict.fromkeys(kind for clip in clips for kind in clip.scores))
-        self.results = {}
-        for kind in kinds:
-            self._report(kind, {clip.id: clip.scores[kind] for clip in clips if kind in clip.scores}, clips)
-        if chance:
-            self._report(CHANCE, chance, clips)
-        self.clip_rows = {clip.id: _row(clip) for clip in clips}
-        self.log_results(trainer, module)
-
-    def _report(self, kind: str, scores: Mapping[str, SyncScore], clips: Sequence[JudgedClip]) -> None:
-        """Adds the entries of one kind of clip, if any clip has a score."""
+        self._lips = {}
+        scores = dict(gathered(trainer, list(dubbed.items())))
         scored = [clip for clip in clips if clip.id in scores]
-        videos = {name: index for index, name in enumerate(sorted({clip.video_id for clip in scored}))}
+        return self._entries(CHANCE, scored, [scores[clip.id] for clip in scored]) if scored else {}
+
+    def entries(self, kind: str, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
+        """Sync-C and Sync-D of one kind of clip, if any clip has a score."""
+        return self._entries(kind, clips, [clip.scores[kind] for clip in clips])
+
+    def _entries(
+        self, kind: str, clips: Sequence[JudgedClip], scores: Sequence[SyncScore]
+    ) -> Mapping[str, MetricResult]:
+        num_recordings, index = recording_indices(clips)
         # every rank holds all scores, so there is nothing to synchronise
-        metric = SyncConfidence(len(videos), sync_on_compute=False)
-        metric.update([scores[clip.id] for clip in scored], [videos[clip.video_id] for clip in scored])
+        metric = SyncConfidence(num_recordings, sync_on_compute=False)
+        metric.update(scores, index)
         found = metric.results()
         counts = found["sync_c"].details
         if not counts["n_clips"]:
@@ -164,21 +158,22 @@ class SyncConfidenceCallback(EvaluationCallback):
                 f"no clip has Sync-C and Sync-D ({kind}): {counts['n_no_face']} have no face and "
                 f"{counts['n_too_short']} are below the scorer's min_duration_s, {self.scorer.min_duration_s:g} s"
             )
-            return
-        for name, result in found.items():
-            details = {**result.details, **self._judge}
-            self.results[entry_name(name, kind)] = MetricResult(result.value, result.ci95, result.n, details)
+            return {}
+        return {
+            entry_name(name, kind): replace(result, details={**result.details, **self._judge})
+            for name, result in found.items()
+        }
 
-
-def _row(clip: JudgedClip) -> dict[str, object]:
-    found: dict[str, float | None] = {}
-    for kind, score in clip.scores.items():
-        scored = score.problem is None
-        found[entry_name("sync_c", kind)] = score.sync_c if scored else None
-        found[entry_name("sync_d", kind)] = score.sync_d if scored else None
-    return {
-        "video_id": clip.video_id,
-        "scores": found,
-        "sync_offset_s": {kind: None if score.problem else score.offset_s for kind, score in clip.scores.items()},
-        "sync_problem": {kind: score.problem for kind, score in clip.scores.items()},
-    }
+    def row(self, clip: JudgedClip) -> dict[str, object]:
+        """Scores, offset and problem of every kind of clip."""
+        found: dict[str, float | None] = {}
+        for kind, score in clip.scores.items():
+            scored = score.problem is None
+            found[entry_name("sync_c", kind)] = score.sync_c if scored else None
+            found[entry_name("sync_d", kind)] = score.sync_d if scored else None
+        return {
+            "video_id": clip.video_id,
+            "scores": found,
+            "sync_offset_s": {kind: None if score.problem else score.offset_s for kind, score in clip.scores.items()},
+            "sync_problem": {kind: score.problem for kind, score in clip.scores.items()},
+        }

@@ -370,6 +370,12 @@ class MetricResult:
     n: int
     details: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def interval_text(self) -> str:
+        """``low to high``, or a dash where there is no interval."""
+        low, high = self.ci95
+        return f"{low:.2f} to {high:.2f}" if math.isfinite(low + high) else "–"
+
 
 @runtime_checkable
 class ReportsResults(Protocol):

@@ -10,7 +10,6 @@ from math import isfinite
 from typing import Literal
 
 from callbacks.report.plots import color_class, curve_plot, interval_bar, label_of, onset_plot
-from callbacks.results import interval_text
 from components.contracts import MetricResult
 
 Status = Literal["running", "finished", "stopped"]
@@ -95,7 +94,7 @@ class ReportPage:
         scale = (min(numbers), max(numbers))
         rows = "".join(
             f'<tr><td><span class="dot {color_class(name)}"></span>{escape(name)}</td>'
-            f'<td class="value">{_number(result.value, 2)}</td><td>{interval_text(result)}</td>'
+            f'<td class="value">{_number(result.value, 2)}</td><td>{result.interval_text}</td>'
             f"<td>{interval_bar(result.value, *result.ci95, scale, name)}</td><td>{result.n}</td>"
             f"<td>{_tolerance(result)}</td></tr>"
             for name, result in self.results.items()

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from callbacks.evaluation import each_once, gathered, mismatched
+from callbacks.evaluation import each_once, gathered, mismatched, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.syncnet.input import at_syncnet_fps, network_pictures
@@ -98,12 +98,12 @@ class SyncNetModule(L.LightningModule):
         """Logs Sync-C and Sync-D of the held-out clips of all ranks and of mismatched pairs."""
         clips = each_once(gathered(self.trainer, self._held_out))
         self._held_out = []
-        videos = sorted({clip.video_id for clip in clips})
+        num_recordings, index = recording_indices(clips)
         for name, pairs in (("real", [(clip, clip) for clip in clips]), ("chance", mismatched(clips))):
             # every rank holds all clips here, so there is nothing left to synchronise
-            metric = SyncConfidence(len(videos), sync_on_compute=False)
+            metric = SyncConfidence(num_recordings, sync_on_compute=False)
             scores = [self.scorer.score(clip.lips, other.sound) for clip, other in pairs]
-            metric.update(scores, [videos.index(clip.video_id) for clip, _ in pairs])
+            metric.update(scores, index[: len(pairs)])  # there is no other sound where all clips share a recording
             for score, value in metric.compute().items():
                 self.log(f"val/{score}_{name}", value.float(), prog_bar=score == "sync_c")
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from callbacks.evaluation import gathered, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets
@@ -125,16 +126,15 @@ class V2AModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrates on the held-out clips of all ranks and logs their CycleSync and that of mismatched pairs."""
-        clips = sorted(self._gathered(), key=lambda clip: clip.id)
-        self._held_out.clear()
+        clips = sorted(gathered(self.trainer, self._held_out), key=lambda clip: clip.id)
+        self._held_out = []
         self.v2a.calibrate([clip.curve for clip in clips], [clip.wanted for clip in clips])
         heard = [clip.heard for clip in clips]
         inferred = [self._inferred(clip) for clip in clips]
-        videos = sorted({clip.video_id for clip in clips})
-        index = [videos.index(clip.video_id) for clip in clips]
+        num_recordings, index = recording_indices(clips)
         for name, partners in (("real", heard), ("chance", heard[1:] + heard[:1])):
             # every rank holds all clips here, so there is nothing left to synchronise
-            metric = CycleSync(len(videos), self.tolerance_s, (1 / 24, 0.1), sync_on_compute=False)
+            metric = CycleSync(num_recordings, self.tolerance_s, (1 / 24, 0.1), sync_on_compute=False)
             metric.update(partners, inferred, index)
             got = metric.compute()
             scores = {key: got[key].float() for key in got if key.startswith(("value", "at_", "ci95"))}
@@ -165,14 +165,6 @@ class V2AModule(L.LightningModule):
         rate = self.v2a.sample_rate
         sound = render_bursts(onsets, round(clip.duration_s * rate), rate, [clip_generator(clip.id, self.noise_seed)])
         return self.detector(sound, rate, clip.duration_s)[0]
-
-    def _gathered(self) -> list[_HeldOut]:
-        """The held-out clips of all ranks."""
-        if self.trainer.world_size == 1:
-            return list(self._held_out)
-        parts: list[list[_HeldOut]] = [[] for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather_object(parts, self._held_out)
-        return [clip for part in parts for clip in part]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 import lightning as L
 import pytest
 
-from callbacks.results import ResultsWriter, check_finite, interval_text, write_json
+from callbacks.results import ResultsWriter, check_finite, write_json
 from components.contracts import MetricResult
 from components.errors import InputError
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
@@ -83,7 +83,7 @@ def test_an_interval_over_one_item_is_null(tmp_path):
     trainer = trainer_with(tmp_path, Reports(ci95=(math.nan, math.nan), n=1), ResultsWriter())
     trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
     assert json.loads((tmp_path / "results.json").read_text())["metrics"]["asked"]["ci95"] == [None, None]
-    assert interval_text(MetricResult(1.0, (math.nan, math.nan), 1)) == "–"
+    assert MetricResult(1.0, (math.nan, math.nan), 1).interval_text == "–"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -5,13 +5,6 @@ import torch
 
 from components.v2a import onset_v2a as module
 from components.v2a.onset_v2a import probability_peaks
-from lightning_modules.judges.v2a import onset_targets
-
-
-def test_recovers_the_times_of_target_curves_below_a_step():
-    times = [0.313, 0.741, 1.2, 1.777]
-    curve = onset_targets([times], 200, 96.0, 0.012)[0]
-    assert probability_peaks(curve, 96.0, 0.5, 0.08) == pytest.approx(times, abs=2e-3)
 
 
 def test_of_two_close_peaks_the_higher_stays():
@@ -25,14 +18,6 @@ def test_of_two_close_peaks_the_higher_stays():
 def test_flat_and_short_curves_have_no_peaks():
     for length in (0, 1, 2, 40):
         assert probability_peaks(torch.ones(length), 96.0, 0.1, 0.08) == []
-
-
-def test_targets_are_one_at_onsets_and_the_larger_bump_counts():
-    curves = onset_targets([[0.5, 0.51], []], 96, 96.0, 0.012)
-    assert curves[0, 48] == 1.0
-    assert curves.max() <= 1.0
-    assert not curves[1].any()
-    assert curves[0, 0] < 1e-6
 
 
 def test_example_in_the_documentation():

@@ -8,9 +8,9 @@ from components.errors import InputError
 from components.metrics.cyclesync.matching import match_events
 from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.degrade import Degrade
-from components.v2a.onset_v2a import OnsetV2A
+from components.v2a.onset_v2a import OnsetV2A, probability_peaks
 from datamodules.procedural_clips import ProceduralClips
-from lightning_modules.judges.v2a import V2AModule
+from lightning_modules.judges.v2a import V2AModule, onset_targets
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,17 @@ def test_bad_arguments(batch):
         module(still_fraction=1.0)
     with pytest.raises(InputError, match="knows no true onsets"):
         module(targets="true").training_step(replace(batch, onsets=None), 0)
+
+
+def test_the_model_recovers_the_times_of_targets_below_a_step():
+    times = [0.313, 0.741, 1.2, 1.777]
+    curve = onset_targets([times], 200, 96.0, 0.012)[0]
+    assert probability_peaks(curve, 96.0, 0.5, 0.08) == pytest.approx(times, abs=2e-3)
+
+
+def test_targets_are_one_at_onsets_and_the_larger_bump_counts():
+    curves = onset_targets([[0.5, 0.51], []], 96, 96.0, 0.012)
+    assert curves[0, 48] == 1.0
+    assert curves.max() <= 1.0
+    assert not curves[1].any()
+    assert curves[0, 0] < 1e-6
