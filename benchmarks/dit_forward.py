@@ -99,7 +99,8 @@ def count_flops_by_block(model: ModelSize, batch: BatchSize) -> tuple[int, int]:
     counts = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
 
     def of(block: str) -> int:
-        return counts[f"SyncphonyDiT.backbone.{block}.0"]
+        result: int = counts[f"SyncphonyDiT.backbone.{block}.0"]
+        return result
 
     more = (model.joint_blocks - kinds[0]) * of("transformer_blocks") if kinds[0] else 0
     more += (model.single_blocks - kinds[1]) * of("single_transformer_blocks") if kinds[1] else 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.amp.autocast_mode import is_autocast_available
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast switched off: it turns float32 networks to bfloat16 and group norms of bfloat16 ones to float32."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
+    if not is_autocast_available(device.type):  # the meta device
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

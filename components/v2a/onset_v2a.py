@@ -187,7 +187,8 @@ class OnsetV2A(V2AModel):
             frames = self.working_frames(video, fps)
             probability = self.network(frames).sigmoid()
             moving = max_pool1d(motion_curve(frames), 2 * _REACH_FRAMES + 1, stride=1, padding=_REACH_FRAMES) > _STILL
-        return probability * moving.repeat_interleave(STEPS_PER_FRAME, dim=1)
+        result: Tensor = probability * moving.repeat_interleave(STEPS_PER_FRAME, dim=1)
+        return result
 
     def onsets(self, curves: Tensor | Sequence[Tensor]) -> list[list[float]]:
         """Predicted onset times in seconds, one list for each of B curves ``[N]``."""

@@ -44,13 +44,15 @@ def contact(times: np.ndarray, events: Sequence[Event]) -> np.ndarray:
     until = onsets[None, :] - times[:, None]
     dive = np.clip(1 - until / ANTICIPATION_S, 0, 1) * (until >= 0)
     fly = np.clip(1 + until / RECOVERY_S, 0, 1) * (until < 0)
-    return np.maximum(dive, fly).max(axis=1, initial=0.0) ** 2
+    result: np.ndarray = np.maximum(dive, fly).max(axis=1, initial=0.0) ** 2
+    return result
 
 
 def response(times: np.ndarray, events: Sequence[Event]) -> np.ndarray:
     """Jumps to 1 at each event and decays with ``RESPONSE_S``; gone (below 0.05) after 0.15 s."""
     since = times[:, None] - _onsets(events)[None, :]
-    return np.where(since >= 0, np.exp(-np.maximum(since, 0) / RESPONSE_S), 0).max(axis=1, initial=0.0)
+    result: np.ndarray = np.where(since >= 0, np.exp(-np.maximum(since, 0) / RESPONSE_S), 0).max(axis=1, initial=0.0)
+    return result
 
 
 def bouncing_ball(
@@ -252,14 +254,18 @@ def ellipse(canvas: Canvas, x: Scalar, y: Scalar, wide: Scalar, tall: Scalar) ->
     wide, tall = np.maximum(_per_frame(wide), 1e-4), np.maximum(_per_frame(tall), 1e-4)
     level = _length(dx / wide, dy / tall)
     slope = _length(dx / wide**2, dy / tall**2)
-    return level * (level - 1) / np.maximum(slope, 1e-6)
+    result: np.ndarray = level * (level - 1) / np.maximum(slope, 1e-6)
+    return result
 
 
 def box(canvas: Canvas, x: Scalar, y: Scalar, half_wide: Scalar, half_tall: Scalar, corner: float) -> np.ndarray:
     """Distance to a box with rounded corners."""
     dx = np.abs(canvas.x - _per_frame(x)) - _per_frame(half_wide) + np.float32(corner)
     dy = np.abs(canvas.y - _per_frame(y)) - _per_frame(half_tall) + np.float32(corner)
-    return _length(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0) - np.float32(corner)
+    result: np.ndarray = (
+        _length(np.maximum(dx, 0), np.maximum(dy, 0)) + np.minimum(np.maximum(dx, dy), 0) - np.float32(corner)
+    )
+    return result
 
 
 def capsule(canvas: Canvas, x0: Scalar, y0: Scalar, x1: Scalar, y1: Scalar, radius: float) -> np.ndarray:
@@ -272,7 +278,8 @@ def capsule(canvas: Canvas, x0: Scalar, y0: Scalar, x1: Scalar, y1: Scalar, radi
 
 def _length(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``hypot`` without its guard against overflow: several times faster."""
-    return np.sqrt(a * a + b * b)
+    result: np.ndarray = np.sqrt(a * a + b * b)
+    return result
 
 
 def _per_frame(value: Scalar) -> np.ndarray:
@@ -287,4 +294,5 @@ def blinks(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """1 where the eyes are shut: blinks of 0.16 s at random times that have nothing to do with the sound."""
     end = float(times[-1]) + 1.0 if len(times) else 1.0
     centres = np.cumsum(rng.uniform(0.7, 2.5, size=1 + int(end / 0.7)))
-    return np.clip(1.6 * (1 - np.abs(times[:, None] - centres[None, :]) / 0.08), 0, 1).max(axis=1)
+    result: np.ndarray = np.clip(1.6 * (1 - np.abs(times[:, None] - centres[None, :]) / 0.08), 0, 1).max(axis=1)
+    return result

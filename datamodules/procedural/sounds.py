@@ -71,7 +71,8 @@ def _bell(size: float, sample_rate: int, rng: np.random.Generator) -> Voice:
     def sound(since: np.ndarray, event: Event) -> np.ndarray:
         del event
         tones = [a * np.sin(2 * np.pi * fundamental * r * since) * np.exp(-since / tau) for r, a, tau in heard]
-        return np.sum(tones, axis=0)
+        result: np.ndarray = np.sum(tones, axis=0)
+        return result
 
     return sound
 
@@ -94,7 +95,8 @@ def _vowels(size: float, sample_rate: int, rng: np.random.Generator) -> Voice:
         # The first pulse comes when the attack is over, not a pitch period later.
         angles = (2 * np.pi * harmonics[:, None] * (since - _ATTACK_S)).astype(np.float32)
         wave = gains.astype(np.float32) @ np.cos(angles)
-        return wave * np.exp(-since / 0.065)
+        result: np.ndarray = wave * np.exp(-since / 0.065)
+        return result
 
     return sound
 

@@ -61,7 +61,8 @@ def face_of(speaker: int) -> Face:
 def opening(num_frames: int, fps: float, syllables: Sequence[Syllable]) -> np.ndarray:
     """How far the mouth is open in each frame, ``[T]`` in [0, 1]: the mean loudness while the frame is on screen."""
     instants = (np.arange(num_frames * _INSTANTS) + 0.5) / (_INSTANTS * fps)
-    return loudness(instants, syllables).reshape(num_frames, _INSTANTS).mean(axis=1)
+    result: np.ndarray = loudness(instants, syllables).reshape(num_frames, _INSTANTS).mean(axis=1)
+    return result
 
 
 def draw_face(

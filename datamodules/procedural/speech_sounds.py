@@ -135,7 +135,8 @@ def render_ambience(num_samples: int, sample_rate: int, rng: np.random.Generator
     """The hum and hiss of a place where nothing happens, about -36 dBFS: float32 ``[num_samples]``."""
     low, high = _noise(num_samples, sample_rate, 60, 300, rng), _noise(num_samples, sample_rate, 300, 3000, rng)
     mixed = rng.uniform(0.5, 1.0) * low + rng.uniform(0.2, 0.5) * high
-    return (rng.uniform(0.012, 0.02) * mixed / mixed.std()).astype(np.float32)
+    result: np.ndarray = (rng.uniform(0.012, 0.02) * mixed / mixed.std()).astype(np.float32)
+    return result
 
 
 def _shape(since: np.ndarray, hold_s: float) -> np.ndarray:
@@ -154,7 +155,8 @@ def _vowel(
     gains = (_FORMANT_GAINS / (1 + ((harmonics[:, None] - formants) / _BANDWIDTHS) ** 2)).sum(axis=1) + 0.02
     angles = (2 * np.pi * harmonics[:, None] * (since - _VOWEL_DELAY_S)).astype(np.float32)
     wave = gains.astype(np.float32) @ np.cos(angles)
-    return np.clip((since - _VOWEL_DELAY_S) / _ATTACK_S + 1, 0, 1) * wave / np.abs(wave).max()
+    result: np.ndarray = np.clip((since - _VOWEL_DELAY_S) / _ATTACK_S + 1, 0, 1) * wave / np.abs(wave).max()
+    return result
 
 
 def _consonant(
@@ -172,7 +174,8 @@ def _consonant(
         scale = voice.formant_scale
         noise = _noise(length, sample_rate, low * scale, min(high * scale, 0.45 * sample_rate), rng)
         burst[:length] = noise * np.exp(-early / decay_s)
-    return burst / max(1e-9, np.abs(burst).max())
+    result: np.ndarray = burst / max(1e-9, np.abs(burst).max())
+    return result
 
 
 def _noise(length: int, sample_rate: int, low_hz: float, high_hz: float, rng: np.random.Generator) -> np.ndarray:

@@ -120,7 +120,8 @@ class LogMelCodec(AudioCodec):
             magnitude = spectrum.abs() * (2 / self.hann.sum())  # a full-scale sine has 1
             level = (magnitude.transpose(1, 2) @ self.filters).clamp(min=math.exp(self.floor)).log()  # [B, K, mels]
         stacked = level.unflatten(1, (count, self.frames_per_latent)).flatten(2)
-        return self.normalisation(stacked.transpose(1, 2))
+        result: Tensor = self.normalisation(stacked.transpose(1, 2))
+        return result
 
     def decode(self, latents: Tensor) -> Tensor:
         """``[B, C, N]`` to ``[B, N * latent_hop]`` in [-1, 1]."""

@@ -77,7 +77,8 @@ class MDCTCodec(AudioCodec):
         blocks = waveform[:, : count * self.latent_hop].float().unflatten(1, (count, self.latent_hop))
         with no_autocast(waveform.device):
             coefficients = self._rotated(blocks, forward=True) @ self.cosines  # [B, N, hop]
-        return self.normalisation(_power(coefficients, self.power).transpose(1, 2))
+        result: Tensor = self.normalisation(_power(coefficients, self.power).transpose(1, 2))
+        return result
 
     def decode(self, latents: Tensor) -> Tensor:
         """Inverse of `encode`, clipped to [-1, 1]."""

@@ -95,7 +95,8 @@ class MMAudioCodec(AudioCodec):
         Raises:
             InputError: if the waveform is shorter than the front end's padding.
         """
-        return self.normalisation(latents_of(self.posterior(waveform), generators))
+        result: Tensor = self.normalisation(latents_of(self.posterior(waveform), generators))
+        return result
 
     def posterior(self, waveform: Tensor) -> DiagonalGaussian:
         """Posterior over the raw (not normalised) latents of ``waveform`` ``[B, S]``, in float32.

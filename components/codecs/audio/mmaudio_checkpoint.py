@@ -242,7 +242,8 @@ def _unit_weight(key: str, tensor: Tensor) -> Tensor:
     rows = tensor.float().flatten(1)
     fan_in = rows.shape[1]
     norm = torch.linalg.vector_norm(rows, dim=1) / math.sqrt(fan_in)
-    return (rows / (1e-4 + norm)[:, None] / math.sqrt(fan_in)).view_as(tensor).to(tensor.dtype)
+    result: Tensor = (rows / (1e-4 + norm)[:, None] / math.sqrt(fan_in)).view_as(tensor).to(tensor.dtype)
+    return result
 
 
 def _vae_widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -178,7 +178,8 @@ class WanVideoCodec(VideoCodec):
             pixels = patchify(pixels.to(vae.dtype), vae.config.patch_size or 1)
             chunks = [pixels[:, :, :1], *_windows(pixels[:, :, 1:], window)]
             hidden = [vae.encoder(chunk, feat_cache=memory, feat_idx=[0]) for chunk in chunks]
-            return vae.quant_conv(torch.cat(hidden, dim=2)).float()
+            result: Tensor = vae.quant_conv(torch.cat(hidden, dim=2)).float()
+            return result
 
     def _decode_into(self, pixels: Tensor, latents: Tensor) -> None:
         """Raw latents ``[B, C, L, h, w]`` to ``pixels`` ``[B, 3, T, H, W]``, one latent frame at a time."""

@@ -85,7 +85,8 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         picture = mel.expand(-1, 4, -1, -1) if self.fused else mel
         grid = self.model(picture, is_longer=longer if self.fused else None).last_hidden_state.permute(0, 3, 1, 2)
         grid = grid[:, : self.tokens_within(waveform.shape[1])]
-        return grid.mean(dim=-1) if self.frequency == "mean" else grid.flatten(2)
+        result: Tensor = grid.mean(dim=-1) if self.frequency == "mean" else grid.flatten(2)
+        return result
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to decibels of mel power ``[B, frames, mels]`` of a full-length sound."""

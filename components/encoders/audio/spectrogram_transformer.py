@@ -65,7 +65,8 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
         """``[B, S]`` to ``[B, N, dim]``."""
         patches = self.model(self.log_mel(waveform).to(self.model.dtype)).last_hidden_state[:, 2:]  # class tokens first
         rows = patches.unflatten(1, (self.num_rows, -1))[:, :, : self.tokens_within(waveform.shape[1])]
-        return rows.mean(dim=1) if self.frequency == "mean" else rows.transpose(1, 2).flatten(2)
+        result: Tensor = rows.mean(dim=1) if self.frequency == "mean" else rows.transpose(1, 2).flatten(2)
+        return result
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Kaldi's log mel energies ``[B, frames, mels]``, zeros behind the sound, then normalised."""

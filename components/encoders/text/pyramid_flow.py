@@ -53,7 +53,7 @@ class PyramidFlowText(TextEncoder):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PyramidFlowText:
         self._null = None  # encoded with weights of another device or precision
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch annotates nothing here
         return self
 
     def forward(self, prompts: Sequence[str]) -> TextFeatures:

@@ -214,4 +214,5 @@ def _mel_filters(n_fft: int, num_mels: int, sample_rate: int, device: torch.devi
     bank = AF.melscale_fbanks(
         n_fft // 2 + 1, 0.0, sample_rate / 2, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
     )
-    return bank.T.contiguous().to(device)
+    result: Tensor = bank.T.contiguous().to(device)
+    return result

@@ -90,7 +90,8 @@ class SyncNet(nn.Module):
         """``[B, 3, T, W, W]`` (BGR, 0..255, 25 fps) to embeddings ``[B, T - 4, D]`` of the windows from each frame."""
         features = self.lip_features(frames)
         embeddings: Tensor = self.netfclip(features.flatten(0, 1))
-        return embeddings.unflatten(0, features.shape[:2])
+        result: Tensor = embeddings.unflatten(0, features.shape[:2])
+        return result
 
     def embed_sound(self, windows: Tensor) -> Tensor:
         """Cepstra ``[M, 1, 13, 20]`` of M windows (see `cepstrum_windows`) to embeddings ``[M, D]``.

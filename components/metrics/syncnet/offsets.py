@@ -82,7 +82,8 @@ def shifted_distances(video: Tensor, audio: Tensor, max_shift: int) -> Tensor:
         raise InputError(f"{len(video)} windows of video and {len(audio)} of audio have no offset; use longer clips")
     padded = F.pad(audio[:num_windows], (0, 0, max_shift, max_shift))
     shifted = padded.unfold(0, 2 * max_shift + 1, 1)  # [N, D, 2 V + 1], a view
-    return torch.linalg.vector_norm(video[:num_windows, :, None] - shifted + _EPSILON, dim=1)
+    result: Tensor = torch.linalg.vector_norm(video[:num_windows, :, None] - shifted + _EPSILON, dim=1)
+    return result
 
 
 def median_filter(values: Tensor, window: int) -> Tensor:

@@ -136,7 +136,8 @@ class SyncNetScorer(SyncScorer):
             windows = [cepstrum_windows(clip, num_windows) for clip in cepstra]
             chunks = torch.cat(windows).split(8 * self.windows_at_once)  # the sound's tower is the smaller one by far
             embeddings = torch.cat([self.net.embed_sound(chunk) for chunk in chunks])
-        return embeddings.unflatten(0, (len(audio), num_windows))
+        result: Tensor = embeddings.unflatten(0, (len(audio), num_windows))
+        return result
 
     def score(self, lips: Sequence[LipTrack], sound: Tensor) -> SyncScore:
         """Compares the faces of a clip with a sound ``[N, D]``, its own or another."""

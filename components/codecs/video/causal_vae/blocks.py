@@ -85,13 +85,16 @@ class CausalConv3d(nn.Module):
 
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """``[B, C_in, T, H, W]`` to ``[B, C_out, T', H', W']``; ``stream`` supplies and keeps the past frames."""
+        result: Tensor
         if self.taps == 1:
-            return self.conv(x)
+            result = self.conv(x)
+            return result
         x, past = stream.extend(self, x, self.carry)
         missing = self.taps - 1 if past is None else self.carry - past
         if past is None and x.shape[2] == 1:
             return self._last_tap(x)
-        return self.conv(F.pad(x, (0, 0, 0, 0, missing, 0)) if missing else x)
+        result = self.conv(F.pad(x, (0, 0, 0, 0, missing, 0)) if missing else x)
+        return result
 
     def _last_tap(self, x: Tensor) -> Tensor:
         """A single frame without a past: all taps but the last would only multiply zeros."""
@@ -112,7 +115,8 @@ class FrameGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to the same shape (frame-major in memory; the next padding undoes that for free)."""
         frames = x.transpose(1, 2)
-        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+        result: Tensor = super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+        return result
 
 
 class CausalResnetBlock(nn.Module):
@@ -131,7 +135,8 @@ class CausalResnetBlock(nn.Module):
         hidden = self.conv1(F.silu(self.norm1(x), inplace=True), stream)
         hidden = self.conv2(F.silu(self.norm2(hidden), inplace=True), stream)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x, stream)
-        return shortcut + hidden
+        result: Tensor = shortcut + hidden
+        return result
 
 
 class FrameAttention(nn.Module):
@@ -152,7 +157,8 @@ class FrameAttention(nn.Module):
         tokens = self.group_norm(frames).flatten(2).transpose(1, 2)[:, None]  # [B T, 1 head, H W, C]
         attended = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         out = self.to_out[0](attended[:, 0]).transpose(1, 2)
-        return x + out.unflatten(2, (height, -1)).unflatten(0, (batch, time)).transpose(1, 2)
+        result: Tensor = x + out.unflatten(2, (height, -1)).unflatten(0, (batch, time)).transpose(1, 2)
+        return result
 
 
 class MidBlock(nn.Module):
@@ -165,7 +171,8 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """``[B, C, T, H, W]`` to the same shape."""
-        return self.resnets[1](self.attentions[0](self.resnets[0](x, stream)), stream)
+        result: Tensor = self.resnets[1](self.attentions[0](self.resnets[0](x, stream)), stream)
+        return result
 
 
 class Downsample(nn.Module):
@@ -177,7 +184,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """Halves the strided axes; in time 1 + 2n frames become 1 + n, and 2n later ones become n."""
-        return self.conv(x, stream)
+        result: Tensor = self.conv(x, stream)
+        return result
 
 
 class SpatialUpsample(nn.Module):
@@ -190,7 +198,8 @@ class SpatialUpsample(nn.Module):
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T, 2H, 2W]``."""
         parts = self.conv(x, stream).unflatten(1, (-1, 2, 2))  # [B, C, row, column, T, H, W]
-        return parts.permute(0, 1, 4, 5, 2, 6, 3).flatten(5, 6).flatten(3, 4)
+        result: Tensor = parts.permute(0, 1, 4, 5, 2, 6, 3).flatten(5, 6).flatten(3, 4)
+        return result
 
 
 class TemporalUpsample(nn.Module):
@@ -204,7 +213,8 @@ class TemporalUpsample(nn.Module):
         """``[B, C, T, H, W]`` to 2T frames, or to 2T - 1 where the video starts: its first frame stays single."""
         parts = self.conv(x, stream).unflatten(1, (-1, 2))  # [B, C, 2, T, H, W]
         frames = parts.transpose(2, 3).flatten(2, 3)
-        return frames[:, :, 1:] if stream.starts_video else frames
+        result: Tensor = frames[:, :, 1:] if stream.starts_video else frames
+        return result
 
 
 class DownBlock(nn.Module):

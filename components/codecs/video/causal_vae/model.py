@@ -52,7 +52,8 @@ class CausalEncoder(nn.Module):
         for block in self.down_blocks:
             x = block(x, stream)
         x = self.mid_block(x, stream)
-        return self.conv_out(F.silu(self.conv_norm_out(x), inplace=True), stream)
+        result: Tensor = self.conv_out(F.silu(self.conv_norm_out(x), inplace=True), stream)
+        return result
 
 
 class CausalDecoder(nn.Module):
@@ -85,7 +86,8 @@ class CausalDecoder(nn.Module):
         x = self.mid_block(self.conv_in(features, stream), stream)
         for block in self.up_blocks:
             x = block(x, stream)
-        return self.conv_out(F.silu(self.conv_norm_out(x), inplace=True), stream)
+        result: Tensor = self.conv_out(F.silu(self.conv_norm_out(x), inplace=True), stream)
+        return result
 
 
 class CausalVideoVAE(nn.Module):
@@ -193,7 +195,8 @@ class CausalVideoVAE(nn.Module):
             raise ValueError(f"a chunk of {pixels.shape[2]} frames is not {first}a multiple of {self.temporal_factor}")
         moments = self.quant_conv(self.encoder(pixels.to(self.dtype), stream), stream)
         stream.starts_video = False
-        return moments
+        result: Tensor = moments
+        return result
 
     def decode(self, latents: Tensor, stream: CausalStream | None = None) -> Tensor:
         """Raw latents ``[B, C, L, h, w]`` to pixels ``[B, 3, T, H, W]`` (about [-1, 1], not clamped).
@@ -204,7 +207,8 @@ class CausalVideoVAE(nn.Module):
         stream = stream or CausalStream(is_last=True)
         pixels = self.decoder(self.post_quant_conv(latents.to(self.dtype), stream), stream)
         stream.starts_video = False
-        return pixels
+        result: Tensor = pixels
+        return result
 
     def encode_windows(self, pixels: Tensor, window: int | None) -> Iterator[Tensor]:
         """Moments of a whole video, a chunk at a time: the first ``1 + window`` frames, then ``window`` each."""
