@@ -32,10 +32,8 @@ NUM_STEPS, NUM_BATCHES, LEARNING_RATE = 16, 4, 3e-3
 
 @torch.no_grad()
 def initialise(module: torch.nn.Module) -> None:
-    """Values that matter for every trained parameter, also those that begin at zero, drawn by the parameter's name."""
+    """Values that matter for all parameters, also those that begin at zero, drawn by their names."""
     for name, p in module.named_parameters():
-        if not p.dtype.is_floating_point:
-            continue
         noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
         vector = float(name.endswith("weight")) + 0.2 * noise  # norms near 1, biases near 0
         p.copy_(vector if p.ndim <= 1 else noise * p.shape[1:].numel() ** -0.5)
