@@ -100,7 +100,8 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
     first, last = min(step for step, *_ in points), max(step for step, *_ in points)
     values = [value for _, value, *_ in points]
     top_value, low_value = max(0.0, *values), min(0.0, *values)
-    tick = _round_step((top_value - low_value or 1.0) / 5)
+    span = top_value - low_value
+    tick = _round_step((span if span > 1e-30 else 1.0) / 5)  # a subnormal span has no power of ten below it
     top_value = math.ceil(top_value / tick - 1e-9) * tick or tick
     low_value = math.floor(low_value / tick + 1e-9) * tick
 
