@@ -83,7 +83,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
 def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """Cut text positions that are padding in every row; the mask is None if no padding is left.
 
-    Exact: real tokens never see padding and the text is discarded at the end.
+    Exact: real tokens never attend to padding and the text is discarded at the end.
     """
     real = mask.any(dim=0).nonzero()
     longest = int(real[-1]) + 1 if len(real) else 1
