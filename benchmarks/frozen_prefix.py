@@ -65,7 +65,7 @@ class TrainingStep:
     def __call__(self) -> None:
         """The whole step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
+        torch.autograd.backward(self.loss())
         self.optimizer.step()
 
     def activation_bytes(self) -> int:
@@ -82,7 +82,7 @@ class TrainingStep:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            self.loss().backward()
+            torch.autograd.backward(self.loss())
         self.optimizer.zero_grad(set_to_none=True)
         return sum(kept.values())
 

@@ -32,7 +32,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def first_late_block(args: argparse.Namespace) -> int:
-    """Half of the blocks unless said otherwise."""
+    """Half of the blocks by default."""
     half = (args.joint_blocks + args.single_blocks) // 2
     return half if args.first_late_block is None else int(args.first_late_block)
 

@@ -28,7 +28,7 @@ class Shardable(Protocol):
 
 
 class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
-    """A transformer that trains among frozen codecs and encoders, and is sampled once for all who judge it.
+    """A transformer that trains among frozen codecs and encoders, and is sampled once for all callbacks that judge it.
 
     Args:
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).

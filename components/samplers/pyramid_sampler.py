@@ -141,6 +141,7 @@ class PyramidSampler:
             pyramid = [] if latents is None else latent_pyramid(latents, schedule.stages)
             x = level0_noise[:, :, noise_at : noise_at + frames]
             noise_at += frames
+            # A unit runs through all stages before the next one begins: later units build on its final latents.
             for stage, steps in enumerate(self.image_steps if unit == 0 else self.video_steps):
                 if stage > 0:
                     up_shape = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
@@ -155,7 +156,7 @@ class PyramidSampler:
                     # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
                     output = guided_velocity(branches, text, sync)
                     level = x.new_full((len(x),), local[j])
-                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _as_it_is)
+                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _identity)
                     x = euler_step(x, velocity, local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
@@ -211,5 +212,5 @@ def evaluate_branches(
     )
 
 
-def _as_it_is(latents: Tensor) -> Tensor:
+def _identity(latents: Tensor) -> Tensor:
     return latents

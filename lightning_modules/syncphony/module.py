@@ -113,7 +113,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         pyramid: how training columns are built.
-        prediction: what the transformer's output means; the velocity unless said otherwise.
+        prediction: what the transformer's output means; the velocity by default.
         loss: the motion-aware loss.
         sampler: how latents are sampled, including the guidance scales.
         shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
@@ -314,7 +314,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         if batch.audio_features is not None:
             return batch.audio_features
         with torch.no_grad():
-            return self.audio_encoder(batch.audio, batch.sample_rate)
+            features: AudioFeatures = self.audio_encoder(batch.audio, batch.sample_rate)
+            return features
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""

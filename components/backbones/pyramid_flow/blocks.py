@@ -77,7 +77,8 @@ class MLPEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[R, in_dim]`` to ``[R, dim]``."""
-        return self.linear_2(F.silu(self.linear_1(x)))
+        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return out
 
 
 class TimeTextEmbedding(nn.Module):
@@ -93,7 +94,8 @@ class TimeTextEmbedding(nn.Module):
         """Timesteps ``[R]`` (0-1000) and pooled text ``[R, P]`` to ``[R, D]``."""
         # float32 up to here: bfloat16 would round timesteps of 512 and more to multiples of 4
         sinusoid = timestep_sinusoid(timesteps, self.sinusoid_dim).to(pooled.dtype)
-        return self.timestep_embedder(sinusoid) + self.text_embedder(pooled)
+        condition: Tensor = self.timestep_embedder(sinusoid) + self.text_embedder(pooled)
+        return condition
 
 
 def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
@@ -118,7 +120,8 @@ class Modulation(nn.Module):
         """``[R, D]`` to ``chunks`` tensors ``[R, 1, D]`` that broadcast over the tokens."""
         # History and text are modulated by the current timestep too. Broadcast, not expanded to every token: at 4,600
         # tokens the copies would take about 1.8 GB of bfloat16 activations in miniFLUX.
-        return self.linear(F.silu(condition)).unsqueeze(1).chunk(self.chunks, dim=-1)
+        vectors: Tensor = self.linear(F.silu(condition))
+        return vectors.unsqueeze(1).chunk(self.chunks, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -145,7 +148,8 @@ class _Projection(nn.Module):
         self.proj = nn.Linear(in_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        out: Tensor = self.proj(x)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -159,7 +163,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` to ``[..., D]``."""
         expand, _, contract = self.net
-        return contract(F.gelu(expand(x), approximate="tanh"))
+        out: Tensor = contract(F.gelu(expand(x), approximate="tanh"))
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -215,7 +220,7 @@ class JointAttention(SelfAttention):
         # [R, H, M + N, d] each, text first as in `TokenLayout`
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
         out = attend(q, k, v, state)
-        text_out, video_out = out.split([text.shape[1], video.shape[1]], dim=1)
+        text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
 
 
@@ -244,7 +249,8 @@ class JointBlock(Block):
 
     def column(self, state: ColumnState) -> ColumnState:
         """One column through the block; a last block leaves the text tokens as they are."""
-        text, video = state.tokens.split([state.layout.num_text, state.tokens.shape[1] - state.layout.num_text], dim=1)
+        num_text, num_tokens = state.layout.num_text, state.tokens.shape[1]
+        text, video = state.tokens.split_with_sizes([num_text, num_tokens - num_text], dim=1)
         # The order of the chunks is that of the public weights.
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(state.condition)
         text_modulation = self.norm1_context(state.condition)

@@ -29,7 +29,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         use_temporal_causal: tokens attend only to their own and earlier latent frames.
         interp_condition_pos: stretch lower-resolution history onto the grid of the current clip.
         rope_theta: base of the rotary frequencies. All public checkpoints use 10000; on grids of a few patches most of
-            those frequencies hardly turn, and a small base lets a small model tell neighbours apart.
+            those frequencies hardly rotate, and a small base lets a small model distinguish neighbours.
 
     Raises:
         ValueError: if the rotary axes do not add up to the head width or ``in_channels`` is not a multiple of 4.

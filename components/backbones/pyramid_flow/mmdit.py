@@ -39,7 +39,8 @@ class SpatialPatchEmbedding(nn.Module):
         if position.shape[-2:] != (h, w):
             position = F.interpolate(position, (h, w), mode="bilinear", align_corners=False)
         x = x + position.to(x.dtype)
-        return rearrange(x, "(r t) d h w -> r (t h w) d", r=rows, t=t)
+        tokens: Tensor = rearrange(x, "(r t) d h w -> r (t h w) d", r=rows, t=t)
+        return tokens
 
     def crop(self, height: int, width: int) -> Tensor:
         """Centre crop ``[1, D, height, width]`` of the table."""

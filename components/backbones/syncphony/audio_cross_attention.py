@@ -124,4 +124,5 @@ class AudioCrossAttention(nn.Module):
             # A frame whose whole window is padding gets the output bias alone.
             out = out * rearrange(any_audible, "r t 1 -> (r t) 1 1 1")
             outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
-        return self.to_out(torch.cat(outputs, dim=1))
+        change: Tensor = self.to_out(torch.cat(outputs, dim=1))
+        return change

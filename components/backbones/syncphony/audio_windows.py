@@ -55,14 +55,14 @@ class AudioWindows:
 
 @dataclass(frozen=True)
 class AudioTimeline:
-    """Lays audio tokens beside latent frames; how long a frame and a latent last is said by clips and codec.
+    """Lays audio tokens beside latent frames; how long frame and latent last follows from clips and codec.
 
     Attributes:
         look_back_s: seconds of sound before a latent's own span that it attends to.
         look_ahead_s: seconds of sound after it (motion often starts before its sound).
         rope_theta: base of the audio rotary frequencies.
         rope_time_scale: factor on the positions before rotation. Rotary frequencies are at most 1 per unit; a scale
-            of the number of tokens per latent lets single tokens be told apart.
+            of the number of tokens per latent makes single tokens distinguishable.
 
     Raises:
         InputError: if a reach is negative.

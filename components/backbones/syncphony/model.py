@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
@@ -217,13 +218,15 @@ class SyncphonyDiT(nn.Module):
     def _run(self, part: Callable[..., T], inputs: object) -> T:
         """``part(inputs)``, in training without keeping its inner activations if so asked for."""
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+            # Nothing inside draws random numbers, so their state need not be kept.
+            outputs: T = checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+            return outputs
         return part(inputs)
 
 
 def _autocasts(device_type: str) -> bool:
     """Whether matrix products are cast by autocast (which does not know the meta device)."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _with_change(state: ColumnState, change: Tensor) -> ColumnState:

@@ -364,20 +364,22 @@ def test_generation_is_seeded_by_the_clips_name():
     assert torch.equal(first, torch.randn(4, generator=clip_generator("a", 0)))
 
 
+def dit_for(codec: PixelCodec) -> SyncphonyDiT:
+    return SyncphonyDiT(tiny_backbone("miniflux", codec.latent_channels, POOLED_DIM), 2, 8)
+
+
 def test_a_latents_sound_follows_the_frame_rate_of_the_clips_and_the_codec():
     """Latent 1 of two frames lasts from 1/24 to 3/24 s at 24 fps, from 1/12 to 3/12 s at 12; of four, to 5/24 s."""
     for fps, factor, first, last in ((24.0, 2, 1 / 24, 3 / 24), (12.0, 2, 1 / 12, 3 / 12), (24.0, 4, 1 / 24, 5 / 24)):
         codec = PixelCodec(temporal_factor=factor)
-        module = tiny_module(
-            SyncphonyDiT(tiny_backbone("miniflux", codec.latent_channels, POOLED_DIM), 2, 8), codec=codec
-        )
+        module = tiny_module(dit_for(codec), codec=codec)
         batch = replace(clips(4, frames=17), fps=fps, audio=torch.randn(4, 2 * RATE, generator=generator(0)))
         context = module.encode_conditions(batch).conditions.audio
         assert context is not None and module.audio_encoder is not None
         centers = module.audio_encoder(batch.audio, RATE).centers_s()
         expected = ((centers >= first - 1e-6) & (centers < last - 1e-6)).nonzero().flatten()
         windows = context.windows
-        assert len(expected) > 5 and torch.equal(windows.index[1][windows.audible[0, 1]], expected)
+        assert len(expected) >= 4 and torch.equal(windows.index[1][windows.audible[0, 1]], expected)
         assert step_loss(module, batch).isfinite()
     losses = [step_loss(tiny_module(random_audio=True), replace(clips(), fps=fps)) for fps in (24.0, 25.0)]
     assert not torch.equal(*losses)
@@ -385,10 +387,8 @@ def test_a_latents_sound_follows_the_frame_rate_of_the_clips_and_the_codec():
 
 def test_clips_differ_in_length_by_the_codecs_temporal_factor():
     assert tiny_module().frame_step == 2
-    assert tiny_module(tiny_dit(), codec=PixelCodec(temporal_factor=2)).frame_step == 2
     codec = PixelCodec(temporal_factor=4)
-    dit = SyncphonyDiT(tiny_backbone("miniflux", codec.latent_channels, POOLED_DIM), 2, 8)
-    assert tiny_module(dit, codec=codec).frame_step == 4
+    assert tiny_module(dit_for(codec), codec=codec).frame_step == 4
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
