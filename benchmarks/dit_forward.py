@@ -77,7 +77,7 @@ class Pass:
         with torch.set_grad_enabled(self.train), self.precision.context(self.device):
             velocities = self.dit(self.columns)
         if self.train:
-            torch.stack([v.float().square().mean() for v in velocities]).mean().backward()
+            torch.autograd.backward(torch.stack([v.float().square().mean() for v in velocities]).mean())
             self.dit.zero_grad(set_to_none=True)
 
 
@@ -99,8 +99,7 @@ def count_flops_by_block(model: ModelSize, batch: BatchSize) -> tuple[int, int]:
     counts = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
 
     def of(block: str) -> int:
-        result: int = counts[f"SyncphonyDiT.backbone.{block}.0"]
-        return result
+        return int(counts[f"SyncphonyDiT.backbone.{block}.0"])
 
     more = (model.joint_blocks - kinds[0]) * of("transformer_blocks") if kinds[0] else 0
     more += (model.single_blocks - kinds[1]) * of("single_transformer_blocks") if kinds[1] else 0

@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from benchmarks.model_sizes import add_size_arguments, build_dit, describe_size, random_audio, random_text
+from benchmarks.model_sizes import (
+    FPS,
+    TEMPORAL_FACTOR,
+    add_size_arguments,
+    build_dit,
+    describe_size,
+    random_audio,
+    random_text,
+)
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.syncphony.model import SyncphonyDiT
-from components.contracts import AudioFeatures, TextFeatures
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.pyramid_columns import AutoregressivePyramid
 
@@ -44,19 +51,21 @@ class TrainingStep:
     def loss(self) -> Tensor:
         """Forward pass."""
         with self.autocast:
-            inputs = []
+            columns, sounds = [], []
             for column in self.columns:
-                text, audio = _rows(self.text, self.audio, column.rows)
-                heard = self.dit.listen(audio, column.first_frame + 1)
-                inputs.append(Column(column.clips, column.timesteps, text, heard))
-            velocities = self.dit(inputs)
+                columns.append(Column(column.clips, column.timesteps, self.text.rows(column.rows)))
+                audio, num_latents = self.audio.rows(column.rows), column.first_frame + 1
+                context = self.dit.encode_audio(audio, num_latents, FPS, TEMPORAL_FACTOR)
+                assert context is not None
+                sounds.append(context)
+            velocities = self.dit(columns, sounds)
         terms = MotionAwareLoss().over_columns(self.columns, velocities, self.latents, self.stages)
         return torch.cat([t.total for t in terms]).mean()
 
     def __call__(self) -> None:
         """The whole step."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
+        torch.autograd.backward(self.loss())
         self.optimizer.step()
 
     def activation_bytes(self) -> int:
@@ -73,21 +82,13 @@ class TrainingStep:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            self.loss().backward()
+            torch.autograd.backward(self.loss())
         self.optimizer.zero_grad(set_to_none=True)
         return sum(kept.values())
 
     def training_state_bytes(self) -> int:
         """Gradients and AdamW's two moments."""
         return 3 * sum(p.numel() * p.element_size() for p in self.trainable)
-
-
-def _rows(text: TextFeatures, audio: AudioFeatures, rows: Tensor) -> tuple[TextFeatures, AudioFeatures]:
-    assert text.pooled is not None
-    return (
-        TextFeatures(text.tokens[rows], text.mask[rows], text.pooled[rows]),
-        AudioFeatures(audio.tokens[rows], audio.rate_hz, audio.mask[rows], audio.first_center_s),
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

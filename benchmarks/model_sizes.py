@@ -13,6 +13,7 @@ from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
 
 TEXT_DIM = AUDIO_DIM = 64
+FPS, TEMPORAL_FACTOR = 24.0, 8  # Pyramid Flow's: a latent frame lasts a third of a second
 
 
 def add_size_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def first_late_block(args: argparse.Namespace) -> int:
-    """Half of the blocks unless said otherwise."""
+    """Half of the blocks by default."""
     half = (args.joint_blocks + args.single_blocks) // 2
     return half if args.first_late_block is None else int(args.first_late_block)
 
@@ -73,7 +74,7 @@ def random_text(rows: int, device: str, words: int = 8) -> TextFeatures:
 
 
 def random_audio(rows: int, latents: int, device: str) -> AudioFeatures:
-    """50 Hz tokens over the whole clip (a third of a second per latent frame)."""
-    num = 50 * latents // 3 + 1
+    """50 Hz tokens over the whole clip."""
+    num = int(50 * latents * TEMPORAL_FACTOR / FPS) + 1
     tokens = torch.randn(rows, num, AUDIO_DIM, device=device)
     return AudioFeatures(tokens, 50.0, torch.ones(rows, num, dtype=torch.bool, device=device), 0.01)

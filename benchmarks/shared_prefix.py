@@ -15,6 +15,8 @@ import torch
 
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from benchmarks.model_sizes import (
+    FPS,
+    TEMPORAL_FACTOR,
     add_size_arguments,
     build_dit,
     describe_size,
@@ -43,11 +45,12 @@ class GuidedStep:
         past = torch.randn(args.clips, args.channels, args.latents - 1, args.size, args.size, device=args.device)
         current = torch.randn(args.clips, args.channels, 1, args.size, args.size, device=args.device)
         self.clips = [*history_clips(latent_pyramid(past, 3), 2, args.latents - 1, 1), current]
+        sound = random_audio(args.clips, args.latents, args.device)
         with torch.no_grad():
             self.conditions = Conditions(
                 text=random_text(args.clips, args.device),
                 negative_text=random_text(args.clips, args.device),
-                audio=self.dit.listen(random_audio(args.clips, args.latents, args.device), args.latents),
+                audio=self.dit.encode_audio(sound, args.latents, FPS, TEMPORAL_FACTOR),
             )
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ from benchmarks.experiment_memory import Activations, ExperimentMemory, Part, fr
 from benchmarks.saved_activations import fused_attention, saved_bytes
 from benchmarks.vae import VideoSize, encoding_peak
 from components.backbones.pyramid_flow.column import Column
+from components.backbones.syncphony.audio_cross_attention import AudioContext
 from components.contracts import AudioEncoder, AudioFeatures, TextFeatures
 from components.objectives.prefix_lengths import units_per_stage
 from datamodules.reading.clip_data_module import ClipDataModule
@@ -42,29 +43,31 @@ def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activati
     num_latents = module.codec.num_latents(data.clip.num_frames)
     num_units = module.pyramid.num_units(num_latents)
     shortest = module.shortest_prefix
-    columns = {n: _columns(module, data, n, num_units) for n in range(shortest, num_units + 1)}
+    inputs = {n: _inputs(module, data, n, num_units) for n in range(shortest, num_units + 1)}
     # every n has about as many tokens; attention and windows make the difference
-    costliest = max(columns, key=lambda n: sum(clip.numel() for column in columns[n] for clip in column.clips))
+    costliest = max(inputs, key=lambda n: sum(clip.numel() for column in inputs[n][0] for clip in column.clips))
     checkpoints = module.dit.checkpoint_activations
     module.dit.checkpoint_activations = False
     with fused_attention():
         whole, blocks = saved_bytes(
-            lambda: module.dit(columns[costliest]), list(module.dit.backbone.blocks), module.dit
+            lambda: module.dit(*inputs[costliest]), list(module.dit.backbone.blocks), module.dit
         )
     module.dit.checkpoint_activations = checkpoints
     late = blocks[module.dit.first_late_block :] if checkpoints else None
     return Activations.of(whole, blocks, late, f"costliest batch (high-resolution prefix of {costliest})")
 
 
-def _columns(module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int) -> list[Column]:
-    """A training batch's input on the meta device."""
+def _inputs(
+    module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int
+) -> tuple[list[Column], list[AudioContext] | None]:
+    """A training batch's columns and their sound on the meta device."""
     codec, pyramid, clip = module.codec, module.pyramid, data.clip
     side = codec.spatial_factor
     shape = (codec.latent_channels, codec.num_latents(clip.num_frames), clip.height // side, clip.width // side)
     latents = torch.zeros(data.batch_size, *shape, device="cpu")
     units = units_per_stage(n, num_units, pyramid.schedule.stages, module.shortest_prefix)
     training = pyramid.build(latents, units, pyramid.draw(latents, units, torch.Generator().manual_seed(0)))
-    columns = []
+    columns, sounds = [], []
     for column in training:
         rows, frames = len(column.rows), column.first_frame + column.target.shape[2]
         text = TextFeatures(
@@ -72,13 +75,13 @@ def _columns(module: SyncphonyModule, data: ClipDataModule, n: int, num_units: i
             mask=torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device="cpu"),
             pooled=torch.empty(rows, module.text_encoder.pooled_dim, device="meta"),
         )
-        audio = None
+        columns.append(Column([part.to("meta") for part in column.clips], column.timesteps.to("meta"), text))
         if module.audio_encoder is not None:
-            heard = _sound(module.audio_encoder, rows, clip.num_frames / clip.fps)
-            audio = module.dit.listen(heard, frames)
-        clips = [clip.to("meta") for clip in column.clips]
-        columns.append(Column(clips, column.timesteps.to("meta"), text, audio))
-    return columns
+            features = _sound(module.audio_encoder, rows, clip.duration_s)
+            context = module.dit.encode_audio(features, frames, clip.fps, codec.temporal_factor)
+            assert context is not None
+            sounds.append(context)
+    return columns, sounds or None
 
 
 def _sound(encoder: AudioEncoder, rows: int, seconds: float) -> AudioFeatures:

@@ -196,13 +196,6 @@ class VideoCodec(nn.Module, ABC):
         """Frames of a clip of ``latents`` latent frames."""
         return 1 + (latents - 1) * self.temporal_factor
 
-    def latent_span_s(self, latent: int, fps: float) -> tuple[float, float]:
-        """Seconds ``[start, end)`` during which the frames of latent frame ``latent`` are on screen."""
-        if latent == 0:
-            return 0.0, 1.0 / fps
-        last = latent * self.temporal_factor
-        return (last - self.temporal_factor + 1) / fps, (last + 1) / fps
-
     def hold(self, latents: Tensor) -> Tensor:
         """Latents of a picture that stays as one latent frame ``[B, C, 1, h, w]`` leaves it, at any resolution.
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from components.backbones.sharding import is_sharded
-from components.contracts import ClipBatch, Generation
+from components.contracts import ClipBatch, Generation, VideoCodec
 from components.errors import InputError
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 
@@ -28,7 +28,7 @@ class Shardable(Protocol):
 
 
 class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
-    """A transformer that trains among frozen codecs and encoders, and is sampled once for all who judge it.
+    """A transformer that trains among frozen codecs and encoders, and is sampled once for all callbacks that judge it.
 
     Args:
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
@@ -62,6 +62,15 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
     @abstractmethod
     def frozen_modules(self) -> dict[str, nn.Module]:
         """Codecs and encoders by their names; they never train."""
+
+    @property
+    def frame_step(self) -> int | None:
+        """Frames by which clips may differ in length: the video codec's temporal factor; None without a codec.
+
+        Data modules read it when they are set up.
+        """
+        codecs = [part for part in self.frozen_modules().values() if isinstance(part, VideoCodec)]
+        return codecs[0].temporal_factor if codecs else None
 
     @abstractmethod
     def encode_conditions(self, batch: ClipBatch) -> Conditions:

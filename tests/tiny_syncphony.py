@@ -1,7 +1,6 @@
 """The smallest models and inputs that run the real classes: width 32, five (miniFLUX) or three (SD3) blocks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.miniflux import MiniFluxTransformer
 from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.syncphony.audio_cross_attention import AudioContext
 from components.backbones.syncphony.audio_windows import AudioTimeline
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
@@ -20,6 +20,7 @@ VARIANTS = ("miniflux", "mmdit")
 NUM_BLOCKS = {"miniflux": 5, "mmdit": 3}
 SPLITS = [(variant, first) for variant in VARIANTS for first in range(NUM_BLOCKS[variant] + 1)]
 TEXT_DIM, POOLED_DIM, AUDIO_DIM = 12, 10, 6
+FPS, TEMPORAL_FACTOR = 24.0, 8
 
 
 def generator(seed: int) -> torch.Generator:
@@ -108,25 +109,21 @@ def training_columns(clips: Tensor, units: Sequence[int] = (4, 4, 3), seed: int 
     return pyramid.build(clips, units, pyramid.draw(clips, units, generator(seed)))
 
 
-def model_columns(
-    training: Sequence[TrainingColumn],
-    text: TextFeatures,
-    dit: SyncphonyDiT | None = None,
-    audio: AudioFeatures | None = None,
-) -> list[Column]:
-    """The transformer's input for training columns, with sound if ``dit`` is to hear ``audio``."""
-    columns = []
+def model_columns(training: Sequence[TrainingColumn], text: TextFeatures) -> list[Column]:
+    """The transformer's input for training columns."""
+    return [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in training]
+
+
+def column_sounds(training: Sequence[TrainingColumn], dit: SyncphonyDiT, audio: AudioFeatures) -> list[AudioContext]:
+    """What goes beside the columns into a transformer with audio layers."""
+    sounds = []
     for column in training:
-        rows = column.rows
-        context = None
-        if dit is not None and audio is not None:
-            mine = replace(audio, tokens=audio.tokens[rows], mask=audio.mask[rows])
-            context = dit.listen(mine, column.first_frame + column.target.shape[2])
-        pooled = None if text.pooled is None else text.pooled[rows]
-        columns.append(
-            Column(column.clips, column.timesteps, TextFeatures(text.tokens[rows], text.mask[rows], pooled), context)
+        context = dit.encode_audio(
+            audio.rows(column.rows), column.first_frame + column.target.shape[2], FPS, TEMPORAL_FACTOR
         )
-    return columns
+        assert context is not None
+        sounds.append(context)
+    return sounds
 
 
 class BlockOutputs:

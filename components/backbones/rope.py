@@ -35,7 +35,8 @@ def rotary_table(positions: Tensor, axis_dims: Sequence[int], theta: float = 100
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate heads ``[..., S, d]`` by ``table`` ``[2, S, d / 2]`` (or ``[2, ..., S, d / 2]``); float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    # float32 even under autocast: there are no complex numbers in bfloat16
+    pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)).contiguous())  # [..., S, d / 2]
     return torch.view_as_real(pairs * torch.complex(table[0], table[1])).flatten(-2)
 
 

@@ -1,7 +1,7 @@
 """Sharding modules over processes, unit by unit, with PyTorch's fully sharded data parallelism (`fully_shard`).
 
 A unit's weights are gathered just before it runs and freed right after; a unit that is not run is never gathered. Which
-parts of a transformer are units is said by its own ``shard``.
+parts of a transformer are units its own ``shard`` decides.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(module: nn.Module) -> None:
-    """Give up gathered weights, so that parameters are shards again and later changes to them are seen.
+    """Give up gathered weights, so that parameters are shards again and later changes to them take effect.
 
     A forward pass without a backward pass (validation) leaves the root's weights gathered.
     """
@@ -67,6 +67,7 @@ def local(tensor: Tensor) -> Tensor:
 def _place(unit: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
     """Move what is not sharded yet to ``device`` and give it rank 0's values."""
     for parameter in _unsharded(unit.parameters()):
+        # Small steps of an optimizer are lost in bfloat16.
         dtype = torch.float32 if parameter.requires_grad else parameter.dtype
         parameter.data = parameter.data.to(device, dtype)
     for part in unit.modules():

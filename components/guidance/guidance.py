@@ -3,7 +3,7 @@
 With ``v_pos`` (text, sound), ``v_neg`` (negative text, sound) and ``v_off`` (text, audio layers skipped):
 
 - text guidance (classifier-free, scale g) adds ``(g - 1) (v_pos - v_neg)``, i.e. ``v_neg + g (v_pos - v_neg)`` in all;
-- audio sync guidance (Syncphony, scale w) adds ``w (v_pos - v_off)``.
+- audio sync guidance (Syncphony, "Audio Sync Guidance", scale w) adds ``w (v_pos - v_off)``.
 
 Together: ``v_neg + g (v_pos - v_neg) + w (v_pos - v_off)``. The paper does not say how the two combine; adding both to
 the same positive branch keeps each exact when the other is off.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Branches:
-    """Velocities of one denoising step, ``[B, C, t, h, w]`` each; None for a branch nobody asked for."""
+    """Velocities of one denoising step, ``[B, C, t, h, w]`` each; None for a branch that is not needed."""
 
     positive: Tensor
     negative: Tensor | None = None

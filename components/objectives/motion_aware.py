@@ -64,6 +64,7 @@ class MotionAwareLoss(nn.Module):
         base = error.flatten(1).mean(dim=1)
         if previous is None:
             return MotionAwareTerms(base, base, base.new_zeros(base.shape))
+        # ||e (z_l - z_{l-1})||^2, the squares multiplied; the frame difference is a weight and carries no gradient
         motion = (error * (clean - previous).float().square()).flatten(1).mean(dim=1)
         return MotionAwareTerms(base + self.weight * motion, base, motion)
 
@@ -73,8 +74,8 @@ class MotionAwareLoss(nn.Module):
         """Per-clip loss of every training column.
 
         Args:
-            columns: what was asked of the model.
-            velocities: what it answered.
+            columns: the batch.
+            velocities: the model's prediction for each column.
             clean_latents: the clips' latents ``[B, C, L, H, W]`` in one scale (`VideoCodec.uniform_scale`).
             stages: number of pyramid stages.
         """
@@ -82,9 +83,9 @@ class MotionAwareLoss(nn.Module):
         for column, velocity in zip(columns, velocities, strict=True):
             first, frames = column.first_frame, column.target.shape[2]
             # Only the predicted frames and the one before them are brought to the column's resolution.
-            before = min(first, 1)
+            before = min(first, 1)  # the image frame has none before it
             near = clean_latents[column.rows, :, first - before : first + frames]
-            level = latent_pyramid(near, stages)[column.stage]
+            level = latent_pyramid(near, stages)[column.stage]  # [R, C, before + f, h, w]
             previous = level[:, :, :frames] if before else None
             terms.append(self(velocity, column.target, level[:, :, before:], previous))
         return terms

@@ -31,7 +31,7 @@ class Prediction(ABC):
 
         Args:
             output: what the transformer gave for the current clip, ``[R, C, t, h, w]``.
-            clips: what it saw: history, oldest first, and the noisy current clip.
+            clips: its input: history, oldest first, and the noisy current clip.
             stage: pyramid stage.
             local_sigma: noise level inside the stage, ``[R]``.
             schedule: noise levels of the stages.
@@ -106,7 +106,9 @@ class CleanPrediction(Prediction):
         r = local_sigma.float().view(-1, 1, 1, 1, 1)
         start, end = schedule.start_sigma[stage], schedule.end_sigma[stage]
         from_clean = (1 - end) * clean
+        # stage 0 starts from pure noise (S = 1): nothing coarser to upsample
         from_coarse = (1 - start) * upsample_nearest(downsample_mean(clean)) if stage > 0 else 0.0
+        # s reaches 0 at the very end of the last stage, where no noise is left to solve for.
         sigma = (r * start + (1 - r) * end).clamp(min=1e-6)
         noise = (noisy.float() - r * from_coarse - (1 - r) * from_clean) / sigma
         return (start - end) * noise + from_coarse - from_clean

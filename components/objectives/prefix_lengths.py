@@ -18,6 +18,7 @@ def units_per_stage(n: int, num_units: int, stages: int, first: int = 1, availab
         first: shortest prefix that is trained (2 for image-to-video, which never predicts frame 0).
         available: units the clips really have; longer prefixes are cut to it.
     """
+    # Long prefixes at full resolution go with short ones at the lower stages. Released recipe: first = 1, N + 1 - n.
     lengths = [num_units + first - n] * (stages - 1) + [n]
     return [min(length, available or num_units) for length in lengths]
 

@@ -1,7 +1,7 @@
 """The autoregressive pyramid training batch: which frames, at which resolution, with how much noise.
 
 Source: Pyramid Flow (arXiv 2410.05954), sections 3.2-3.3, and its released training recipe. A batch of B clips is
-dealt to columns (clip i to column ``i mod K``); every column has a stage and denoises only the last unit of its
+spread over columns (clip i in column ``i mod K``); every column has a stage and denoises only the last unit of its
 prefix. What precedes it is history, at lower resolution the older it is, lightly corrupted.
 
 All randomness enters through `ColumnDraws`, so the construction itself is a function.
@@ -78,6 +78,8 @@ def history_clips(pyramid: Sequence[Tensor], stage: int, unit: int, frames_per_u
     bounds = [*unit_starts(pyramid[0].shape[2], frames_per_unit), pyramid[0].shape[2]]
     clips: list[Tensor] = []
     level, newest = stage, unit
+    # E.g. unit 5 at stage 2: units 0-2 at level 0 in one clip, 3 at level 1, 4 at level 2. At stage 0 the newest unit
+    # stays a clip of its own.
     while newest > 0:
         oldest = newest - 1 if level > 0 or not clips else 0
         clips.append(pyramid[level][:, :, bounds[oldest] : bounds[newest]])
@@ -140,6 +142,7 @@ class AutoregressivePyramid:
             unit, frames = self._last_unit(num_latents, units_per_stage[stage])
             shapes = []
             if self.autoregressive:
+                # on the meta device: only the shapes that `history_clips` cuts are wanted
                 sizes = [
                     torch.empty(rows, channels, num_latents, height >> down, width >> down, device="meta")
                     for down in range(self.schedule.stages - 1, -1, -1)
@@ -190,11 +193,13 @@ class AutoregressivePyramid:
         unit, frames = self._last_unit(num_latents, units)
         pyramid = latent_pyramid(latents[rows, :, : frames.stop], schedule.stages)
 
-        noise = draws.noise
+        noise = draws.noise  # [R, C, f, H, W]; all stages share one noise field
         for _ in range(schedule.stages - 1 - stage):
             noise = downsample_noise(noise)
         clean = pyramid[stage][:, :, frames]
         end_level = schedule.end_sigma[stage]
+        # Both ends of the stage's path carry the same noise n (Pyramid Flow, section 3.2): end = e n + (1 - e) c and
+        # start = S n + (1 - S) up(down(c)). The velocity is their difference.
         end = end_level * noise + (1 - end_level) * clean
         if stage == 0:
             start = noise
@@ -203,10 +208,12 @@ class AutoregressivePyramid:
             coarse = upsample_nearest(pyramid[stage - 1][:, :, frames])
             start = start_level * noise + (1 - start_level) * coarse
         timesteps, local_sigma = schedule.train_point(stage, draws.u)
-        r = local_sigma.view(-1, 1, 1, 1, 1)
+        r = local_sigma.view(-1, 1, 1, 1, 1)  # 1 at the stage's start, 0 at its end
         clips = []
         if self.autoregressive:
             clean_history = history_clips(pyramid, stage, unit, self.frames_per_unit)
+            # History is corrupted so that errors in generated history, which sampling has, do less harm. One strength
+            # per row, which the model is not given; sampling is the case k = 0.
             k = (draws.history_strength * self.max_history_noise).view(-1, 1, 1, 1, 1)
             clips = [
                 (1 - k) * clip + k * extra

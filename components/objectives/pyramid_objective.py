@@ -1,4 +1,4 @@
-"""The loss of one autoregressive pyramid batch: columns, what the transformer says of them, motion-aware terms."""
+"""The loss of one autoregressive pyramid batch: columns, the transformer's output for them, motion-aware terms."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class PyramidObjective:
         latents: Tensor,
         text: TextFeatures,
         audio: AudioFeatures | None,
+        fps: float,
         units: Sequence[int],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
@@ -43,38 +44,34 @@ class PyramidObjective:
 
         Args:
             dit: the transformer.
-            codec: knows how its latents hold still and compare.
+            codec: knows how its latents hold still and compare, and how many frames each of them has.
             latents: clean latents of B clips, ``[B, C, L, h, w]``.
             text: their prompts.
             audio: their sound, or None to train off-sync.
+            fps: their frames per second.
             units: prefix length of every stage (`units_per_stage`).
             generator: of all noise, on the latents' device.
         """
         schedule = self.pyramid.schedule
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
-        heard = None if audio is None else dit.listen(audio, latents.shape[2])  # once, for all columns
-        inputs = [
-            Column(
-                column.clips,
-                column.timesteps,
-                text.rows(column.rows),
-                None if heard is None else heard.rows(column.rows),
-            )
-            for column in columns
-        ]
+        inputs = [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in columns]
+        # Projected once for whole clips: columns are prefixes and read the frames they have.
+        context = None if audio is None else dit.encode_audio(audio, latents.shape[2], fps, codec.temporal_factor)
+        sounds = None if context is None else [context.rows(column.rows) for column in columns]
         velocities = [
             self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)
-            for output, column in zip(dit(inputs, off_sync=audio is None), columns, strict=True)
+            for output, column in zip(dit(inputs, sounds, off_sync=audio is None), columns, strict=True)
         ]
         terms = self.loss.over_columns(columns, velocities, codec.uniform_scale(latents), schedule.stages)
         terms = [
             term.weighted(self.prediction.loss_weight(column.stage, column.local_sigma, schedule))
             for term, column in zip(terms, columns, strict=True)
         ]
+        # A mean over clips: columns weigh alike whatever their resolution, as in Pyramid Flow's released recipe.
         logs = {"loss": torch.cat([term.total for term in terms]).mean(), **_means(terms)}
         for stage in range(schedule.stages):
-            mine = [term for term, column in zip(terms, columns, strict=True) if column.stage == stage]
-            logs |= {f"{name}_stage{stage}": value for name, value in _means(mine).items()}
+            of_stage = [term for term, column in zip(terms, columns, strict=True) if column.stage == stage]
+            logs |= {f"{name}_stage{stage}": value for name, value in _means(of_stage).items()}
         return logs
 
 

@@ -127,8 +127,9 @@ class PyramidSampler:
         for _ in range(schedule.stages - 1):
             level0_noise = downsample_noise(level0_noise)
         prediction = prediction or VelocityPrediction()
-        listens = conditions.audio is not None and not off_sync
-        sync = AudioSyncGuidance((self.sync_scale if sync_scale is None else sync_scale) if listens else 0.0)
+        off_sync = off_sync or conditions.audio is None
+        # Without audio layers both branches of the guidance would be the same.
+        sync = AudioSyncGuidance(0.0 if off_sync else self.sync_scale if sync_scale is None else sync_scale)
 
         latents = image_latent
         bounds = [*unit_starts(shape[2], self.frames_per_unit), shape[2]]
@@ -140,6 +141,7 @@ class PyramidSampler:
             pyramid = [] if latents is None else latent_pyramid(latents, schedule.stages)
             x = level0_noise[:, :, noise_at : noise_at + frames]
             noise_at += frames
+            # A unit runs through all stages before the next one begins: later units build on its final latents.
             for stage, steps in enumerate(self.image_steps if unit == 0 else self.video_steps):
                 if stage > 0:
                     up_shape = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
@@ -149,12 +151,12 @@ class PyramidSampler:
                 timesteps, local = schedule.inference_points(stage, steps)
                 for j, timestep in enumerate(timesteps):
                     branches = evaluate_branches(
-                        model, [*history, x], timestep, conditions, text.enabled, sync.enabled, not listens
+                        model, [*history, x], timestep, conditions, text.enabled, sync.enabled, off_sync
                     )
                     # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
                     output = guided_velocity(branches, text, sync)
                     level = x.new_full((len(x),), local[j])
-                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _as_it_is)
+                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _identity)
                     x = euler_step(x, velocity, local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
@@ -199,9 +201,10 @@ def evaluate_branches(
         twice = torch.arange(rows, device=device).repeat(2)
         clips = [clip[twice] for clip in clips]
         audio = None if audio is None else audio.rows(twice)
-    column = Column(clips, torch.full((clips[-1].shape[0],), timestep, device=device), text, audio)
+    column = Column(clips, torch.full((clips[-1].shape[0],), timestep, device=device), text)
+    sounds = None if audio is None else [audio]
     twins = torch.arange(rows, device=device) if off_sync_too else None
-    velocity = model([column], off_sync=off_sync, off_sync_twins=twins)[0].float()
+    velocity = model([column], sounds, off_sync, twins)[0].float()
     return Branches(
         positive=velocity[:rows],
         negative=velocity[rows : 2 * rows] if negative else None,
@@ -209,5 +212,5 @@ def evaluate_branches(
     )
 
 
-def _as_it_is(latents: Tensor) -> Tensor:
+def _identity(latents: Tensor) -> Tensor:
     return latents

@@ -18,7 +18,7 @@ Solver = Literal["unipc", "euler"]
 
 @dataclass(frozen=True)
 class FlowSchedule:
-    """Noise levels bent towards noise, ``k s / (1 + (k - 1) s)``, and who integrates between them.
+    """Noise levels bent towards noise, ``k s / (1 + (k - 1) s)``, and the solver between them.
 
     Attributes:
         solver: ``unipc`` (second order, as released with Wan) or ``euler``.
@@ -41,29 +41,27 @@ class FlowSchedule:
         """The way from noise to data in ``num_steps`` steps."""
         from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-        scheduler: Any
+        scheduler_class: Any  # diffusers has no types
+        settings: dict[str, object]
         if self.solver == "unipc":
-            scheduler = UniPCMultistepScheduler(
-                num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-                prediction_type="flow_prediction",
-                use_flow_sigmas=True,
-                flow_shift=self.shift,
-            )
+            scheduler_class = UniPCMultistepScheduler
+            settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": self.shift}
         else:
-            scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=self.shift)
+            scheduler_class, settings = FlowMatchEulerDiscreteScheduler, {"shift": self.shift}
+        scheduler = scheduler_class(num_train_timesteps=NUM_TRAIN_TIMESTEPS, **settings)
         scheduler.set_timesteps(num_steps)
         scheduler.set_begin_index(0)  # steps are taken in order; UniPC's whole timesteps may repeat in long schedules
         return FlowTrajectory(scheduler)
 
 
 class FlowTrajectory:
-    """One walk from noise to data; a solver of higher order remembers what it has seen on the way.
+    """One walk from noise to data; a solver of higher order keeps earlier velocities.
 
     Args:
         scheduler: diffusers' scheduler with its timesteps set.
 
     Attributes:
-        timesteps: float32 ``[steps]``, what the model is told.
+        timesteps: float32 ``[steps]``, the model's input.
         sigmas: float32 ``[steps + 1]``, noise levels between which the steps lead; the last is 0.
     """
 

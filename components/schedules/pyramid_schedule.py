@@ -59,21 +59,24 @@ class PyramidSchedule:
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
         global_timesteps = sigmas * n
 
+        # Stages of three thirds meet at grid points 333 and 666: noise levels 0.667 and 0.334.
         cuts = [min(max(int(fraction * n), 0), n) for fraction in stage_range]
         level = [float(sigmas[i]) if i < n else 0.0 for i in cuts]
         self.nominal_start = level[:-1]
         self.end_sigma = level[1:]
         self.start_sigma = [o if s == 0 else self._corrected(o) for s, o in enumerate(self.nominal_start)]
 
+        # Every stage gets a share of the timestep axis as long as its stretch of noise levels, start - end.
         lengths = np.array([a - b for a, b in zip(self.start_sigma, self.end_sigma, strict=True)])
         edges = [0.0, *(np.cumsum(lengths) / lengths.sum())]
-        edges[-1] = 1.0
+        edges[-1] = 1.0  # the sum is off by rounding, and int() below would cut it
         self.timestep_ratio = [(float(a), float(b)) for a, b in pairwise(edges)]
 
         self.train_timesteps: list[Tensor] = []
         for first, last in self.timestep_ratio:
             top = float(global_timesteps[int(first * n)])
             bottom = float(global_timesteps[min(int(last * n), n - 1)])
+            # n points, the end left out: it is the next stage's first
             self.train_timesteps.append(torch.from_numpy(np.linspace(top, bottom, n + 1)[:-1].copy()))
         self.train_local_sigma = torch.from_numpy(np.linspace(1, 0, n + 1)[:-1].copy())
 
@@ -83,6 +86,9 @@ class PyramidSchedule:
 
     def jump(self, stage: int) -> tuple[float, float]:
         """``(alpha, beta)`` of the jump into ``stage``: ``x <- alpha * up(x) + beta * block_noise`` (stage >= 1)."""
+        # Nearest upsampling repeats noise of level o in 2x2 blocks, fully correlated. With alpha^2 o^2 = gamma beta^2
+        # the added noise, correlated by -gamma, makes it white again; alpha brings the total to the corrected start S
+        # and the signal to 1 - S. So the law is that of training (Pyramid Flow, section 3.2).
         o = self.nominal_start[stage]
         alpha = 1 / (o * math.sqrt(1 + 1 / self.gamma) + 1 - o)
         return alpha, alpha * o / math.sqrt(self.gamma)
@@ -97,6 +103,7 @@ class PyramidSchedule:
         """``steps`` timesteps of a stage and the ``steps + 1`` local noise levels between which Euler moves."""
         table = self.train_timesteps[stage]
         timesteps = np.linspace(float(table[0]), float(table[-1]), steps)
+        # As released: steps - 1 equal moves down to the last training point, 0.001, and a short one from there to 0.
         local = np.linspace(1.0, float(self.train_local_sigma[-1]), steps)
         return timesteps.tolist(), [*local.tolist(), 0.0]
 
@@ -119,7 +126,7 @@ def block_noise(gaussian: Tensor, gamma: float) -> Tensor:
     """
     *lead, h, w = gaussian.shape
     blocks = gaussian.reshape(*lead, h // 2, 2, w // 2, 2)
-    mean = blocks.mean(dim=(-3, -1), keepdim=True)
+    mean = blocks.mean(dim=(-3, -1), keepdim=True)  # [..., h / 2, 1, w / 2, 1]
     on_mean = math.sqrt(max(1 - 3 * gamma, 0.0))
     noise = math.sqrt(1 + gamma) * (blocks - mean) + on_mean * mean
     return noise.reshape(*lead, h, w)
@@ -138,7 +145,7 @@ def upsample_nearest(latents: Tensor) -> Tensor:
 
 def downsample_noise(noise: Tensor) -> Tensor:
     """2x2 means times two: keeps unit variance, so that all stages share one noise field."""
-    return 2 * downsample_mean(noise)
+    return 2 * downsample_mean(noise)  # the mean of 4 independent normals has standard deviation 1/2
 
 
 def latent_pyramid(latents: Tensor, stages: int) -> list[Tensor]:

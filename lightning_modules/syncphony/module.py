@@ -1,6 +1,6 @@
-"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks listen.
+"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks attend to the sound.
 
-Whether the parts of a Syncphony experiment fit together, told before anything runs.
+Also here: whether the parts of a Syncphony experiment fit together, checked before anything runs.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from components.contracts import (
 )
 from components.errors import InputError
 from components.guidance.guidance import TextGuidance
+from components.media.clock import longest_clip
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
@@ -42,7 +43,7 @@ from lightning_modules.base import GenerativeModule
 def check_parts_fit(
     dit: SyncphonyDiT, codec: VideoCodec, text_encoder: TextEncoder, audio_encoder: AudioEncoder | None
 ) -> None:
-    """Compare the widths, channels and factors that codec, encoders and transformer must share.
+    """Compare the widths and channels that codec, encoders and transformer must share.
 
     Raises:
         InputError: naming the two values that differ and the setting to change.
@@ -58,15 +59,10 @@ def check_parts_fit(
             f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
         )
     if codec.latent_channels != dit.backbone.latent_channels:
-        mend = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
+        in_channels = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
         raise InputError(
             f"the codec has {codec.latent_channels} latent channels but the backbone takes "
-            f"{dit.backbone.latent_channels}: set the backbone's in_channels to {mend}."
-        )
-    if codec.temporal_factor != dit.timeline.temporal_factor:
-        raise InputError(
-            f"dit.timeline.temporal_factor is {dit.timeline.temporal_factor} but the codec's is "
-            f"{codec.temporal_factor}: set them equal."
+            f"{dit.backbone.latent_channels}: set the backbone's in_channels to {in_channels}."
         )
 
 
@@ -92,7 +88,7 @@ class EncodedConditions:
     """What B clips are generated from, encoded.
 
     Attributes:
-        conditions: text features and what the late blocks hear.
+        conditions: text features and the audio layers' keys and values.
         image: latent frame 0, ``[B, C, 1, h, w]``.
         num_latents: latent frames of the clips.
         generators: one per clip, in the state in which its sampling noise begins.
@@ -117,7 +113,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         pyramid: how training columns are built.
-        prediction: what the transformer's output means; the velocity unless said otherwise.
+        prediction: what the transformer's output means; the velocity by default.
         loss: the motion-aware loss.
         sampler: how latents are sampled, including the guidance scales.
         shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
@@ -219,33 +215,33 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         image = self.codec.encode(self._pixels(batch.video[:, :1]), generators)
         prompts = [caption + self.prompt_suffix for caption in batch.captions]
         guided_by_text = TextGuidance(self.sampler.video_text_scale).enabled  # frame 0 is given, never generated
-        features = self._hear(batch)
+        features, factor = self._audio_features(batch), self.codec.temporal_factor
         conditions = Conditions(
             text=self.text_encoder(prompts),
             negative_text=self.text_encoder([self.negative_prompt] * len(batch)) if guided_by_text else None,
-            audio=None if features is None else self.dit.listen(features, num_latents),
+            audio=None if features is None else self.dit.encode_audio(features, num_latents, batch.fps, factor),
         )
         return EncodedConditions(conditions, image, num_latents, generators)
 
     @torch.no_grad()
     def sample(
         self,
-        given: EncodedConditions,
+        encoded: EncodedConditions,
         sync_scale: float | None = None,
         off_sync: bool = False,
         label: str = "generating",
     ) -> Tensor:
-        """Videos ``[B, T, 3, H, W]`` in [0, 1]; every call with the same ``given`` starts from the same noise.
+        """Videos ``[B, T, 3, H, W]`` in [0, 1]; every call with the same ``encoded`` starts from the same noise.
 
         Args:
-            given: what `encode_conditions` made of a batch.
+            encoded: what `encode_conditions` made of a batch.
             sync_scale: audio sync guidance instead of the sampler's own.
             off_sync: skip the audio layers.
             label: what the progress bar says.
         """
-        batch_size, _, _, height, width = given.image.shape
+        batch_size, _, _, height, width = encoded.image.shape
         with tqdm(
-            total=self.sampler.num_steps(given.num_latents, from_image=True),
+            total=self.sampler.num_steps(encoded.num_latents, from_image=True),
             desc=label,
             unit="step",
             leave=False,
@@ -253,10 +249,10 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         ) as bar:
             latents = self.sampler.sample(
                 self.dit,
-                given.conditions,
-                (batch_size, self.codec.latent_channels, given.num_latents, height, width),
-                ClipNoise([generator.clone_state() for generator in given.generators]),
-                image_latent=given.image,
+                encoded.conditions,
+                (batch_size, self.codec.latent_channels, encoded.num_latents, height, width),
+                ClipNoise([generator.clone_state() for generator in encoded.generators]),
+                image_latent=encoded.image,
                 prediction=self.prediction,
                 hold=self.codec.hold,
                 sync_scale=sync_scale,
@@ -268,7 +264,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
     def save_pretrained(self, folder: Path) -> None:
         """Write the transformer, late blocks merged in, as a folder in the public layout, and its audio layers."""
         self.dit.backbone.save_pretrained(folder, self.export_dtype)
-        save_audio_layers(self.dit, folder, self.export_dtype)
+        save_audio_layers(self.dit.audio_parts, folder, self.export_dtype)
 
     def frozen_parts(self) -> dict[str, nn.Module]:
         """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""
@@ -303,27 +299,23 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
     def _frames_of_sound(self, batch: ClipBatch) -> int:
         """Frames of the longest clip that the sound covers and the codec can make."""
         seconds = batch.audio.shape[1] / batch.sample_rate
-        frames = int(seconds * batch.fps + 0.01)
-        factor = self.codec.temporal_factor
-        if frames < 1 + factor:
+        frames = int(seconds * batch.fps + 0.01)  # a file some samples short of a frame still counts as that frame
+        shortest = self.codec.num_frames(2)  # the image and one latent that moves
+        if frames < shortest:
             raise InputError(
                 f"the sound of {batch.ids[0]} lasts {seconds:.2f} s, shorter than the shortest video "
-                f"({(1 + factor) / batch.fps:.2f} s): give a longer sound."
+                f"({shortest / batch.fps:.2f} s): give a longer sound."
             )
-        return 1 + (frames - 1) // factor * factor
+        return longest_clip(frames, self.codec.temporal_factor)
 
-    def _hear(self, batch: ClipBatch) -> AudioFeatures | None:
+    def _audio_features(self, batch: ClipBatch) -> AudioFeatures | None:
         if self.audio_encoder is None:
             return None
-        if abs(batch.fps - self.dit.timeline.fps) > 1e-6:
-            raise InputError(
-                f"the clips have {batch.fps} frames per second but dit.timeline.fps is {self.dit.timeline.fps}: "
-                "set the data module's fps to match."
-            )
         if batch.audio_features is not None:
             return batch.audio_features
         with torch.no_grad():
-            return self.audio_encoder(batch.audio, batch.sample_rate)
+            features: AudioFeatures = self.audio_encoder(batch.audio, batch.sample_rate)
+            return features
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
@@ -338,4 +330,5 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
-        return objective(self.dit, self.codec, latents, text, self._hear(batch), units, generator)
+        audio = self._audio_features(batch)
+        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator)

@@ -7,7 +7,6 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from components.backbones.syncphony.audio_windows import AudioTimeline
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.codecs.video.pixel import PixelCodec
 from components.contracts import ClipBatch
@@ -24,7 +23,7 @@ WORDS = POOLED_DIM
 def tiny_dit(variant: str = "miniflux", first_late_block: int = 2, seed: int = 0, **settings: Any) -> SyncphonyDiT:
     backbone = tiny_backbone(variant, latent_channels=12, text_dim=WORDS, pooled_dim=WORDS, seed=seed)
     torch.manual_seed(seed)
-    defaults: dict[str, Any] = {"audio_dim": 8, "timeline": AudioTimeline(fps=FPS, temporal_factor=2)}
+    defaults: dict[str, Any] = {"audio_dim": 8}
     return SyncphonyDiT(backbone, first_late_block, **(defaults | settings))
 
 
@@ -72,8 +71,8 @@ class Endless(IterableDataset):
         world, rank = self.data.trainer.world_size, self.data.trainer.global_rank
         step = self.data.consumed
         while True:
-            turn = step * world + rank
-            yield clips(4, position=turn * 4, seed=turn)
+            index = step * world + rank  # of the batch in the order of all processes
+            yield clips(4, position=index * 4, seed=index)
             step += 1
 
 

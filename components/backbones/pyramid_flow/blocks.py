@@ -77,7 +77,8 @@ class MLPEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[R, in_dim]`` to ``[R, dim]``."""
-        return self.linear_2(F.silu(self.linear_1(x)))
+        out: Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return out
 
 
 class TimeTextEmbedding(nn.Module):
@@ -91,8 +92,10 @@ class TimeTextEmbedding(nn.Module):
 
     def forward(self, timesteps: Tensor, pooled: Tensor) -> Tensor:
         """Timesteps ``[R]`` (0-1000) and pooled text ``[R, P]`` to ``[R, D]``."""
+        # float32 up to here: bfloat16 would round timesteps of 512 and more to multiples of 4
         sinusoid = timestep_sinusoid(timesteps, self.sinusoid_dim).to(pooled.dtype)
-        return self.timestep_embedder(sinusoid) + self.text_embedder(pooled)
+        condition: Tensor = self.timestep_embedder(sinusoid) + self.text_embedder(pooled)
+        return condition
 
 
 def timestep_sinusoid(timesteps: Tensor, dim: int) -> Tensor:
@@ -110,12 +113,15 @@ class Modulation(nn.Module):
         super().__init__()
         self.chunks = chunks
         self.linear = nn.Linear(dim, chunks * dim)
-        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.weight)  # gates of zero: a fresh block is the identity (adaLN-Zero)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         """``[R, D]`` to ``chunks`` tensors ``[R, 1, D]`` that broadcast over the tokens."""
-        return self.linear(F.silu(condition)).unsqueeze(1).chunk(self.chunks, dim=-1)
+        # History and text are modulated by the current timestep too. Broadcast, not expanded to every token: at 4,600
+        # tokens the copies would take about 1.8 GB of bfloat16 activations in miniFLUX.
+        vectors: Tensor = self.linear(F.silu(condition))
+        return vectors.unsqueeze(1).chunk(self.chunks, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -142,7 +148,8 @@ class _Projection(nn.Module):
         self.proj = nn.Linear(in_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x)
+        out: Tensor = self.proj(x)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -150,12 +157,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        # the checkpoints count a dropout as entry 1
         self.net = nn.ModuleList([_Projection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D]`` to ``[..., D]``."""
         expand, _, contract = self.net
-        return contract(F.gelu(expand(x), approximate="tanh"))
+        out: Tensor = contract(F.gelu(expand(x), approximate="tanh"))
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -197,7 +206,7 @@ class JointAttention(SelfAttention):
         self.text_norm_names = text_norm_names
         for name in text_norm_names:
             self.add_module(name, nn.RMSNorm(dim // heads, eps=norm_eps))
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because the checkpoints' key is to_out.0
         self.to_add_out = nn.Linear(dim, dim) if text_output else None
 
     def project_text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,9 +217,10 @@ class JointAttention(SelfAttention):
 
     def forward(self, text: Tensor, video: Tensor, state: ColumnState) -> tuple[Tensor | None, Tensor]:
         """Text ``[R, M, D]`` and video ``[R, N, D]`` to their attention outputs (text None in a last block)."""
+        # [R, H, M + N, d] each, text first as in `TokenLayout`
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
         out = attend(q, k, v, state)
-        text_out, video_out = out.split([text.shape[1], video.shape[1]], dim=1)
+        text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
 
 
@@ -239,11 +249,13 @@ class JointBlock(Block):
 
     def column(self, state: ColumnState) -> ColumnState:
         """One column through the block; a last block leaves the text tokens as they are."""
-        text, video = state.tokens.split([state.layout.num_text, state.tokens.shape[1] - state.layout.num_text], dim=1)
+        num_text, num_tokens = state.layout.num_text, state.tokens.shape[1]
+        text, video = state.tokens.split_with_sizes([num_text, num_tokens - num_text], dim=1)
+        # The order of the chunks is that of the public weights.
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(state.condition)
         text_modulation = self.norm1_context(state.condition)
         if self.last:
-            scale_text, shift_text = text_modulation
+            scale_text, shift_text = text_modulation  # scale before shift, as in the final norm and unlike elsewhere
         else:
             shift_text, scale_text, *rest = text_modulation
         text_out, video_out = self.attn(modulate(text, shift_text, scale_text), modulate(video, shift, scale), state)
@@ -272,5 +284,5 @@ class SingleBlock(Block):
         x = modulate(state.tokens, shift, scale)
         hidden = F.gelu(self.proj_mlp(x), approximate="tanh")
         q, k, v = self.attn.project(x)
-        out = torch.cat([attend(q, k, v, state), hidden], dim=-1)
+        out = torch.cat([attend(q, k, v, state), hidden], dim=-1)  # [R, S, 5 D]
         return state.with_tokens(state.tokens + gate * self.proj_out(out))

@@ -1,6 +1,6 @@
 """Backbones from folders in the public layout, whichever variant they hold.
 
-What the shapes of weights say about the settings of a Pyramid Flow transformer, to name a config's mistake.
+Where weights do not fit, the settings their shapes stand for are compared with ``config.json``, to name its mistake.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def pretrained_backbone(
 
 
 def _variant(file: Path, config: Mapping[str, Any]) -> Variant:
-    """The variant ``config.json`` names; releases without a name are told by settings only one of them has."""
+    """The variant ``config.json`` names; releases without a name are known by settings only one has."""
     names: dict[str, Variant] = {model.class_name: variant for variant, model in VARIANTS.items()}
     name = config.get("_class_name")
     if name is None:

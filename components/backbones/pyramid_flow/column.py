@@ -1,7 +1,7 @@
 """Columns: how the Pyramid Flow transformer receives clips of several resolutions, and where their tokens sit.
 
 A column is a list of clips of one and the same sample row, the oldest history first and the clip being denoised last.
-History may be at lower resolution. Columns never see each other.
+History may be at lower resolution. Columns never attend to each other, so packing them into one call is batching.
 
 Layouts and tables are cached by shape. They are made outside `torch.inference_mode`, because a table that is first
 needed while validating would otherwise be unusable in the backward pass of every later training step.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,10 +20,7 @@ from torch.utils._pytree import register_dataclass
 from components.backbones.rope import rotary_table
 from components.contracts import TextFeatures
 
-if TYPE_CHECKING:
-    from components.backbones.syncphony.audio_cross_attention import AudioContext
-
-ClipShape = tuple[int, int, int]
+PatchGrid = tuple[int, int, int]
 """Latent frames, rows and columns of a clip in the patch grid."""
 
 
@@ -36,13 +32,11 @@ class Column:
         clips: ``[R, C, t_k, h_k, w_k]`` each, oldest first; the last clip is the one being denoised.
         timesteps: ``[R]`` on the 0-1000 scale, float32.
         text: text features of the R rows.
-        audio: what the late blocks hear of the R rows' sound, for backbones that listen.
     """
 
     clips: Sequence[Tensor]
     timesteps: Tensor
     text: TextFeatures
-    audio: AudioContext | None = None
 
     @property
     def num_rows(self) -> int:
@@ -63,7 +57,7 @@ class TokenLayout:
         positions: float64 ``[num_text + num_video, 3]``: latent frame index, row, column (text: all zero).
     """
 
-    shapes: tuple[ClipShape, ...]
+    shapes: tuple[PatchGrid, ...]
     num_text: int
     positions: Tensor
 
@@ -73,7 +67,7 @@ class TokenLayout:
         t, h, w = self.shapes[-1]
         return t * h * w
 
-    def clip_slices(self) -> list[tuple[slice, int, ClipShape]]:
+    def clip_slices(self) -> list[tuple[slice, int, PatchGrid]]:
         """Per clip: its tokens in the joint sequence, its first latent frame index, its patch grid."""
         slices, token, frame = [], self.num_text, 0
         for t, h, w in self.shapes:
@@ -85,14 +79,15 @@ class TokenLayout:
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
 def token_layout(
-    shapes: tuple[ClipShape, ...], num_text: int, device: torch.device, stretch_history: bool = True
+    shapes: tuple[PatchGrid, ...], num_text: int, device: torch.device, stretch_history: bool = True
 ) -> TokenLayout:
-    """Positions of a column's tokens (Pyramid Flow; reference specification, section 3 "Positions").
+    """Positions of a column's tokens, as the released code of Pyramid Flow counts them.
 
     The time index is absolute: the oldest frame is 0. Rows and columns count in the patch grid of the current clip;
     row i of a history clip of height h sits at ``(i + 0.5) H / h - 0.5`` (``stretch_history``).
     """
     _, height, width = shapes[-1]
+    # Text stands at the origin: its rotation is the identity, and the causal rule lets it attend to frame 0 alone.
     parts = [torch.zeros(num_text, 3, dtype=torch.float64, device=device)]
     first = 0
     for t, h, w in shapes:
@@ -100,8 +95,9 @@ def token_layout(
         row = torch.arange(h, dtype=torch.float64, device=device)
         col = torch.arange(w, dtype=torch.float64, device=device)
         if stretch_history:
+            # the half-pixel centres of the coarse grid, in units of the current clip's grid
             row, col = (row + 0.5) * height / h - 0.5, (col + 0.5) * width / w - 0.5
-        parts.append(torch.cartesian_prod(frame, row, col))
+        parts.append(torch.cartesian_prod(frame, row, col))  # [t h w, 3], the column varies fastest
         first += t
     return TokenLayout(shapes, num_text, torch.cat(parts))
 
@@ -109,7 +105,7 @@ def token_layout(
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
 def causal_mask(layout: TokenLayout) -> Tensor:
-    """Bool ``[S, S]``: query q may see key k iff ``time(q) >= time(k)``; text counts as time 0."""
+    """Bool ``[S, S]``: query q may attend to key k iff ``time(q) >= time(k)``; text counts as time 0."""
     time = layout.positions[:, 0]
     return time[:, None] >= time[None, :]
 
@@ -122,11 +118,11 @@ def layout_rope(layout: TokenLayout, axes_dims: tuple[int, ...], theta: float = 
 
 
 def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causal: bool) -> Tensor | None:
-    """Who may see whom: bool ``[1 or R, 1, S, S]`` or None if everyone sees everyone.
+    """Which tokens may attend to which: bool ``[1 or R, 1, S, S]`` or None if all attend to all.
 
     Args:
         layout: the column's tokens.
-        text_mask: bool ``[R, num_text]``, or None if no text token is padding. Padding sees only padding.
+        text_mask: bool ``[R, num_text]``, or None if no text token is padding. Padding attends only to padding.
         temporal_causal: apply the temporal rule.
     """
     allowed = causal_mask(layout)[None, None] if temporal_causal else None
@@ -134,5 +130,6 @@ def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causa
         return allowed
     num_video = layout.positions.shape[0] - layout.num_text
     real = torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], num_video)], dim=1)
-    same = (real[:, :, None] == real[:, None, :])[:, None]
+    # Padding attends to itself instead of to nothing: a row without any allowed key would make the softmax NaN.
+    same = (real[:, :, None] == real[:, None, :])[:, None]  # [R, 1, S, S]
     return same if allowed is None else same & allowed

@@ -26,10 +26,10 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         joint_attention_dim: width of the text tokens.
         pooled_projection_dim: width of the pooled text vector.
         axes_dims_rope: head channels that rotate with time, row and column.
-        use_temporal_causal: tokens see only their own and earlier latent frames.
+        use_temporal_causal: tokens attend only to their own and earlier latent frames.
         interp_condition_pos: stretch lower-resolution history onto the grid of the current clip.
         rope_theta: base of the rotary frequencies. All public checkpoints use 10000; on grids of a few patches most of
-            those frequencies hardly turn, and a small base lets a small model tell neighbours apart.
+            those frequencies hardly rotate, and a small base lets a small model distinguish neighbours.
 
     Raises:
         ValueError: if the rotary axes do not add up to the head width or ``in_channels`` is not a multiple of 4.
@@ -57,7 +57,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         if in_channels % self.patch**2:
             raise ValueError(f"in_channels {in_channels} must be a multiple of {self.patch**2} (2x2 latent pixels)")
         self.config: dict[str, Any] = {
-            "patch_size": 1,
+            "patch_size": 1,  # the public config counts the 2x2 patches as channels (in_channels 64)
             "in_channels": in_channels,
             "num_layers": num_layers,
             "num_single_layers": num_single_layers,
@@ -87,7 +87,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         self.single_transformer_blocks = nn.ModuleList(SingleBlock(dim, heads, 1e-6) for _ in range(num_single_layers))
         self.norm_out = Modulation(dim, 2)
         self.proj_out = nn.Linear(dim, in_channels)
-        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.weight)  # a fresh model answers with a velocity of zero
         nn.init.zeros_(self.proj_out.bias)
 
     @property

@@ -39,7 +39,8 @@ class SpatialPatchEmbedding(nn.Module):
         if position.shape[-2:] != (h, w):
             position = F.interpolate(position, (h, w), mode="bilinear", align_corners=False)
         x = x + position.to(x.dtype)
-        return rearrange(x, "(r t) d h w -> r (t h w) d", r=rows, t=t)
+        tokens: Tensor = rearrange(x, "(r t) d h w -> r (t h w) d", r=rows, t=t)
+        return tokens
 
     def crop(self, height: int, width: int) -> Tensor:
         """Centre crop ``[1, D, height, width]`` of the table."""
@@ -56,7 +57,7 @@ def sine_cosine_table(dim: int, size: int, base_size: int) -> Tensor:
     frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     angle = coordinate[:, None] * frequency
     wave = torch.cat([angle.sin(), angle.cos()], dim=1)
-    row, column = wave[:, None].expand(size, size, -1), wave[None].expand(size, size, -1)
+    row, column = wave[:, None].expand(size, size, -1), wave[None].expand(size, size, -1)  # [size, size, dim / 2]
     return torch.cat([column, row], dim=-1).reshape(size * size, dim).float()
 
 
@@ -73,7 +74,7 @@ class PyramidMMDiT(PyramidFlowTransformer):
         joint_attention_dim: width of the text tokens.
         pooled_projection_dim: width of the pooled text vector.
         pos_embed_max_size: side of the stored position table in patches.
-        use_temporal_causal: tokens see only their own and earlier latent frames.
+        use_temporal_causal: tokens attend only to their own and earlier latent frames.
         interp_condition_pos: stretch lower-resolution history onto the grid of the current clip.
     """
 
@@ -116,7 +117,7 @@ class PyramidMMDiT(PyramidFlowTransformer):
         }
         self.patch = patch_size
         self.latent_channels = in_channels
-        self.axes_dims = (attention_head_dim, 0, 0)
+        self.axes_dims = (attention_head_dim, 0, 0)  # time alone rotates; rows and columns are in the added table
         self.temporal_causal = use_temporal_causal
         self.stretch_history = interp_condition_pos
 
@@ -130,7 +131,7 @@ class PyramidMMDiT(PyramidFlowTransformer):
         )
         self.norm_out = Modulation(dim, 2)
         self.proj_out = nn.Linear(dim, patch_size**2 * in_channels)
-        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.weight)  # a fresh model answers with a velocity of zero
         nn.init.zeros_(self.proj_out.bias)
 
     @property

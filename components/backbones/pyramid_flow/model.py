@@ -54,8 +54,11 @@ class PyramidFlowTransformer(nn.Module, ABC):
         """
         t, h, w = state.layout.shapes[-1]
         scale, shift = self.norm_out(state.condition)
+        # The clip being denoised comes last; outputs of text and history are never used.
         x = self.proj_out(modulate(state.tokens[:, -state.layout.num_current :], shift, scale))
-        return rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", t=t, h=h, w=w, p=self.patch, q=self.patch)
+        sides = {"t": t, "h": h, "w": w, "p": self.patch, "q": self.patch}
+        velocity: Tensor = rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", **sides)
+        return velocity
 
     def forward(self, columns: Sequence[Column]) -> list[Tensor]:
         """Velocity of every column's last clip. Columns do not influence each other."""
@@ -83,7 +86,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
 def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """Cut text positions that are padding in every row; the mask is None if no padding is left.
 
-    Exact: real tokens never see padding and the text is discarded at the end.
+    Exact: real tokens never attend to padding and the text is discarded at the end.
     """
     real = mask.any(dim=0).nonzero()
     longest = int(real[-1]) + 1 if len(real) else 1

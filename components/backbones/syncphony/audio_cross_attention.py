@@ -1,4 +1,4 @@
-"""Audio cross-attention of Syncphony's late blocks: every latent frame listens to the sound around its own time.
+"""Audio cross-attention of Syncphony's late blocks: every latent frame attends to the sound around its own time.
 
 Source: Syncphony, "Audio Cross-Attention + Audio RoPE": video tokens are queries, audio tokens keys and values, both
 rotated by their positions on one shared time axis; the layer stands before the block's joint self-attention.
@@ -21,8 +21,8 @@ from components.backbones.syncphony.audio_windows import AudioWindows
 
 
 @dataclass(frozen=True)
-class HeardAudio:
-    """Keys and values of one layer, gathered per latent frame: ``[B, L, H, W, d]`` each."""
+class AudioKeysValues:
+    """Keys and values of one audio layer, gathered per latent frame: ``[B, L, H, W, d]`` each."""
 
     keys: Tensor
     values: Tensor
@@ -33,20 +33,20 @@ class AudioContext:
     """Everything the late blocks need of a clip's sound; constant over denoising steps, so computed once.
 
     Attributes:
-        windows: which tokens each latent frame hears.
+        windows: which audio tokens each latent frame attends to.
         layers: keys and values of every audio layer, in block order.
     """
 
     windows: AudioWindows
-    layers: tuple[HeardAudio, ...]
+    layers: tuple[AudioKeysValues, ...]
 
     def rows(self, index: Tensor) -> AudioContext:
         """The context of the clips ``index`` (may repeat)."""
-        layers = tuple(HeardAudio(layer.keys[index], layer.values[index]) for layer in self.layers)
+        layers = tuple(AudioKeysValues(layer.keys[index], layer.values[index]) for layer in self.layers)
         return replace(self, windows=self.windows.rows(index), layers=layers)
 
 
-register_dataclass(HeardAudio)  # see `components.backbones.pyramid_flow.blocks`
+register_dataclass(AudioKeysValues)  # see `components.backbones.pyramid_flow.blocks`
 register_dataclass(AudioContext)
 
 
@@ -69,30 +69,32 @@ class AudioCrossAttention(nn.Module):
         self.norm_q = nn.RMSNorm(dim // heads, eps=norm_eps)
         self.norm_k = nn.RMSNorm(dim // heads, eps=norm_eps)
         self.to_out = nn.Linear(dim, dim)
+        # Zero: at step 0 the model is exactly its backbone.
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def hear(self, audio: Tensor, windows: AudioWindows) -> HeardAudio:
+    def keys_values(self, audio: Tensor, windows: AudioWindows) -> AudioKeysValues:
         """Project embedded audio tokens ``[B, N, D]``, rotate the keys, gather both per latent frame."""
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
         keys = rotate(self.norm_k(keys), windows.key_rope)
+        # [B, H, N, d] -> [B, H, L, W, d]: windows overlap only by look-back and look-ahead, so little is kept twice.
         gathered = (
             x.index_select(2, windows.index.flatten()).unflatten(2, windows.index.shape) for x in (keys, values)
         )
-        return HeardAudio(*(x.transpose(1, 2) for x in gathered))
+        return AudioKeysValues(*(x.transpose(1, 2) for x in gathered))  # [B, L, H, W, d]
 
-    def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, HeardAudio, AudioWindows]]) -> list[Tensor]:
+    def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, AudioKeysValues, AudioWindows]]) -> list[Tensor]:
         """`column` of every column in one call, so that a sharded layer gathers its weights once."""
         return [self.column(*column) for column in columns]
 
-    def column(self, tokens: Tensor, layout: TokenLayout, heard: HeardAudio, windows: AudioWindows) -> Tensor:
+    def column(self, tokens: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
         """What the sound adds to a column's video tokens.
 
         Args:
-            tokens: ``[R, S, D]``, text first; text hears nothing.
+            tokens: ``[R, S, D]``, text first; text tokens do not attend to the sound.
             layout: which latent frame every video token belongs to.
-            heard: keys and values of the R clips.
+            audio: keys and values of the R clips.
             windows: audibility and positions.
 
         Returns:
@@ -102,21 +104,25 @@ class AudioCrossAttention(nn.Module):
         queries = rearrange(self.to_q(self.norm(video)), "r n (h d) -> r n h d", h=self.heads)
         queries = self.norm_q(queries)
         outputs = []
+        # History is computed anew in every call, so its frames attend to their own sound as the current one does.
         for place, first, (t, h, w) in layout.clip_slices():
             frames = slice(first, first + t)
             q = queries[:, place.start - layout.num_text : place.stop - layout.num_text]
+            # All patches of a frame share its time: with t next to d the table [2, t, d / 2] broadcasts over p.
             q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
             q = rotate(q, windows.query_rope[:, frames])
-            keys, values = heard.keys[:, frames], heard.values[:, frames]
-            audible = windows.audible[:, frames]
+            keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
+            audible = windows.audible[:, frames]  # [R, t, W]
             any_audible = audible.any(dim=-1, keepdim=True)
             out = attention(
                 rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),
                 rearrange(values, "r t h w d -> (r t) h w d"),
+                # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
                 mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),
             )
-            # A frame whose whole window is padding hears nothing at all.
+            # A frame whose whole window is padding gets the output bias alone.
             out = out * rearrange(any_audible, "r t 1 -> (r t) 1 1 1")
             outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
-        return self.to_out(torch.cat(outputs, dim=1))
+        change: Tensor = self.to_out(torch.cat(outputs, dim=1))
+        return change

@@ -1,4 +1,4 @@
-"""Syncphony's transformer: a Pyramid Flow backbone whose late blocks listen.
+"""Syncphony's transformer: a Pyramid Flow backbone whose late blocks attend to the sound.
 
 Early blocks are frozen and run without autograd; late blocks train and have an audio cross-attention layer in front.
 With the audio layers skipped (`off_sync`) the model is the paper's off-sync model: same weights, no sound.
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
@@ -31,13 +32,13 @@ T = TypeVar("T")
 
 
 class SyncphonyDiT(nn.Module):
-    """Late blocks that hear, on top of early blocks that do not change.
+    """Late blocks that train and attend to the sound, on top of early blocks that do not change.
 
     Args:
         backbone: a Pyramid Flow transformer (either variant).
         first_late_block: index of the first trainable block, ``0 .. len(backbone.blocks)``.
         audio_dim: width of the audio features; None builds no audio layers (pre-training of a backbone).
-        timeline: time axis, window and rotary settings of the audio layers.
+        timeline: window and rotary settings of the audio layers.
         train_embedders: also train patch, text and timestep embedders (only sensible with ``first_late_block: 0``).
         train_head: also train the final norm and projection.
         frozen_dtype: precision in which the frozen embedders and early blocks are kept and run.
@@ -93,13 +94,19 @@ class SyncphonyDiT(nn.Module):
                 AudioCrossAttention(dim, heads) for _ in range(num_blocks - first_late_block)
             )
         if audio_weights is not None:
-            load_audio_layers(self, audio_weights)
+            load_audio_layers(self.audio_parts, audio_weights)
         self._freeze(train_embedders, train_head)
         if self.prefix_is_frozen:
             for module in self._frozen_modules():
                 module.to(getattr(torch, frozen_dtype))
 
-    def _listeners(self) -> list[AudioCrossAttention]:
+    @property
+    def audio_parts(self) -> nn.ModuleDict:
+        """Audio embedder and audio layers under their names; empty for a transformer without them."""
+        parts = {"audio_embedder": self.audio_embedder, "audio_layers": self.audio_layers}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def _audio_layers(self) -> list[AudioCrossAttention]:
         return [layer for layer in self.audio_layers or () if isinstance(layer, AudioCrossAttention)]
 
     def _head(self) -> list[nn.Module]:
@@ -123,37 +130,59 @@ class SyncphonyDiT(nn.Module):
 
         A forward pass that skips the audio layers never gathers their weights.
         """
-        layers = self._listeners()
+        layers = self._audio_layers()
         shard_units((*self.backbone.blocks, *layers, self), mesh, device, compute_dtype)
-        register_fsdp_forward_method(self, "listen")
+        # What gathers weights outside of forward has to be named: sharding hooks into nothing else.
+        register_fsdp_forward_method(self, "encode_audio")
         for layer in layers:
-            register_fsdp_forward_method(layer, "hear")
+            register_fsdp_forward_method(layer, "keys_values")
 
-    def listen(self, audio: AudioFeatures, num_latents: int) -> AudioContext | None:
-        """Keys and values of all audio layers for clips of ``num_latents`` latent frames.
+    def encode_audio(
+        self, audio: AudioFeatures, num_latents: int, fps: float, temporal_factor: int
+    ) -> AudioContext | None:
+        """Keys and values of all audio layers; None for a transformer without audio layers.
 
         They depend on the sound alone: compute once per clip, use in every denoising step.
+
+        Args:
+            audio: tokens of B clips, ``[B, N, audio_dim]``.
+            num_latents: L, latent frames of the clips.
+            fps: frames per second of the clips.
+            temporal_factor: frames per latent frame after the first, the video codec's.
         """
         if self.audio_embedder is None:
             return None
-        windows = self.timeline.windows(audio, num_latents, self.backbone.dim // self.backbone.num_heads)
+        head_dim = self.backbone.dim // self.backbone.num_heads
+        windows = self.timeline.windows(audio, num_latents, head_dim, fps, temporal_factor)
         embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
-        return AudioContext(windows, tuple(layer.hear(embedded, windows) for layer in self._listeners()))
+        return AudioContext(windows, tuple(layer.keys_values(embedded, windows) for layer in self._audio_layers()))
 
     def forward(
-        self, columns: Sequence[Column], off_sync: bool = False, off_sync_twins: Tensor | None = None
+        self,
+        columns: Sequence[Column],
+        audio: Sequence[AudioContext] | None = None,
+        off_sync: bool = False,
+        off_sync_twins: Tensor | None = None,
     ) -> list[Tensor]:
         """Velocity of every column's last clip.
 
         Args:
-            columns: the input; each needs ``audio`` unless ``off_sync``.
-            off_sync: skip the audio layers, nothing else.
+            columns: the input.
+            audio: for each column the sound of its rows (`encode_audio`); needed unless ``off_sync``.
+            off_sync: skip the audio layers, nothing else: the off-sync model of audio sync guidance.
             off_sync_twins: rows of which an off-sync twin is wanted too, ``[F]``. The early blocks run once for row
                 and twin; the twins' velocities are appended behind the rows.
 
         Returns:
             ``[R (+ F), C, t, h, w]`` per column.
+
+        Raises:
+            ValueError: if a transformer with audio layers gets no ``audio`` and is not ``off_sync``.
         """
+        if self.audio_layers is None or off_sync:
+            audio = None
+        elif audio is None:
+            raise ValueError("columns without audio can only run off-sync")
         if self.bfloat16_timesteps:
             columns = [replace(column, timesteps=column.timesteps.bfloat16().float()) for column in columns]
         frozen = torch.no_grad() if self.prefix_is_frozen else nullcontext()
@@ -162,6 +191,7 @@ class SyncphonyDiT(nn.Module):
             for block in self.backbone.blocks[: self.first_late_block]:
                 states = block(states)
         weight_dtype = next(self._head()[1].parameters()).dtype
+        # Under autocast products are cast anyway; elsewhere frozen_dtype must not reach the late blocks.
         if not _autocasts(states[0].tokens.device.type):
             states = [
                 replace(s, tokens=s.tokens.to(weight_dtype), condition=s.condition.to(weight_dtype)) for s in states
@@ -169,39 +199,41 @@ class SyncphonyDiT(nn.Module):
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
         for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):
-            if not off_sync and self.audio_layers is not None:
-                states = self._hear(i, states, columns)
+            if audio is not None:
+                states = self._add_audio(i, states, columns, audio)  # before the block's joint self-attention
             states = self._run(block, states)
         return [self.backbone.read_out(state) for state in states]
 
-    def _hear(self, i: int, states: Sequence[ColumnState], columns: Sequence[Column]) -> list[ColumnState]:
+    def _add_audio(
+        self, i: int, states: Sequence[ColumnState], columns: Sequence[Column], audio: Sequence[AudioContext]
+    ) -> list[ColumnState]:
         """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
-        inputs = []
-        for state, column in zip(states, columns, strict=True):
-            if column.audio is None:
-                raise ValueError("a column without audio can only run off-sync")
-            own = state.tokens[: column.num_rows]
-            inputs.append((own, state.layout, column.audio.layers[i], column.audio.windows))
-        changes = self._run(self._listeners()[i], inputs)
+        inputs = [
+            (state.tokens[: column.num_rows], state.layout, sound.layers[i], sound.windows)
+            for state, column, sound in zip(states, columns, audio, strict=True)
+        ]
+        changes = self._run(self._audio_layers()[i], inputs)
         return [_with_change(state, change) for state, change in zip(states, changes, strict=True)]
 
     def _run(self, part: Callable[..., T], inputs: object) -> T:
         """``part(inputs)``, in training without keeping its inner activations if so asked for."""
         if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+            # Nothing inside draws random numbers, so their state need not be kept.
+            outputs: T = checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+            return outputs
         return part(inputs)
 
 
 def _autocasts(device_type: str) -> bool:
     """Whether matrix products are cast by autocast (which does not know the meta device)."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _with_change(state: ColumnState, change: Tensor) -> ColumnState:
     """``change`` ``[R, N, D]`` added to the video tokens of the first R rows."""
     rows, m, tokens = change.shape[0], state.layout.num_text, state.tokens
-    heard = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)
-    return state.with_tokens(heard if rows == tokens.shape[0] else torch.cat([heard, tokens[rows:]], dim=0))
+    changed = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)  # [R, S, D]
+    return state.with_tokens(changed if rows == tokens.shape[0] else torch.cat([changed, tokens[rows:]], dim=0))
 
 
 def _with_twins(state: ColumnState, twins: Tensor) -> ColumnState:

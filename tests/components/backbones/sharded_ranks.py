@@ -14,9 +14,11 @@ from torch.distributed.tensor import DTensor
 
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.sharding import is_sharded, local, reshard, whole
+from components.backbones.syncphony.audio_cross_attention import AudioContext
 from components.backbones.syncphony.model import SyncphonyDiT
 from tests.tiny_syncphony import (
     audio_features,
+    column_sounds,
     latents,
     model_columns,
     randomise,
@@ -28,14 +30,15 @@ from tests.tiny_syncphony import (
 CPU = torch.device("cpu")
 
 
-def inputs(dit: SyncphonyDiT, rank: int) -> list[Column]:
+def inputs(dit: SyncphonyDiT, rank: int) -> tuple[list[Column], list[AudioContext]]:
     """Stages 0, 1, 1, 2; every rank has clips of its own."""
     clips = training_columns(latents(4, seed=rank), seed=rank)
-    return model_columns(clips, text_features(4, seed=rank), dit, audio_features(4, 49 / 24, seed=rank))
+    sounds = column_sounds(clips, dit, audio_features(4, 49 / 24, seed=rank))
+    return model_columns(clips, text_features(4, seed=rank)), sounds
 
 
 def loss_of(dit: SyncphonyDiT, rank: int, off_sync: bool = False) -> Tensor:
-    outputs = dit(inputs(dit, rank), off_sync=off_sync)
+    outputs = dit(*inputs(dit, rank), off_sync=off_sync)
     return torch.stack([output.float().square().mean() for output in outputs]).mean()
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from components.backbones.syncphony.model import SyncphonyDiT
-from components.contracts import TextFeatures
 from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
@@ -14,7 +13,9 @@ from components.samplers.pyramid_sampler import Conditions, PyramidSampler, eval
 from components.samplers.sampling_noise import ClipNoise
 from components.schedules.pyramid_schedule import PyramidSchedule
 from tests.tiny_syncphony import (
+    FPS,
     NUM_BLOCKS,
+    TEMPORAL_FACTOR,
     VARIANTS,
     BlockOutputs,
     audio_features,
@@ -29,18 +30,13 @@ LATENTS, SIZE = 4, (8, 16)
 CLOSE = {"atol": 1e-3, "rtol": 1e-3}
 
 
-def rows_of(text: TextFeatures, index: list[int]) -> TextFeatures:
-    assert text.pooled is not None
-    return TextFeatures(text.tokens[index], text.mask[index], text.pooled[index])
-
-
 def conditions(dit: SyncphonyDiT, index: list[int]) -> Conditions:
     """Those of the clips ``index`` out of three."""
     audio = audio_features(3, 2.0)
     return Conditions(
-        text=rows_of(text_features(3), index),
-        negative_text=rows_of(text_features(3, words=2, seed=1), index),
-        audio=dit.listen(replace(audio, tokens=audio.tokens[index], mask=audio.mask[index]), LATENTS),
+        text=text_features(3).rows(torch.tensor(index)),
+        negative_text=text_features(3, words=2, seed=1).rows(torch.tensor(index)),
+        audio=dit.encode_audio(audio.rows(torch.tensor(index)), LATENTS, FPS, TEMPORAL_FACTOR),
     )
 
 
@@ -137,7 +133,9 @@ def test_a_later_frames_sound_does_not_reach_an_earlier_frame():
     other[:, 19:35] = torch.randn(1, 16, other.shape[2], generator=generator(0))  # latent 2's own span
     results = []
     for tokens in (audio.tokens, other):
-        there = replace(conditions(dit, [0]), audio=dit.listen(replace(audio, tokens=tokens), LATENTS))
+        there = replace(
+            conditions(dit, [0]), audio=dit.encode_audio(replace(audio, tokens=tokens), LATENTS, FPS, TEMPORAL_FACTOR)
+        )
         noise, image = ClipNoise([generator(0)]), latents(1, 1)
         results.append(sampler.sample(dit, there, (1, 4, LATENTS, *SIZE), noise, image))
     assert torch.equal(results[0][:, :, :2], results[1][:, :, :2])
@@ -169,7 +167,7 @@ def history_and_current(rows: int) -> list[torch.Tensor]:
     [(True, True, 6, 9), (True, False, 6, 6), (False, True, 3, 6), (False, False, 3, 3)],
 )
 @torch.no_grad()
-def test_early_blocks_see_no_row_twice(variant: str, negative: bool, off_sync_too: bool, early: int, late: int):
+def test_early_blocks_run_no_row_twice(variant: str, negative: bool, off_sync_too: bool, early: int, late: int):
     dit, first_late = tiny_dit(variant, 1), 1
     with BlockOutputs(dit.backbone) as states:
         evaluate_branches(dit, history_and_current(3), 400.0, conditions(dit, [0, 1, 2]), negative, off_sync_too)

@@ -28,7 +28,7 @@ class MixedData(TinyData):
     """Every batch of another length."""
 
     def train_dataloader(self) -> DataLoader[Any]:
-        frames = [TRAIN_LENGTHS[turn % 3] for turn in range(6)]
+        frames = [TRAIN_LENGTHS[index % 3] for index in range(6)]
         return DataLoader([clips(4, 4 * t, t, n) for t, n in enumerate(frames)], batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -104,8 +104,8 @@ def _longest_prefix(module: SyncphonyModule, monkeypatch: pytest.MonkeyPatch, fr
     found = []
     run = module.dit.forward
 
-    def watched(columns: Any, **options: Any) -> Any:
-        outputs = run(columns, **options)
+    def watched(columns: Any, *rest: Any, **options: Any) -> Any:
+        outputs = run(columns, *rest, **options)
         found.append(max(sum(clip.shape[2] for clip in column.clips) for column in columns))
         return outputs
 
@@ -113,6 +113,6 @@ def _longest_prefix(module: SyncphonyModule, monkeypatch: pytest.MonkeyPatch, fr
         patch.setattr(module.dit, "forward", watched)
         patch.setattr(module, "log", lambda *_args, **_kwargs: None)
         patch.setattr(module, "log_dict", lambda *_args, **_kwargs: None)
-        for turn in range(12):
-            module.training_step(clips(4, 4 * turn, turn, frames), turn)
+        for index in range(12):
+            module.training_step(clips(4, 4 * index, index, frames), index)
     return max(found)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.backbones.pyramid_flow.checkpoint import pretrained_backbone
-from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.model import SyncphonyDiT
 from components.codecs.video.pixel import PixelCodec
 from components.contracts import ClipBatch, Generation, clip_generator
 from components.encoders.audio.log_mel import LogMelEncoder
@@ -21,7 +21,7 @@ from components.samplers.pyramid_sampler import PyramidSampler
 from components.schedules.pyramid_schedule import PyramidSchedule
 from lightning_modules.syncphony.module import SyncphonyModule
 from tests.lightning_modules.tiny_module import FPS, RATE, TinyData, clips, tiny_dit, tiny_module, trainer
-from tests.tiny_syncphony import POOLED_DIM, VARIANTS, randomise
+from tests.tiny_syncphony import POOLED_DIM, VARIANTS, generator, randomise, tiny_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -364,6 +364,33 @@ def test_generation_is_seeded_by_the_clips_name():
     assert torch.equal(first, torch.randn(4, generator=clip_generator("a", 0)))
 
 
+def dit_for(codec: PixelCodec) -> SyncphonyDiT:
+    return SyncphonyDiT(tiny_backbone("miniflux", codec.latent_channels, POOLED_DIM), 2, 8)
+
+
+def test_a_latents_sound_follows_the_frame_rate_of_the_clips_and_the_codec():
+    """Latent 1 of two frames lasts from 1/24 to 3/24 s at 24 fps, from 1/12 to 3/12 s at 12; of four, to 5/24 s."""
+    for fps, factor, first, last in ((24.0, 2, 1 / 24, 3 / 24), (12.0, 2, 1 / 12, 3 / 12), (24.0, 4, 1 / 24, 5 / 24)):
+        codec = PixelCodec(temporal_factor=factor)
+        module = tiny_module(dit_for(codec), codec=codec)
+        batch = replace(clips(4, frames=17), fps=fps, audio=torch.randn(4, 2 * RATE, generator=generator(0)))
+        context = module.encode_conditions(batch).conditions.audio
+        assert context is not None and module.audio_encoder is not None
+        centers = module.audio_encoder(batch.audio, RATE).centers_s()
+        expected = ((centers >= first - 1e-6) & (centers < last - 1e-6)).nonzero().flatten()
+        windows = context.windows
+        assert len(expected) >= 4 and torch.equal(windows.index[1][windows.audible[0, 1]], expected)
+        assert step_loss(module, batch).isfinite()
+    losses = [step_loss(tiny_module(random_audio=True), replace(clips(), fps=fps)) for fps in (24.0, 25.0)]
+    assert not torch.equal(*losses)
+
+
+def test_clips_differ_in_length_by_the_codecs_temporal_factor():
+    assert tiny_module().frame_step == 2
+    codec = PixelCodec(temporal_factor=4)
+    assert tiny_module(dit_for(codec), codec=codec).frame_step == 4
+
+
 # --- mistakes ----------------------------------------------------------------------------------------------------
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -373,10 +400,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "another audio width": ({"audio_encoder": LogMelEncoder(num_mels=5)}, "audio_dim is 8 but .* gives 10"),
     "another text width": ({"text_encoder": HashedWords(WORDS := 17)}, f"width {WORDS} .* takes 10 and 10"),
     "channels": ({"codec": PixelCodec(2, 4)}, "codec has 48 latent channels .* takes 12: .* in_channels to 192"),
-    "temporal factor": (
-        {"dit": {"timeline": AudioTimeline(temporal_factor=8)}},
-        "temporal_factor is 8 but the codec's is 2",
-    ),
     "late block": ({"dit": {"first_late_block": 6}}, "first_late_block is 6 but the backbone has 5 blocks"),
     "negative late block": ({"dit": {"first_late_block": -1}}, "first_late_block is -1"),
     "frozen precision": ({"dit": {"frozen_dtype": "float8"}}, "frozen_dtype is 'float8'"),
@@ -395,13 +418,6 @@ def test_misconfigurations_are_named(name: str):
 def test_channels_of_the_other_variant_are_counted_its_own_way():
     with pytest.raises(InputError, match="set the backbone's in_channels to 48"):
         tiny_module(tiny_dit("mmdit"), codec=PixelCodec(2, 4))
-
-
-def test_clips_at_another_frame_rate_are_refused():
-    module, batch = tiny_module(), replace(clips(), fps=25.0)
-    for act in (lambda: step_loss(module, batch), lambda: module.generate(batch)):
-        with pytest.raises(InputError, match=r"25\.0 frames per second but dit.timeline.fps is 24\.0"):
-            act()
 
 
 def test_clips_at_another_sample_rate_are_refused():

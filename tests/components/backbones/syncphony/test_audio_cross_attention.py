@@ -1,4 +1,4 @@
-"""The audio layer against a loop over frames, and what it can and cannot hear."""
+"""The audio layer against a loop over frames, and which sound it can and cannot attend to."""
 
 import math
 from dataclasses import replace
@@ -10,9 +10,9 @@ from torch import Tensor
 from components.backbones.pyramid_flow.column import TokenLayout, token_layout
 from components.backbones.rope import rotary_table
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
-from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows
+from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows, latent_position, latent_spans_s
 from components.contracts import AudioFeatures
-from tests.tiny_syncphony import generator, randomise
+from tests.tiny_syncphony import FPS, TEMPORAL_FACTOR, generator, randomise
 
 DIM, HEADS, NUM_TEXT, ROWS = 32, 2, 3, 2
 SHAPES = ((2, 1, 2), (1, 2, 4), (1, 2, 4))  # two frames at level 0, one at level 1, the current one
@@ -23,6 +23,10 @@ def audio_tokens(batch: int = ROWS, num: int = 70, seed: int = 0, rate_hz: float
     """Already embedded audio."""
     tokens = torch.randn(batch, num, DIM, generator=generator(seed))
     return AudioFeatures(tokens, rate_hz, torch.ones(batch, num, dtype=torch.bool), 0.5 / rate_hz)
+
+
+def position(seconds: Tensor) -> Tensor:
+    return latent_position(seconds, FPS, TEMPORAL_FACTOR)
 
 
 def the_layout() -> TokenLayout:
@@ -39,11 +43,11 @@ def video_tokens(rows: int = ROWS, seed: int = 1) -> Tensor:
     return torch.randn(rows, NUM_TEXT + 20, DIM, generator=generator(seed))
 
 
-def listen(
+def change_by(
     made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timeline: AudioTimeline = TIMELINE
 ) -> Tensor:
-    windows = timeline.windows(audio, 4, DIM // HEADS)
-    return made.column(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
+    windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
+    return made.column(tokens, the_layout(), made.keys_values(audio.tokens, windows), windows)
 
 
 def by_frame(change: Tensor) -> list[Tensor]:
@@ -55,13 +59,13 @@ def naive(made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timel
     """Row by row, token by token, head by head, in float64."""
     made = made.double()
     out = []
-    spans = timeline.spans_s(4).tolist()
+    spans = latent_spans_s(4, FPS, TEMPORAL_FACTOR).tolist()
     frame_of = [0] * 2 + [1] * 2 + [2] * 8 + [3] * 8
     d = DIM // HEADS
     centres = [audio.first_center_s + j / audio.rate_hz for j in range(audio.tokens.shape[1])]
 
-    def turn(vector: Tensor, seconds: float) -> Tensor:
-        at = timeline.position(torch.tensor(seconds, dtype=torch.float64)) * timeline.rope_time_scale
+    def rotated(vector: Tensor, seconds: float) -> Tensor:
+        at = position(torch.tensor(seconds, dtype=torch.float64)) * timeline.rope_time_scale
         angle = at * timeline.rope_theta ** -(torch.arange(0, d, 2, dtype=torch.float64) / d)
         return torch.view_as_real(torch.view_as_complex(vector.reshape(-1, 2)) * torch.exp(1j * angle)).flatten()
 
@@ -76,13 +80,13 @@ def naive(made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timel
             query = made.to_q(made.norm(tokens[row, NUM_TEXT + n].double())).reshape(HEADS, d)
             joined = []
             for head in range(HEADS):
-                q = turn(made.norm_q(query[head]), (start + end) / 2)
+                q = rotated(made.norm_q(query[head]), (start + end) / 2)
                 scores, values = [], []
                 for j in near:
-                    heard = audio.tokens[row, j].double()
-                    k = turn(made.norm_k(made.to_k(heard).reshape(HEADS, d)[head]), centres[j])
+                    token = audio.tokens[row, j].double()
+                    k = rotated(made.norm_k(made.to_k(token).reshape(HEADS, d)[head]), centres[j])
                     scores.append((q * k).sum() / math.sqrt(d))
-                    values.append(made.to_v(heard).reshape(HEADS, d)[head])
+                    values.append(made.to_v(token).reshape(HEADS, d)[head])
                 mixed = torch.zeros(d, dtype=torch.float64)
                 if near:
                     weights = torch.stack(scores).softmax(0)
@@ -100,31 +104,31 @@ def test_equals_a_loop_over_frames_and_tokens(timeline: AudioTimeline):
     mask = audio.mask.clone()
     mask[1, 25:30] = False
     audio = replace(audio, mask=mask)
-    mine = listen(layer(), audio, tokens, timeline)
+    mine = change_by(layer(), audio, tokens, timeline)
     torch.testing.assert_close(mine, naive(layer(), audio, tokens, timeline), atol=2e-5, rtol=1e-4)
 
 
 def test_a_fresh_layer_adds_exactly_nothing():
-    change = listen(AudioCrossAttention(DIM, HEADS), audio_tokens(), video_tokens())
+    change = change_by(AudioCrossAttention(DIM, HEADS), audio_tokens(), video_tokens())
     assert change.shape == (ROWS, 20, DIM)
     assert torch.equal(change, torch.zeros_like(change))
 
 
-def test_text_tokens_neither_hear_nor_are_heard():
+def test_text_tokens_take_no_part():
     tokens = video_tokens()
-    change = listen(layer(), audio_tokens(), tokens)
+    change = change_by(layer(), audio_tokens(), tokens)
     tokens[:, :NUM_TEXT] = 9.0
-    assert torch.equal(listen(layer(), audio_tokens(), tokens), change)
+    assert torch.equal(change_by(layer(), audio_tokens(), tokens), change)
 
 
 @pytest.mark.parametrize("token", [0, 1, 2, 18, 19, 34, 35, 51, 52, 69])
-def test_a_token_is_heard_inside_its_window_only(token: int):
+def test_a_token_is_attended_to_inside_its_window_only(token: int):
     """Windows without reach: 0-1, 2-18, 19-34, 35-51 for latents 0 to 3; tokens from 52 on are later than the clip."""
     owner = next((i for i, last in enumerate((1, 18, 34, 51)) if token <= last), None)
-    before = listen(layer(), audio_tokens(), video_tokens())
+    before = change_by(layer(), audio_tokens(), video_tokens())
     audio = audio_tokens()
     audio.tokens[:, token] += 1.0
-    after = listen(layer(), audio, video_tokens())
+    after = change_by(layer(), audio, video_tokens())
     for frame, (a, b) in enumerate(zip(by_frame(before), by_frame(after), strict=True)):
         if frame == owner:
             assert (a - b).abs().amax(dim=(1, 2)).min() > 1e-4
@@ -134,40 +138,40 @@ def test_a_token_is_heard_inside_its_window_only(token: int):
 
 def test_reach_widens_the_window_to_the_token():
     timeline = AudioTimeline(look_back_s=0.1, look_ahead_s=0.04)  # latent 2: 15/50 .. 37/50 s by centres
-    before = by_frame(listen(layer(), audio_tokens(), video_tokens(), timeline))[2]
+    before = by_frame(change_by(layer(), audio_tokens(), video_tokens(), timeline))[2]
     for token, audible in [(13, False), (14, True), (36, True), (37, False)]:
         audio = audio_tokens()
         audio.tokens[:, token] += 1.0
-        after = by_frame(listen(layer(), audio, video_tokens(), timeline))[2]
+        after = by_frame(change_by(layer(), audio, video_tokens(), timeline))[2]
         start, end = 9 / 24 - 0.1, 17 / 24 + 0.04
         assert (start <= (token + 0.5) / 50 < end) is audible
         assert torch.equal(before, after) is not audible
 
 
-def test_padded_tokens_are_never_heard():
+def test_padded_tokens_are_never_attended_to():
     audio = audio_tokens()
     mask = audio.mask.clone()
     mask[:, 22:28] = False
     audio = replace(audio, mask=mask)
-    before = listen(layer(), audio, video_tokens())
+    before = change_by(layer(), audio, video_tokens())
     audio.tokens[:, 22:28] = 1000.0
-    assert torch.equal(listen(layer(), audio, video_tokens()), before)
+    assert torch.equal(change_by(layer(), audio, video_tokens()), before)
 
 
 def test_a_window_of_padding_adds_exactly_the_output_bias():
     made, audio = layer(), audio_tokens()
     mask = audio.mask.clone()
     mask[0, 19:35] = False  # all of latent 2 in row 0
-    change = by_frame(listen(made, replace(audio, mask=mask), video_tokens()))
+    change = by_frame(change_by(made, replace(audio, mask=mask), video_tokens()))
     assert torch.equal(change[2][0], made.to_out.bias.expand(8, DIM))
     assert not torch.isclose(change[2][1], made.to_out.bias, atol=1e-4).all()
-    silent = listen(made, replace(audio, mask=torch.zeros_like(mask)), video_tokens())
+    silent = change_by(made, replace(audio, mask=torch.zeros_like(mask)), video_tokens())
     assert torch.equal(silent, made.to_out.bias.expand(ROWS, 20, DIM))
 
 
 def test_sound_that_ends_early_leaves_later_frames_with_the_bias():
     made = layer()
-    change = by_frame(listen(made, audio_tokens(num=35), video_tokens()))
+    change = by_frame(change_by(made, audio_tokens(num=35), video_tokens()))
     assert torch.equal(change[3], made.to_out.bias.expand(ROWS, 8, DIM))
 
 
@@ -176,8 +180,8 @@ def test_a_common_shift_of_latents_and_tokens_changes_nothing(scale: float):
     """Audio RoPE knows differences of time only."""
     made, audio, tokens = layer(), audio_tokens(), video_tokens()
     timeline = AudioTimeline(rope_time_scale=scale)
-    windows = timeline.windows(audio, 4, DIM // HEADS)
-    centres = timeline.position(audio.centers_s().double()), timeline.position(timeline.spans_s(4).mean(dim=1))
+    windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
+    centres = position(audio.centers_s().double()), position(latent_spans_s(4, FPS, TEMPORAL_FACTOR).mean(dim=1))
 
     def shifted(by: float, only_tokens: bool = False) -> Tensor:
         keys, queries = (
@@ -185,9 +189,9 @@ def test_a_common_shift_of_latents_and_tokens_changes_nothing(scale: float):
             for at, shift in zip(centres, (by, 0.0 if only_tokens else by), strict=True)
         )
         moved: AudioWindows = replace(windows, query_rope=queries, key_rope=keys)
-        return made.column(tokens, the_layout(), made.hear(audio.tokens, moved), moved)
+        return made.column(tokens, the_layout(), made.keys_values(audio.tokens, moved), moved)
 
-    here = made.column(tokens, the_layout(), made.hear(audio.tokens, windows), windows)
+    here = made.column(tokens, the_layout(), made.keys_values(audio.tokens, windows), windows)
     for by in (1.0, 7.25, -3.0):
         torch.testing.assert_close(shifted(by), here, atol=2e-5, rtol=1e-4)
     assert (shifted(1.0, only_tokens=True) - here).abs().max() > 1e-2
@@ -200,9 +204,9 @@ def test_the_same_sound_one_latent_later_does_the_same_one_latent_later():
     late = replace(audio, tokens=audio.tokens.roll(16, dims=1))
     tokens = torch.randn(ROWS, 5, DIM, generator=generator(3))
     layout = token_layout(((5, 1, 1),), 0, torch.device("cpu"))
-    windows = TIMELINE.windows(audio, 5, DIM // HEADS)
-    here = made.column(tokens, layout, made.hear(audio.tokens, windows), windows)
-    there = made.column(tokens.roll(1, dims=1), layout, made.hear(late.tokens, windows), windows)
+    windows = TIMELINE.windows(audio, 5, DIM // HEADS, FPS, TEMPORAL_FACTOR)
+    here = made.column(tokens, layout, made.keys_values(audio.tokens, windows), windows)
+    there = made.column(tokens.roll(1, dims=1), layout, made.keys_values(late.tokens, windows), windows)
     torch.testing.assert_close(there[:, 2:5], here[:, 1:4], atol=2e-5, rtol=1e-4)
 
 
@@ -211,8 +215,8 @@ def test_rows_repeat_the_context_of_clips():
     mask = audio.mask.clone()
     mask[1, 20:] = False
     audio = replace(audio, mask=mask)
-    windows = TIMELINE.windows(audio, 4, DIM // HEADS)
-    context = AudioContext(windows, (made.hear(audio.tokens, windows),))
+    windows = TIMELINE.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
+    context = AudioContext(windows, (made.keys_values(audio.tokens, windows),))
     picked = context.rows(torch.tensor([2, 1, 2]))
     one = made.column(tokens, the_layout(), context.layers[0], windows)
     two = made.column(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)

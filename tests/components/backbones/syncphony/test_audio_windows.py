@@ -1,4 +1,4 @@
-"""Which audio tokens a latent frame hears, and where both stand on the shared time axis."""
+"""Which audio tokens a latent frame attends to, and where both stand on the shared time axis."""
 
 import dataclasses
 
@@ -8,65 +8,65 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.backbones.rope import rotary_table
-from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows
+from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows, latent_position, latent_spans_s
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
 from tests.tiny_syncphony import audio_features
 
 
-def heard(windows: AudioWindows, latent: int, row: int = 0) -> list[int]:
-    """The token indices latent frame ``latent`` hears."""
+def tokens_of(windows: AudioWindows, latent: int, row: int = 0) -> list[int]:
+    """The token indices latent frame ``latent`` attends to."""
     return windows.index[latent][windows.audible[row, latent]].tolist()
 
 
 def test_position_at_24_fps_and_factor_8_is_3t_plus_0375():
     seconds = torch.linspace(0, 10, 101, dtype=torch.float64)
-    torch.testing.assert_close(AudioTimeline().position(seconds), 3 * seconds + 0.375, atol=1e-12, rtol=0)
+    torch.testing.assert_close(latent_position(seconds, 24.0, 8), 3 * seconds + 0.375, atol=1e-12, rtol=0)
 
 
 @settings(deadline=None)
 @given(fps=st.floats(1, 120), factor=st.integers(1, 16), latent=st.integers(1, 200))
 def test_later_latents_have_their_centre_at_their_index(fps: float, factor: int, latent: int):
-    timeline = AudioTimeline(fps=fps, temporal_factor=factor)
-    spans = timeline.spans_s(latent + 1)
-    centres = timeline.position(spans.mean(dim=1))
+    spans = latent_spans_s(latent + 1, fps, factor)
+    centres = latent_position(spans.mean(dim=1), fps, factor)
     assert float(centres[latent]) == pytest.approx(latent, abs=1e-9)
     assert float(centres[0]) == pytest.approx(0.5 - 1 / (2 * factor), abs=1e-9)
 
 
 def test_spans_are_the_frames_time_on_screen():
-    spans = AudioTimeline().spans_s(16)
+    spans = latent_spans_s(16, 24.0, 8)
     assert spans[0].tolist() == [0, 1 / 24]
     assert spans[1].tolist() == [1 / 24, 9 / 24]
     assert spans[15].tolist() == [113 / 24, 121 / 24]
     codec = PixelCodec(temporal_factor=8)
     for latent, (start, end) in enumerate(spans.tolist()):
-        assert codec.latent_span_s(latent, 24.0) == pytest.approx((start, end), abs=1e-12)
+        before = codec.num_frames(latent) if latent else 0  # frames of the latents before this one
+        assert (start, end) == pytest.approx((before / 24, codec.num_frames(latent + 1) / 24), abs=1e-12)
 
 
 def test_tokens_per_latent_are_those_of_the_specification():
     """121 frames at 24 fps, 50 Hz tokens centred at (j + 0.5) / 50 s."""
-    windows = AudioTimeline().windows(audio_features(1, 121 / 24 + 0.1), 16, head_dim=16)
+    windows = AudioTimeline().windows(audio_features(1, 121 / 24 + 0.1), 16, 16, 24.0, 8)
     table = {0: (0, 1), 1: (2, 18), 2: (19, 34), 15: (235, 251)}
     for latent, (first, last) in table.items():
-        assert heard(windows, latent) == list(range(first, last + 1))
-    counts = [len(heard(windows, latent)) for latent in range(1, 16)]
+        assert tokens_of(windows, latent) == list(range(first, last + 1))
+    counts = [len(tokens_of(windows, latent)) for latent in range(1, 16)]
     assert set(counts) == {16, 17}
 
 
 def test_look_back_and_look_ahead_reach_to_the_token():
     audio = audio_features(1, 2.0)
     for back, ahead in [(0.1, 0.0), (0.0, 0.07), (0.2, 0.2), (0.0033, 0.0051)]:
-        windows = AudioTimeline(look_back_s=back, look_ahead_s=ahead).windows(audio, 4, 16)
-        for latent, (start, end) in enumerate(AudioTimeline().spans_s(4).tolist()):
+        windows = AudioTimeline(look_back_s=back, look_ahead_s=ahead).windows(audio, 4, 16, 24.0, 8)
+        for latent, (start, end) in enumerate(latent_spans_s(4, 24.0, 8).tolist()):
             expected = [j for j in range(100) if start - back <= (j + 0.5) / 50 < end + ahead]
-            assert heard(windows, latent) == expected
+            assert tokens_of(windows, latent) == expected
 
 
 def test_windows_are_half_open():
     """A token centred exactly on an edge belongs to the later latent."""
-    windows = AudioTimeline(fps=25.0, temporal_factor=5).windows(audio_features(1, 1.0, 25.0, 0.0), 4, 16)
-    assert [heard(windows, latent) for latent in range(4)] == [
+    windows = AudioTimeline().windows(audio_features(1, 1.0, 25.0, 0.0), 4, 16, 25.0, 5)
+    assert [tokens_of(windows, latent) for latent in range(4)] == [
         [0],
         [1, 2, 3, 4, 5],
         [6, 7, 8, 9, 10],
@@ -82,14 +82,13 @@ def test_windows_are_half_open():
     rate=st.floats(5, 120),
     offset=st.floats(0, 0.05),
 )
-def test_without_reach_every_token_is_heard_by_exactly_one_latent(
+def test_without_reach_every_token_belongs_to_exactly_one_latent(
     fps: float, factor: int, latents: int, rate: float, offset: float
 ):
-    timeline = AudioTimeline(fps=fps, temporal_factor=factor)
-    end = float(timeline.spans_s(latents)[-1, 1])
+    end = float(latent_spans_s(latents, fps, factor)[-1, 1])
     audio = audio_features(1, end + 0.5, rate, offset)
-    windows = timeline.windows(audio, latents, 16)
-    everyone = [token for latent in range(latents) for token in heard(windows, latent)]
+    windows = AudioTimeline().windows(audio, latents, 16, fps, factor)
+    everyone = [token for latent in range(latents) for token in tokens_of(windows, latent)]
     centres = [offset + j / rate for j in range(audio.tokens.shape[1])]
     expected = [j for j, centre in enumerate(centres) if centre < end - 2e-9]
     assert everyone[: len(expected)] == expected
@@ -100,11 +99,11 @@ def test_padding_and_what_lies_behind_the_sound_are_not_audible():
     audio = audio_features(2, 0.5)  # 25 tokens: latent 3 begins at 17/24 s, after the last one
     mask = audio.mask.clone()
     mask[1, 10:] = False
-    windows = AudioTimeline().windows(dataclasses.replace(audio, mask=mask), 4, 16)
-    assert heard(windows, 2, row=0) == list(range(19, 25))
-    assert heard(windows, 1, row=1) == list(range(2, 10))
-    assert heard(windows, 2, row=1) == []
-    assert heard(windows, 3, row=0) == heard(windows, 3, row=1) == []
+    windows = AudioTimeline().windows(dataclasses.replace(audio, mask=mask), 4, 16, 24.0, 8)
+    assert tokens_of(windows, 2, row=0) == list(range(19, 25))
+    assert tokens_of(windows, 1, row=1) == list(range(2, 10))
+    assert tokens_of(windows, 2, row=1) == []
+    assert tokens_of(windows, 3, row=0) == tokens_of(windows, 3, row=1) == []
     assert int(windows.index.max()) < 25
 
 
@@ -112,7 +111,7 @@ def test_rows_gathers_audibility():
     audio = audio_features(3, 1.0)
     mask = audio.mask.clone()
     mask[2] = False
-    windows = AudioTimeline().windows(dataclasses.replace(audio, mask=mask), 3, 16)
+    windows = AudioTimeline().windows(dataclasses.replace(audio, mask=mask), 3, 16, 24.0, 8)
     picked = windows.rows(torch.tensor([2, 0, 2]))
     assert picked.audible.shape[0] == 3
     assert not picked.audible[0].any() and not picked.audible[2].any()
@@ -122,7 +121,7 @@ def test_rows_gathers_audibility():
 def test_tables_hold_centres_of_frames_and_tokens():
     timeline = AudioTimeline(rope_theta=50.0, rope_time_scale=16.0)
     audio = audio_features(1, 1.0)
-    windows = timeline.windows(audio, 3, head_dim=8)
+    windows = timeline.windows(audio, 3, 8, 24.0, 8)
     frames = torch.tensor([0.4375, 1.0, 2.0], dtype=torch.float64) * 16
     tokens = (3 * (torch.arange(50, dtype=torch.float64) + 0.5) / 50 + 0.375) * 16
     torch.testing.assert_close(windows.query_rope, rotary_table(frames[:, None], [8], 50.0), atol=1e-6, rtol=0)
@@ -132,8 +131,6 @@ def test_tables_hold_centres_of_frames_and_tokens():
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"fps": 0.0}, "fps 0.0"),
-        ({"temporal_factor": 0}, "temporal_factor 0"),
         ({"look_back_s": -0.1}, "look_back_s -0.1"),
         ({"look_ahead_s": -1.0}, "look_ahead_s -1.0"),
     ],

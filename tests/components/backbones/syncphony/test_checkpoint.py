@@ -14,7 +14,7 @@ from tests.tiny_syncphony import tiny_backbone, tiny_dit
 
 def test_layers_come_back_and_train(tmp_path: Path):
     trained = tiny_dit(seed=3)
-    save_audio_layers(trained, tmp_path)
+    save_audio_layers(trained.audio_parts, tmp_path)
     back = tiny_dit(random_audio=False, seed=4, audio_weights=str(tmp_path))
     for part in ("audio_embedder", "audio_layers"):
         for (name, a), (_, b) in zip(
@@ -31,15 +31,15 @@ def tiny_dit_shapes(folder: str) -> bool:
     return all(parameter.is_meta for parameter in dit.parameters())
 
 
-def test_a_transformer_without_ears_writes_nothing(tmp_path: Path):
-    save_audio_layers(SyncphonyDiT(tiny_backbone("miniflux"), 2, None), tmp_path)
+def test_a_transformer_without_audio_layers_writes_nothing(tmp_path: Path):
+    save_audio_layers(SyncphonyDiT(tiny_backbone("miniflux"), 2, None).audio_parts, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_does_not_fit_is_told(tmp_path: Path):
+def test_what_does_not_fit_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=f"{AUDIO_LAYERS_FILE}' does not exist; give dit.audio_weights a folder"):
         tiny_dit(audio_weights=str(tmp_path))
-    save_audio_layers(tiny_dit(first_late_block=3), tmp_path)
+    save_audio_layers(tiny_dit(first_late_block=3).audio_parts, tmp_path)
     with pytest.raises(InputError, match=r"missing: audio_layers\.2"):
         tiny_dit(first_late_block=2, audio_weights=str(tmp_path))
     with pytest.raises(InputError, match="audio_dim is null"):

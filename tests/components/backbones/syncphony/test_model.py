@@ -1,4 +1,4 @@
-"""What trains, what hears, and that nothing else changes: the promises of Syncphony's transformer."""
+"""What trains, what attends to the sound, and that nothing else changes: the promises of Syncphony's transformer."""
 
 from dataclasses import replace
 
@@ -7,17 +7,21 @@ import torch
 from torch import Tensor
 
 from components.backbones.pyramid_flow.column import Column
-from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.audio_cross_attention import AudioContext
+from components.backbones.syncphony.audio_windows import AudioTimeline, latent_spans_s
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures
 from components.errors import InputError
 from tests.tiny_syncphony import (
     AUDIO_DIM,
+    FPS,
     NUM_BLOCKS,
     SPLITS,
+    TEMPORAL_FACTOR,
     VARIANTS,
     BlockOutputs,
     audio_features,
+    column_sounds,
     generator,
     latents,
     model_columns,
@@ -31,10 +35,11 @@ SECONDS = 49 / 24  # five latents take 33 / 24 s; the sound goes on behind them
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 
 
-def columns(dit: SyncphonyDiT, audio: AudioFeatures | None = None, batch: int = 4) -> list[Column]:
-    """Stages 0, 1, 1, 2 with history, text with padding, and sound."""
-    audio = audio_features(batch, SECONDS) if audio is None else audio
-    return model_columns(training_columns(latents(batch)), text_features(batch), dit, audio)
+def inputs(dit: SyncphonyDiT, batch: int = 4) -> tuple[list[Column], list[AudioContext]]:
+    """Columns at stages 0, 1, 1, 2 with history and padded text, and their sound."""
+    training = training_columns(latents(batch))
+    sounds = column_sounds(training, dit, audio_features(batch, SECONDS))
+    return model_columns(training, text_features(batch)), sounds
 
 
 def silent_columns(batch: int = 4) -> list[Column]:
@@ -49,7 +54,7 @@ def all_equal(first: list[Tensor], second: list[Tensor]) -> bool:
 @torch.no_grad()
 def test_fresh_audio_layers_leave_the_backbone_bit_for_bit(variant: str, first_late: int):
     dit = tiny_dit(variant, first_late, random_audio=False)
-    assert all_equal(dit(columns(dit)), tiny_backbone(variant)(silent_columns()))
+    assert all_equal(dit(*inputs(dit)), tiny_backbone(variant)(silent_columns()))
 
 
 @pytest.mark.parametrize(("variant", "first_late"), SPLITS)
@@ -57,13 +62,13 @@ def test_fresh_audio_layers_leave_the_backbone_bit_for_bit(variant: str, first_l
 def test_off_sync_is_the_backbone_bit_for_bit(variant: str, first_late: int):
     dit = tiny_dit(variant, first_late)
     plain = tiny_backbone(variant)(silent_columns())
-    assert all_equal(dit(columns(dit), off_sync=True), plain)
+    assert all_equal(dit(*inputs(dit), off_sync=True), plain)
     assert all_equal(dit(silent_columns(), off_sync=True), plain)
-    heard = dit(columns(dit))
+    in_sync = dit(*inputs(dit))
     if first_late == NUM_BLOCKS[variant]:
-        assert all_equal(heard, plain)  # no late block, so nobody hears
+        assert all_equal(in_sync, plain)  # no late block, so there is no audio layer
     else:
-        assert all((a - b).abs().max() > 1e-2 for a, b in zip(heard, plain, strict=True))
+        assert all((a - b).abs().max() > 1e-2 for a, b in zip(in_sync, plain, strict=True))
 
 
 @pytest.mark.parametrize(("variant", "first_late"), SPLITS)
@@ -71,7 +76,7 @@ def test_off_sync_is_the_backbone_bit_for_bit(variant: str, first_late: int):
 def test_without_audio_dim_it_is_the_backbone(variant: str, first_late: int):
     dit = SyncphonyDiT(tiny_backbone(variant), first_late, audio_dim=None)
     assert dit.audio_embedder is None and dit.audio_layers is None
-    assert dit.listen(audio_features(4, SECONDS), 5) is None
+    assert dit.encode_audio(audio_features(4, SECONDS), 5, FPS, TEMPORAL_FACTOR) is None
     assert all_equal(dit(silent_columns()), tiny_backbone(variant)(silent_columns()))
 
 
@@ -79,7 +84,7 @@ def test_without_audio_dim_it_is_the_backbone(variant: str, first_late: int):
 def test_gradients_reach_late_blocks_and_audio_layers_and_nothing_else(variant: str, first_late: int):
     dit = tiny_dit(variant, first_late)
     with BlockOutputs(dit.backbone) as states:
-        out = dit(columns(dit))
+        out = dit(*inputs(dit))
     if first_late == NUM_BLOCKS[variant]:
         assert not any(p.requires_grad for p in dit.backbone.parameters())
         assert not any(x.requires_grad for x in out)
@@ -102,7 +107,7 @@ def test_gradients_reach_late_blocks_and_audio_layers_and_nothing_else(variant: 
 def test_fresh_audio_layers_learn_from_the_first_step():
     """Their output projection is zero, but its gradient is not."""
     dit = tiny_dit(random_audio=False)
-    sum(x.square().mean() for x in dit(columns(dit))).backward()
+    sum(x.square().mean() for x in dit(*inputs(dit))).backward()
     assert dit.audio_layers is not None
     for layer in dit.audio_layers:
         assert (layer.to_out.weight.grad != 0).any() and (layer.to_out.bias.grad != 0).any()
@@ -122,7 +127,7 @@ def test_head_and_embedders_train_when_asked(variant: str):
 
     dit = tiny_dit(variant, 0, train_embedders=True, train_head=True)
     assert all(p.requires_grad for p in dit.parameters())
-    sum(x.square().mean() for x in dit(columns(dit))).backward()
+    sum(x.square().mean() for x in dit(*inputs(dit))).backward()
     assert all(p.grad is not None for p in dit.parameters())
 
 
@@ -132,8 +137,8 @@ def test_frozen_parts_in_bfloat16_save_memory_and_stay_close():
     for name, p in half.named_parameters():
         keeps = name in trainable or name.startswith(("backbone.norm_out", "backbone.proj_out"))
         assert p.dtype == (torch.float32 if keeps else torch.bfloat16), name
-    outs = half(columns(half))
-    for mine, wanted in zip(outs, exact(columns(exact)), strict=True):
+    outs = half(*inputs(half))
+    for mine, wanted in zip(outs, exact(*inputs(exact)), strict=True):
         assert mine.dtype == torch.float32
         assert (mine - wanted).norm() < 0.05 * wanted.norm()
     sum(x.square().mean() for x in outs).backward()
@@ -144,20 +149,22 @@ def test_frozen_parts_in_bfloat16_save_memory_and_stay_close():
 def test_autocast_runs_it_in_bfloat16(frozen_dtype: str):
     exact, dit = tiny_dit(), tiny_dit(frozen_dtype=frozen_dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outs = dit(columns(dit))
+        outs = dit(*inputs(dit))
         sum(x.float().square().mean() for x in outs).backward()
-    for mine, wanted in zip(outs, exact(columns(exact)), strict=True):
+    for mine, wanted in zip(outs, exact(*inputs(exact)), strict=True):
         assert (mine - wanted).norm() < 0.1 * wanted.norm()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in dit.parameters() if p.requires_grad)
 
 
-# --- who hears what, through the whole model ---------------------------------------------------------------------
+# --- which sound reaches which frame, through the whole model -----------------------------------------------------
 
 
-def clip_column(dit: SyncphonyDiT, audio: AudioFeatures) -> Column:
+def one_clip(dit: SyncphonyDiT, audio: AudioFeatures) -> tuple[list[Column], list[AudioContext]]:
     """Five latent frames as one clip at one resolution: frame l has the tokens ``3 + 8 l .. 3 + 8 l + 7``."""
     clip = latents(2, 5, size=(4, 8))
-    return Column([clip], torch.tensor([400.0, 20.0]), text_features(2), dit.listen(audio, 5))
+    context = dit.encode_audio(audio, 5, FPS, TEMPORAL_FACTOR)
+    assert context is not None
+    return [Column([clip], torch.tensor([400.0, 20.0]), text_features(2))], [context]
 
 
 def with_other_sound(audio: AudioFeatures, token: int) -> AudioFeatures:
@@ -168,18 +175,18 @@ def with_other_sound(audio: AudioFeatures, token: int) -> AudioFeatures:
 
 def after_every_block(dit: SyncphonyDiT, audio: AudioFeatures) -> list[Tensor]:
     with BlockOutputs(dit.backbone) as states, torch.no_grad():
-        dit([clip_column(dit, audio)])
+        dit(*one_clip(dit, audio))
     return [recorded[0].tokens for recorded in states]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("token", "latent"), [(0, 0), (2, 1), (18, 1), (19, 2), (34, 2), (35, 3), (68, 4), (69, None)])
 def test_a_sound_changes_its_own_frame_and_later_ones_only(variant: str, token: int, latent: int | None):
-    """Latent l hears its own span; frames before it and text stay bit-identical in every block (look-ahead is 0)."""
+    """Latent l attends to its own span (look-ahead 0); frames before it and text stay bit-identical in every block."""
     dit = tiny_dit(variant, 1)
     audio = audio_features(2, SECONDS)
     before, after = after_every_block(dit, audio), after_every_block(dit, with_other_sound(audio, token))
-    assert torch.equal(before[0], after[0])  # the early block hears nothing
+    assert torch.equal(before[0], after[0])  # the early block has no audio layer
     for a, b in zip(before[1:], after[1:], strict=True):
         if latent is None:
             assert torch.equal(a, b)
@@ -197,7 +204,7 @@ def test_a_sound_changes_its_own_frame_and_later_ones_only(variant: str, token: 
 def test_reach_is_respected_to_the_token(back: float, ahead: float):
     """With one late block only, a frame changes iff the token lies in its window: no way through other frames."""
     dit = tiny_dit("miniflux", 4, timeline=AudioTimeline(look_back_s=back, look_ahead_s=ahead))
-    spans = AudioTimeline().spans_s(5).tolist()
+    spans = latent_spans_s(5, FPS, TEMPORAL_FACTOR).tolist()
     base = audio_features(2, SECONDS)
     layer = dit.audio_layers[0]
 
@@ -205,7 +212,7 @@ def test_reach_is_respected_to_the_token(back: float, ahead: float):
         recorded: list[Tensor] = []
         hook = layer.register_forward_hook(lambda _m, _i, changes: recorded.extend(changes))
         with torch.no_grad():
-            dit([clip_column(dit, audio)])
+            dit(*one_clip(dit, audio))
         hook.remove()
         return recorded[0]
 
@@ -219,15 +226,15 @@ def test_reach_is_respected_to_the_token(back: float, ahead: float):
             assert (moved.amax() > 1e-3) if audible else (moved == 0).all(), (token, latent)
 
 
-def test_the_noisy_frame_never_changes_what_history_hears():
+def test_the_noisy_frame_never_changes_history():
     dit = tiny_dit("miniflux", 2)
-    for column in columns(dit):
+    for column, sound in zip(*inputs(dit), strict=True):
         shape = column.clips[-1].shape
         noisy = [*column.clips[:-1], torch.randn(shape, generator=generator(9))]
         recorded = []
         for clips in (column.clips, noisy):
             with BlockOutputs(dit.backbone) as states, torch.no_grad():
-                dit([replace(column, clips=clips)])
+                dit([replace(column, clips=clips)], [sound])
             recorded.append([state[0] for state in states])
         for a, b in zip(*recorded, strict=True):
             current = a.layout.num_current
@@ -242,14 +249,14 @@ def test_the_noisy_frame_never_changes_what_history_hears():
 @torch.no_grad()
 def test_twins_share_the_prefix_and_equal_separate_calls(variant: str, first_late: int):
     dit = tiny_dit(variant, first_late)
-    ours = columns(dit, batch=12)
+    ours = inputs(dit, batch=12)
     twins = torch.tensor([2, 0])
     with BlockOutputs(dit.backbone) as states:
-        outs = dit(ours, off_sync_twins=twins)
+        outs = dit(*ours, off_sync_twins=twins)
     for i, recorded in enumerate(states):
         assert [state.tokens.shape[0] for state in recorded] == [3 if i < first_late else 5] * 4
-    heard, unheard = dit(ours), dit(ours, off_sync=True)
-    for out, on, off in zip(outs, heard, unheard, strict=True):
+    in_sync, off_sync = dit(*ours), dit(*ours, off_sync=True)
+    for out, on, off in zip(outs, in_sync, off_sync, strict=True):
         torch.testing.assert_close(out[:3], on, **CLOSE)
         torch.testing.assert_close(out[3:], off[twins], **CLOSE)
 
@@ -258,7 +265,7 @@ def test_a_step_changes_trainable_parameters_and_leaves_the_rest_bit_for_bit():
     dit = tiny_dit("mmdit", 1)
     before = {name: p.detach().clone() for name, p in dit.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in dit.parameters() if p.requires_grad], lr=1e-3)
-    sum(x.square().mean() for x in dit(columns(dit))).backward()
+    sum(x.square().mean() for x in dit(*inputs(dit))).backward()
     optimizer.step()
     for name, p in dit.named_parameters():
         assert torch.equal(p, before[name]) is not p.requires_grad, name
@@ -278,7 +285,7 @@ def test_unknown_frozen_dtype():
         SyncphonyDiT(tiny_backbone("miniflux"), 2, AUDIO_DIM, frozen_dtype="float16")
 
 
-def test_a_listening_model_needs_sound():
+def test_a_model_with_audio_layers_needs_sound():
     dit = tiny_dit()
     with pytest.raises(ValueError, match="only run off-sync"):
         dit(silent_columns())
