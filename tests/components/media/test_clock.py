@@ -5,20 +5,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.backbones.harmony.latent_clock import LatentClock
+from components.media.clock import LatentClock
 
 MMAUDIO_44K_HZ = 44100 / 1024
+PAPER = LatentClock(24.0, 4, 31.25)  # Wan2.2 beside MMAudio at 16 kHz
 
 
 def test_linear_positions_are_the_papers():
-    positions = LatentClock().audio_positions(31, 157)
+    positions = PAPER.audio_positions(31, 157, "linear")
     torch.testing.assert_close(positions, torch.arange(157, dtype=torch.float64) * 31 / 157)
 
 
 def test_causal_knots_lie_on_the_latents_centres():
     """A token centred on frame 0, 2.5, 6.5 ... stands at latent 0, 1, 2 ..."""
-    clock = LatentClock(video_fps=24, audio_rate_hz=48, time_map="causal")  # token j is centred on frame j / 2 + 1/4
-    positions = clock.audio_positions(31, 300)
+    clock = LatentClock(24, 4, 48)  # token j is centred on frame j / 2 + 1/4
+    positions = clock.audio_positions(31, 300, "causal")
     frames = torch.arange(300, dtype=torch.float64) / 2 + 0.25
     knots = torch.tensor([0.0, *(4 * i - 1.5 for i in range(1, 31))], dtype=torch.float64)
     inside = frames < knots[-1]
@@ -29,7 +30,7 @@ def test_causal_knots_lie_on_the_latents_centres():
 
 
 def test_the_linear_map_is_late_at_the_start_and_early_at_the_end():
-    error_ms = 1000 * (LatentClock().video_centers_s(31) - LatentClock(time_map="causal").video_centers_s(31))
+    error_ms = 1000 * (PAPER.video_centers_s(31, "linear") - PAPER.video_centers_s(31, "causal"))
     assert error_ms[0] == 0
     assert error_ms[1].item() == pytest.approx(58.4677, abs=1e-3)
     assert error_ms[30].item() == pytest.approx(-58.4677, abs=1e-3)
@@ -49,14 +50,16 @@ def test_the_linear_map_is_late_at_the_start_and_early_at_the_end():
     ],
 )
 def test_window_sizes(num_audio, half_window, heard, seen):
-    relation = LatentClock().relation(31, num_audio, half_window)
+    relation = PAPER.relation(31, num_audio, half_window, "linear")
     for counts, (low, high) in ((relation.sum(1), heard), (relation.sum(0), seen)):
         assert (counts.min().item(), counts.max().item()) == (low, high)
 
 
-@pytest.mark.parametrize(("num_audio", "rate_hz", "num_video"), [(157, 31.25, 31), (314, 31.25, 61), (217, 43.07, 31)])
+@pytest.mark.parametrize(
+    ("num_audio", "rate_hz", "num_video"), [(157, 31.25, 31), (314, 31.25, 61), (217, MMAUDIO_44K_HZ, 31)]
+)
 def test_video_latents_of_a_sound(num_audio, rate_hz, num_video):
-    assert LatentClock(audio_rate_hz=rate_hz).num_video_latents(num_audio) == num_video
+    assert LatentClock(24, 4, rate_hz).num_video_latents(num_audio) == num_video
 
 
 @given(
@@ -66,9 +69,10 @@ def test_video_latents_of_a_sound(num_audio, rate_hz, num_video):
     time_map=st.sampled_from(["linear", "causal"]),
 )
 def test_windows_are_runs_that_move_forward_and_grow(num_video, num_audio, half_window, time_map):
-    clock = LatentClock(time_map=time_map)
-    relation = clock.relation(num_video, num_audio, half_window)
-    assert bool((clock.relation(num_video, num_audio, half_window + 1) | ~relation).all()), "wider sees no less"
+    relation = PAPER.relation(num_video, num_audio, half_window, time_map)
+    assert bool((PAPER.relation(num_video, num_audio, half_window + 1, time_map) | ~relation).all()), (
+        "wider sees no less"
+    )
     token = torch.arange(num_audio)
     starts = [token[row].min().item() for row in relation if row.any()]
     assert starts == sorted(starts)
@@ -81,5 +85,6 @@ def test_windows_are_runs_that_move_forward_and_grow(num_video, num_audio, half_
 
 
 def test_rates_must_be_positive():
-    with pytest.raises(ValueError, match="audio_rate_hz 0"):
-        LatentClock(audio_rate_hz=0)
+    for rates, message in (((0, 4, 31.25), "video_fps 0"), ((24, 0, 31.25), "factor 0"), ((24, 4, 0), "rate_hz 0")):
+        with pytest.raises(ValueError, match=message):
+            LatentClock(*rates)
