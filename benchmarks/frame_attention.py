@@ -26,14 +26,12 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import Unsupported
 
-from benchmarks.harmony_sizes import HarmonySize, add_size_arguments, dtype_of, size_of
+from benchmarks.harmony_sizes import CLOCK, HarmonySize, add_size_arguments, dtype_of, size_of
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from components.backbones.harmony.frame_band import Attend, BandConfig, Kernel, frame_bands
-from components.backbones.harmony.latent_clock import LatentClock
 
 MIB = 2**20
-CLOCK = LatentClock()
 GLOBAL = "no window"
 
 
@@ -88,12 +86,12 @@ def ways(args: argparse.Namespace, size: HarmonySize) -> dict[tuple[str, str], W
         return torch.randn(shape, generator=generator).to(args.device, dtype_of(args))
 
     video, audio = ([normal(tokens) for _ in range(3)] for tokens in (size.video, size.audio))
-    qkv = {"video hears audio": [video[0], *audio[1:]], "audio sees video": [audio[0], *video[1:]]}
+    qkv = {"video from audio": [video[0], *audio[1:]], "audio from video": [audio[0], *video[1:]]}
     configs = {GLOBAL: BandConfig(None)} | {kernel: BandConfig(args.half_window, kernel) for kernel in args.kernels}
     found = {}
     for name, config in configs.items():
         frame_bands.cache_clear()  # or the tables are there already
-        build = partial(frame_bands, CLOCK, config, size.shape, size.head_dim, torch.device(args.device))
+        build = partial(frame_bands, CLOCK, "linear", config, size.shape, size.head_dim, torch.device(args.device))
         bands, tables = with_peak_bytes(build, args.device)
         on_cpu = name == "flex" and not args.device.startswith("cuda")
         shown = name if not on_cpu else "flex, compiled" if args.compile else "flex, not compiled"
@@ -156,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = table(args, found)
 
     print(machine_facts(args.device, str(dtype_of(args)).removeprefix("torch.")))
-    share = float(CLOCK.relation(size.latents, size.audio, args.half_window).float().mean())
+    share = float(CLOCK.relation(size.latents, size.audio, args.half_window, "linear").float().mean())
     print(
         f"{size.clips} x {size.video:,} video and {size.audio} audio tokens, width {size.interaction_width}; windows "
         f"of {args.half_window:g} latents on either side hold {100 * share:.0f} % of all pairs"

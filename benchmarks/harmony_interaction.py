@@ -32,7 +32,8 @@ from benchmarks.harmony_sizes import (
     size_of,
 )
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from components.backbones.harmony.model import BOTH, HarmonyTransformer, Modality
+from components.backbones.harmony.model import HarmonyTransformer
+from components.contracts import MODALITIES, Modality
 
 GIGA, TERA = 1e9, 1e12
 UNCOUPLED, COUPLED = "towers side by side", "with the interaction"
@@ -56,7 +57,7 @@ class Pass:
         return v_v.detach(), v_a.detach()
 
 
-def count_flops(size: HarmonySize, coupled: bool, train: bool = False, active: Sequence[Modality] = BOTH) -> int:
+def count_flops(size: HarmonySize, coupled: bool, train: bool = False, active: Sequence[Modality] = MODALITIES) -> int:
     """FLOPs of a forward pass (``train``: and its backward pass), counted on the meta device by torch.
 
     One and two layers are counted: all but the last cost the same.

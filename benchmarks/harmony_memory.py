@@ -13,11 +13,11 @@ from benchmarks.experiment_memory import Activations, ExperimentMemory, Part, fr
 from benchmarks.live_memory import with_peak_bytes
 from benchmarks.saved_activations import fused_attention, saved_bytes
 from benchmarks.vae import VideoSize, encoding_peak
-from components.backbones.harmony.model import HarmonyLayer
+from components.backbones.harmony.model import PARTS, HarmonyLayer, part_of
 from components.contracts import TextFeatures
+from components.media.clock import LatentClock
 from datamodules.reading.clip_data_module import ClipDataModule
 from lightning_modules.harmony.module import HarmonyModule
-from lightning_modules.harmony.stages import PARTS, part_of
 
 TEXT_TOKENS = 512
 TRANSCRIPT_TOKENS = 128
@@ -29,7 +29,7 @@ def harmony_memory(module: HarmonyModule, data: ClipDataModule) -> ExperimentMem
     named = list(transformer.named_parameters())
     sharded = {part: Part.of(p for name, p in named if part_of(name) == part) for part in PARTS}
     clips = f"{data.batch_size} clips of {clip.num_frames} frames {clip.height}x{clip.width}"
-    if "video" not in module.active:
+    if "video" not in module.curriculum.modalities:
         clips = f"{data.batch_size} sounds of {clip.num_frames / clip.fps:.2f} s"
     return ExperimentMemory(
         sharded={name if name == "interaction" else f"{name} tower": part for name, part in sharded.items()},
@@ -54,7 +54,9 @@ def count_activations(module: HarmonyModule, data: ClipDataModule) -> Activation
     for layer in layers:
         layer.checkpoint_activations = False
     with fused_attention():
-        whole, counts = saved_bytes(lambda: transformer(**given, active=module.active), layers, transformer)
+        whole, counts = saved_bytes(
+            lambda: transformer(**given, active=module.curriculum.modalities), layers, transformer
+        )
     for layer, kept_by_input in zip(layers, checkpoints, strict=True):
         layer.checkpoint_activations = kept_by_input
     tokens = {name: 0 if given[key] is None else given[key][0, 0].numel() for name, key in _LATENTS.items()}
@@ -76,7 +78,7 @@ _LATENTS = {"video": "z_v", "audio": "z_a", "reference": "z_r"}
 
 def training_rows(module: HarmonyModule, data: ClipDataModule) -> dict[str, Any]:
     """Arguments of the transformer in a training step: one row per clip, or one per clip and task."""
-    joint = "video" in module.active
+    joint = "video" in module.curriculum.modalities
     rows = data.batch_size * (3 if joint and module.tasks.task_mode == "all" else 1)
     codec = module.audio_codec
     seconds, channels = data.clip.num_frames / data.clip.fps, codec.latent_channels
@@ -93,16 +95,16 @@ def training_rows(module: HarmonyModule, data: ClipDataModule) -> dict[str, Any]
     words = module.transcript_encoder
     given: dict[str, Any] = {
         "z_v": None,
-        "z_a": latents(channels, module.inputs.num_audio_latents or codec.num_latents_for(seconds)),
+        "z_a": latents(channels, codec.num_latents_for(seconds)),
         "z_r": None,
         "ref_len": torch.ones(rows, dtype=torch.long, device="meta"),
         "transcript": None if words is None else text(TRANSCRIPT_TOKENS, words.dim),
         "t_a": timesteps,
         "text_a": prompts,
+        "clock": LatentClock(data.clip.fps, module.inputs.temporal_factor, codec.latent_rate_hz),
     }
     if slot is not None:
-        longest = math.ceil(slot * codec.sample_rate / codec.latent_hop)
-        given["z_r"] = latents(channels, min(module.inputs.num_reference_latents, longest))
+        given["z_r"] = latents(channels, math.ceil(slot * codec.sample_rate / codec.latent_hop))
     if joint:
         given |= {"z_v": latents(*_video_shape(module, data)), "t_v": timesteps, "text_v": prompts}
         given["first_frame"] = torch.ones(rows, dtype=torch.bool, device="meta")

@@ -11,15 +11,17 @@ from torch import nn
 
 from benchmarks.measure import add_timing_arguments
 from components.backbones.harmony.audio_tower import AudioTower
-from components.backbones.harmony.frame_band import ClipShape
+from components.backbones.harmony.frame_band import TokenShape
 from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
+from components.media.clock import LatentClock
 
 TEXT_DIM = 4096
 VIDEO_CHANNELS, AUDIO_CHANNELS = 48, 20
 PATCH = 2
+CLOCK = LatentClock(24.0, 4, 31.25)  # Wan2.2 beside MMAudio at 16 kHz
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class HarmonySize:
         return self.latents * self.rows * self.columns
 
     @property
-    def shape(self) -> ClipShape:
+    def shape(self) -> TokenShape:
         """What the interaction's windows depend on."""
-        return ClipShape((self.latents, self.rows, self.columns), self.audio)
+        return TokenShape((self.latents, self.rows, self.columns), self.audio)
 
     @property
     def interaction(self) -> InteractionConfig:
@@ -167,4 +169,5 @@ def random_inputs(size: HarmonySize, device: str, dtype: torch.dtype, seed: int 
         "t_a": timesteps,
         "text_v": text(),
         "text_a": text(),
+        "clock": CLOCK,
     }

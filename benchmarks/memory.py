@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.memory --config configs/syncphony/avsync15.yaml
-    python -m benchmarks.memory --config configs/harmony/stage3_joint.yaml --model.init_args.train_video false
+    python -m benchmarks.memory --config configs/harmony/stage3_joint.yaml --config configs/harmony/lora.yaml
 
 The model is built on the meta device, from shapes alone; public checkpoints need not be there. Activations are what
 autograd keeps in a real forward pass over one training batch, with attention counted as fused kernels keep it (queries,

@@ -21,7 +21,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harmony_sizes import add_size_arguments, build_harmony, dtype_of, random_inputs, size_of
+from benchmarks.harmony_sizes import CLOCK, add_size_arguments, build_harmony, dtype_of, random_inputs, size_of
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from components.backbones.harmony.model import HarmonyTransformer
 from components.contracts import TextFeatures
@@ -79,6 +79,7 @@ class GuidedStep:
             reference=given["z_r"],
             silence=other["z_a"][0],
             still=other["z_v"],
+            clock=CLOCK,
         )
         self.sampler = JointSampler(1, FlowSchedule("euler"))
 

@@ -214,7 +214,7 @@ def test_a_checkpoint_and_the_folder_it_is_exported_to_are_the_model(trained: Pl
         "init_args": {"folder": "exported", "video": None, "audio": None},
     }
     Path("exported.json").write_text(
-        json.dumps({"model": {"init_args": {"transformer": transformer, "init_from": None}}})
+        json.dumps({"model": {"init_args": {"transformer": transformer, "curriculum": {"init_from": None}}}})
     )
     files = ["--config", f"configs/harmony/{JOINT}.yaml", "--config", "exported.json"]
     options = [option for option in (*trained.options(JOINT), *SMALL[JOINT]) if "transformer" not in option]
@@ -224,7 +224,7 @@ def test_a_checkpoint_and_the_folder_it_is_exported_to_are_the_model(trained: Pl
 
 @pytest.mark.parametrize("task", ["joint", "audio_to_video", "video_to_audio"])
 def test_predictions_are_clips_with_sound(trained: Place, task: str):
-    options = (f"--experiment={task}", *WRITTEN, f"--model.init_args.generates={task}")
+    options = (f"--experiment={task}", *WRITTEN, f"--model.init_args.generation.task={task}")
     assert avsync("predict", JOINT, trained, *options, "--ckpt_path", str(checkpoint_of(JOINT))) == 0
     written = sorted(run_folder(task).glob("predictions/*.mp4"))
     assert [path.stem for path in written] == ["test_0_0", "test_1_0"]
@@ -279,7 +279,7 @@ def mistaken(place: Place) -> Path:
 
 
 def init_from(experiment: str) -> str:
-    return f"--model.init_args.init_from={checkpoint_of(experiment)}"
+    return f"--model.init_args.curriculum.init_from={checkpoint_of(experiment)}"
 
 
 @pytest.mark.parametrize(
@@ -299,14 +299,8 @@ def init_from(experiment: str) -> str:
         (
             "predict",
             JOINT,
-            ["--data.audio_only=true", "--model.init_args.generates=video_to_audio"],
+            ["--data.audio_only=true", "--model.init_args.generation.task=video_to_audio"],
             "0 video frames, so it is a sound alone, but this task needs videos",
-        ),
-        (
-            "fit",
-            JOINT,
-            ["--model.init_args.num_reference_latents=9"],
-            "lasts 0.60 s but its slot holds 0.29 s: shorten",
         ),
         (
             "fit",
@@ -317,10 +311,11 @@ def init_from(experiment: str) -> str:
         ("fit", "stage1_audio", ["--data.root=long_transcript"], "has 599 bytes but at most 384 are read"),
         (
             "fit",
-            JOINT,
-            ["--model.init_args.num_audio_latents=157"],
-            "in which 16 latents fit: set num_audio_latents to 16",
+            "stage1_audio",
+            ["--model.init_args.generation.task=audio_to_video"],
+            "generation.task is 'audio_to_video', but stage audio makes sounds alone: leave it out, or set curriculum",
         ),
+        ("fit", JOINT, ["--model.init_args.dropout.text=2"], "dropout.text is 2.0: give a probability from 0 to 1"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -7,14 +7,15 @@ from torch import Tensor
 
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
+from components.media.clock import LatentClock
 from tests.tiny_syncphony import generator, randomise
 
 TEXT_DIM, TRANSCRIPT_DIM, CHANNELS, AUDIO_CHANNELS = 16, 10, 8, 6
 NUM_VIDEO, HEIGHT, WIDTH, NUM_AUDIO, NUM_REFERENCE = 4, 4, 6, 17, 5
+CLOCK = LatentClock(24.0, 4, 31.25)  # Wan2.2 beside MMAudio at 16 kHz
 
 
 def video_tower(seed: int = 0, **changes: Any) -> WanTower:
@@ -57,9 +58,7 @@ def tiny_harmony(
     interaction: InteractionConfig | None = None, trained: bool = False, stem: str = "linear", **changes: Any
 ) -> HarmonyTransformer:
     """A dual tower; ``trained`` gives the parameters that start at zero values that matter."""
-    model = HarmonyTransformer(
-        video_tower(), audio_tower(stem=stem), interaction or tiny_interaction(), LatentClock(), **changes
-    )
+    model = HarmonyTransformer(video_tower(), audio_tower(stem=stem), interaction or tiny_interaction(), **changes)
     if trained:
         randomise(model, seed=5)
     return model
@@ -82,6 +81,7 @@ def inputs(rows: int = 2, reference: bool = True, transcript: bool = True) -> di
         "t_a": torch.linspace(200, 800, rows),
         "text_v": text(rows),
         "text_a": text(rows, seed=3),
+        "clock": CLOCK,
     }
     if reference:
         given["z_r"] = torch.randn(rows, AUDIO_CHANNELS, NUM_REFERENCE, generator=g)
@@ -95,8 +95,8 @@ def rows_of(given: dict[str, Any], index: list[int]) -> dict[str, Any]:
     """The rows ``index`` of all arguments."""
 
     def pick(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[index]
-        return TextFeatures(value.tokens[index], value.mask[index])
+        if isinstance(value, TextFeatures):
+            return TextFeatures(value.tokens[index], value.mask[index])
+        return value[index] if isinstance(value, Tensor) else value
 
     return {key: pick(value) for key, value in given.items()}

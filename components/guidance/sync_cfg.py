@@ -57,7 +57,9 @@ class ModalityGuidance:
 
 @dataclass(frozen=True)
 class SyncCFG:
-    """Guidance of a joint audio-video sampler. The paper gives no scales.
+    """Guidance of a joint audio-video sampler.
+
+    Harmony's supplement samples with s_v = 3, s_a = 2 and names no scale for the text; the defaults are ours.
 
     Attributes:
         guidance: which corrections are made: ``none``, ``text``, ``sync`` or ``text+sync``. A joint step takes 1, 2, 3
@@ -117,6 +119,7 @@ class SyncCFG:
     def _modality(self, sigma: float, text_scale: float, sync_scale: float, anchor: Branch) -> ModalityGuidance:
         text = "text" in self.guidance and _within(sigma, self.text_sigmas)
         sync = "sync" in self.guidance and _within(sigma, self.sync_sigmas)
+        # s (J - V0) + V0 = J + (s - 1) (J - V0): scale s of SyncCFG is s - 1 of audio sync guidance
         return ModalityGuidance(
             TextGuidance(text_scale if text else 1.0), AudioSyncGuidance(sync_scale - 1 if sync else 0.0), anchor
         )

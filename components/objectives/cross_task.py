@@ -15,12 +15,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from components.contracts import Modality
 from components.errors import InputError
 from components.objectives.noise_levels import LevelDraws, NoiseLevels
 from components.objectives.task_losses import TASKS, RowErrors
+from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
 JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)
-TIMESTEP_OF_NOISE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class CrossTaskSynergy:
             per clip and weights it by its reciprocal probability: the same loss in expectation for a third of the cost
             per clip.
         probabilities: of joint, audio-driven and video-driven rows under ``sample``.
-        audio_driven_weight: lambda_v, weight of the video's loss beside a clean sound.
-        video_driven_weight: lambda_a, weight of the sound's loss beside a clean video.
+        audio_driven_weight: lambda_v, weight of the video's loss beside a clean sound (the paper's 0.1).
+        video_driven_weight: lambda_a, weight of the sound's loss beside a clean video (the paper's 0.3).
         audio_weight: weight of the sound's errors against the video's, in all tasks.
         independent_timesteps: draw the noise levels of a joint row's modalities independently; else both come from one
             draw, each through its own law, as in sampling.
@@ -197,7 +198,7 @@ class CrossTaskSynergy:
             draws: the random numbers; a clip's rows share them.
             audio_lengths: real latents of each sound ``[B]``, the rest is padding; None if all are.
         """
-        num, device = len(draws.tasks), draws.tasks.device
+        num, device = len(draws.tasks), draws.tasks.device  # B
         alone = video is None or audio is None
         repeats = 1 if alone or self.task_mode == "sample" else len(TASKS)
         weights = torch.tensor(self.weights, device=device)
@@ -205,34 +206,37 @@ class CrossTaskSynergy:
             tasks = torch.zeros_like(draws.tasks)
         elif self.task_mode == "sample":
             tasks = draws.tasks
+            # a drawn task stands for all: over the draws, E[weight / probability] is the paper's sum of three losses
             weights = weights / torch.tensor(self.probabilities, device=device).clamp(min=1e-12)
         else:
             tasks = torch.arange(len(TASKS), device=device).repeat_interleave(num)
         weight = weights[tasks]
-        first_frame = draws.first_frame.repeat(repeats) & (tasks != VIDEO_DRIVEN)
+        first_frame = draws.first_frame.repeat(repeats) & (tasks != VIDEO_DRIVEN)  # there the whole video is given
 
-        seen, heard = None, None
+        video_rows, audio_rows = None, None
         if video is not None and draws.video_noise is not None:
-            clean = (tasks == VIDEO_DRIVEN)[:, None].repeat(1, video.shape[2])
+            clean = (tasks == VIDEO_DRIVEN)[:, None].repeat(1, video.shape[2])  # [R, T_v]: t_v = 0
             clean[:, 0] |= first_frame
             sigma = self.video_levels(draws.video_levels).repeat(repeats)
-            seen = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
+            video_rows = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
         if audio is not None and draws.audio_noise is not None:
-            clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])
+            clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])  # [R, T_a]: t_a = 0
             learnt = ~clean
             if audio_lengths is not None:
                 at = torch.arange(audio.shape[2], device=device)
                 learnt = learnt & (at < audio_lengths[:, None]).repeat(repeats, 1)
             sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
-            heard = _noisy(audio, draws.audio_noise, sigma, clean, learnt, weight * self.audio_weight)
-        return TaskRows(repeats, tasks, first_frame, seen, heard)
+            audio_rows = _noisy(audio, draws.audio_noise, sigma, clean, learnt, weight * self.audio_weight)
+        return TaskRows(repeats, tasks, first_frame, video_rows, audio_rows)
 
-    def loss(self, rows: TaskRows, v_v: Tensor | None, v_a: Tensor | None) -> tuple[Tensor, dict[str, RowErrors]]:
+    def loss(self, rows: TaskRows, v_v: Tensor | None, v_a: Tensor | None) -> tuple[Tensor, dict[Modality, RowErrors]]:
         """The batch's loss, a mean over its clips, and the errors of its rows by modality."""
         num_clips = len(rows.tasks) // rows.repeats
         total = torch.zeros((), device=rows.tasks.device)
-        errors: dict[str, RowErrors] = {}
-        for name, noisy, velocity in (("video", rows.video, v_v), ("audio", rows.audio, v_a)):
+        errors: dict[Modality, RowErrors] = {}
+        outputs: tuple[tuple[Modality, NoisyRows | None, Tensor | None], ...]
+        outputs = (("video", rows.video, v_v), ("audio", rows.audio, v_a))
+        for name, noisy, velocity in outputs:
             if noisy is None or velocity is None:
                 continue
             error = noisy.errors(velocity)
@@ -258,7 +262,9 @@ def _noisy(data: Tensor, noise: Tensor, sigma: Tensor, clean: Tensor, learnt: Te
     repeats = len(sigma) // len(data)
     tail = [1] * (data.ndim - 3)
     sigma = sigma.masked_fill(clean.all(dim=1), 0)
-    level = (sigma[:, None] * ~clean).view(len(sigma), 1, -1, *tail).to(data.dtype)
+    level = (sigma[:, None] * ~clean).view(len(sigma), 1, -1, *tail).to(data.dtype)  # [R, 1, T, ...]
     data, noise = (x.repeat(repeats, 1, 1, *tail) if repeats > 1 else x for x in (data, noise))
     # exactly the data at level 0: nothing is added to a frame that is given
-    return NoisyRows((1 - level) * data + level * noise, TIMESTEP_OF_NOISE * sigma, sigma, noise - data, learnt, weight)
+    return NoisyRows(
+        (1 - level) * data + level * noise, NUM_TRAIN_TIMESTEPS * sigma, sigma, noise - data, learnt, weight
+    )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from components.contracts import MODALITIES, Modality
+
 TASKS = ("joint", "audio_driven", "video_driven")
-MODALITIES = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TaskLossTable:
         self.num_buckets = num_buckets
         self.state = torch.zeros(2, len(TASKS), len(MODALITIES), num_buckets, dtype=torch.float64, device=device)
 
-    def add(self, modality: str, rows: RowErrors) -> None:
+    def add(self, modality: Modality, rows: RowErrors) -> None:
         """Count the rows of one batch in; nothing is read back from the device."""
         bucket = (rows.sigma * self.num_buckets).long().clamp(0, self.num_buckets - 1)
         cell = (rows.tasks * len(MODALITIES) + MODALITIES.index(modality)) * self.num_buckets + bucket
@@ -69,7 +70,7 @@ class TaskLossTable:
                     note(f"{task}/{modality}_sigma{k}", sums[t, m, k], counts[t, m, k])
         return found
 
-    def bucket_counts(self, modality: str) -> list[int]:
+    def bucket_counts(self, modality: Modality) -> list[int]:
         """How many rows of ``modality`` fell into each noise bucket."""
         counts = self.state[1, :, MODALITIES.index(modality)].sum(dim=0)
         return [round(count) for count in counts.tolist()]

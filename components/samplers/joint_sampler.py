@@ -1,7 +1,8 @@
 """Joint audio-video sampling: both, the video of a given sound, or the sound of a given video, by what is given.
 
 Source: Harmony, "Cross-Task Synergy" and "SyncCFG". One loop runs all tasks: a modality that is given stays clean at
-timestep 0, one that is generated walks down its own schedule. The rows that guidance needs are one batched call.
+timestep 0, one that is generated walks down its own schedule. The rows that guidance needs are one batched call
+of a `JointModel`.
 
 Legend: B clips, C channels, T_v video and T_a audio latents, h x w latent pixels, R rows.
 """
@@ -10,20 +11,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from components.backbones.harmony.model import BOTH, HarmonyTransformer, Modality
-from components.contracts import ReportsProgress, TextFeatures
+from components.contracts import MODALITIES, Modality, ReportsProgress, TextFeatures
 from components.encoders.text.rows import stack_text
 from components.guidance.sync_cfg import Branch, ModalityGuidance, SyncCFG
+from components.media.clock import LatentClock
 from components.schedules.flow_schedule import FlowSchedule, FlowTrajectory
+
+
+class JointModel(Protocol):
+    """A model of both modalities in which every row has its own pair of timesteps, such as `HarmonyTransformer`."""
+
+    def __call__(
+        self,
+        z_v: Tensor | None,
+        z_a: Tensor | None,
+        z_r: Tensor | None = None,
+        *,
+        t_v: Tensor | None = None,
+        t_a: Tensor | None = None,
+        first_frame: Tensor | None = None,
+        text_v: TextFeatures | None = None,
+        text_a: TextFeatures | None = None,
+        transcript: TextFeatures | None = None,
+        ref_len: Tensor | None = None,
+        clock: LatentClock | None = None,
+        active: Sequence[Modality] = MODALITIES,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Velocities ``n - x`` of video and audio, like ``z_v`` and ``z_a``; None for a modality that is not active.
+
+        Args:
+            z_v: noisy video latents ``[R, C_v, T_v, h, w]``; where ``first_frame``, latent 0 is the clean one.
+            z_a: noisy audio latents ``[R, C_a, T_a]``.
+            z_r: clean latents of a reference sound ``[R, C_a, T_r]``, padded at the end.
+            t_v: timesteps of the video ``[R]`` in 0 .. 1000; 0 for a row whose video drives.
+            t_a: timesteps of the audio ``[R]``; 0 for a row whose audio drives.
+            first_frame: bool ``[R]``, rows whose latent 0 is given.
+            text_v: prompts of the video.
+            text_a: descriptions of the acoustic scene.
+            transcript: spoken words.
+            ref_len: real latents of each reference ``[R]``.
+            clock: rates of the latents.
+            active: the modalities that take part.
+        """
 
 
 @dataclass(frozen=True)
 class ModalityText:
-    """What B clips of one modality are told in words.
+    """The texts of one modality of B clips.
 
     Attributes:
         prompt: the video's prompts, or the descriptions of the acoustic scene.
@@ -47,8 +86,10 @@ class ModalityText:
             return self.prompt, self.transcript
         if self.negative is None:
             raise ValueError("guidance reads negative prompts but none are given")
-        unsaid = None if self.transcript is None else self.negative_transcript
-        return self.negative, self.transcript if unsaid is None else unsaid
+        transcript = self.transcript
+        if transcript is not None and self.negative_transcript is not None:
+            transcript = self.negative_transcript
+        return self.negative, transcript
 
 
 @dataclass(frozen=True)
@@ -64,6 +105,7 @@ class JointConditions:
         silence: latents of silence ``[C, T_a]``, the anchor of the video; None leaves it unguided by sync.
         still: latents of a video that does not move ``[B, C, T_v, h, w]``, the anchor of the sound; None leaves it
             unguided by sync.
+        clock: rates of the latents, for models that need them.
     """
 
     video_text: ModalityText | None = None
@@ -73,14 +115,15 @@ class JointConditions:
     reference_lengths: Tensor | None = None
     silence: Tensor | None = None
     still: Tensor | None = None
+    clock: LatentClock | None = None
 
 
 class JointSampler:
     """Samples latents of both modalities, or of one from the other.
 
     Args:
-        num_steps: denoising steps, the same for both modalities.
-        video_schedule: noise levels and solver of the video (Wan2.2: UniPC, shift 5).
+        num_steps: denoising steps, the same for both modalities (Wan2.2: 50; Harmony's supplement: 40).
+        video_schedule: noise levels and solver of the video (Wan2.2: UniPC, shift 5; 5 in Harmony's supplement too).
         audio_schedule: noise levels and solver of the sound; as the video's if None.
         guidance: SyncCFG and text guidance.
     """
@@ -102,7 +145,7 @@ class JointSampler:
     @torch.no_grad()
     def sample(
         self,
-        model: HarmonyTransformer,
+        model: JointModel,
         conditions: JointConditions,
         *,
         video_noise: Tensor | None = None,
@@ -118,7 +161,7 @@ class JointSampler:
         noise with `ClipNoise`, so that a clip's does not depend on its batch.
 
         Args:
-            model: the dual tower.
+            model: both modalities.
             conditions: texts, first frame, reference and anchors.
             video_noise: standard normal ``[B, C_v, T_v, h, w]``: generate a video.
             audio_noise: standard normal ``[B, C_a, T_a]``: generate a sound.
@@ -132,21 +175,21 @@ class JointSampler:
         """
         guide = guidance or self.guidance
         image = conditions.image if video is None else None
-        seen = _stream("video", video, video_noise, self.video_schedule, self.num_steps, image)
-        heard = _stream("audio", audio, audio_noise, self.audio_schedule, self.num_steps)
+        video_stream = _stream("video", video, video_noise, self.video_schedule, self.num_steps, image)
+        audio_stream = _stream("audio", audio, audio_noise, self.audio_schedule, self.num_steps)
         if video_noise is None and audio_noise is None:
             raise ValueError("nothing to sample: give video_noise, audio_noise or both")
-        runner = _BranchRunner(model, conditions, seen, heard)
-        together = seen is not None and heard is not None
+        runner = _BranchRunner(model, conditions, video_stream, audio_stream)
+        together = video_stream is not None and audio_stream is not None
 
         for step in range(self.num_steps):
             guided: list[tuple[_Stream, ModalityGuidance]] = []
-            if seen is not None and seen.trajectory is not None:
+            if video_stream is not None and video_stream.trajectory is not None:
                 anchored = together and conditions.silence is not None
-                guided.append((seen, guide.video(seen.sigma(step), anchored)))
-            if heard is not None and heard.trajectory is not None:
+                guided.append((video_stream, guide.video(video_stream.sigma(step), anchored)))
+            if audio_stream is not None and audio_stream.trajectory is not None:
                 anchored = together and conditions.still is not None
-                guided.append((heard, guide.audio(heard.sigma(step), anchored)))
+                guided.append((audio_stream, guide.audio(audio_stream.sigma(step), anchored)))
             needed = {"joint", *(branch for _, modality in guided for branch in modality.branches())}
             branches = [branch for branch in _ORDER if branch in needed]
             velocities = runner.run(branches, step, guide.anchor_text == "negative")
@@ -154,7 +197,8 @@ class JointSampler:
                 stream.advance(step, modality.combine(velocities[stream.modality]))
             if progress is not None:
                 progress(1)
-        return None if seen is None else seen.visible(), None if heard is None else heard.visible()
+        video_out, audio_out = (None if stream is None else stream.visible() for stream in (video_stream, audio_stream))
+        return video_out, audio_out
 
 
 _ORDER: tuple[Branch, ...] = ("joint", "negative", "silent", "still")
@@ -205,37 +249,37 @@ class _BranchRunner:
     """Runs the branches of a step as rows of one batch; what does not change between steps is stacked once."""
 
     def __init__(
-        self, model: HarmonyTransformer, conditions: JointConditions, video: _Stream | None, audio: _Stream | None
+        self, model: JointModel, conditions: JointConditions, video: _Stream | None, audio: _Stream | None
     ) -> None:
         self.model = model
         self.given = conditions
         self.video = video
         self.audio = audio
         self.active: list[Modality] = [stream.modality for stream in (video, audio) if stream is not None]
-        self.texts: dict[tuple[Branch, ...], dict[str, object]] = {}
+        self._fixed_rows: dict[tuple[Branch, ...], dict[str, Any]] = {}
 
     def run(
         self, branches: Sequence[Branch], step: int, negative_anchors: bool
     ) -> dict[Modality, dict[Branch, Tensor]]:
         """Velocities of every branch, float32, by modality."""
-        rows: dict[str, object] = dict(self._fixed(tuple(branches), negative_anchors))
+        rows = {"z_v": None, "z_a": None, **self._fixed(tuple(branches), negative_anchors)}
         if self.video is not None:
             rows["z_v"], rows["t_v"] = _rows(self.video, step, branches, "still", self.given.still)
         if self.audio is not None:
             rows["z_a"], rows["t_a"] = _rows(self.audio, step, branches, "silent", self.given.silence)
-        outputs = self.model(**{"z_v": None, "z_a": None, **rows}, active=self.active)
+        outputs = self.model(**rows, clock=self.given.clock, active=self.active)
         return {
             modality: dict(zip(branches, out.float().chunk(len(branches)), strict=True))
-            for modality, out in zip(BOTH, outputs, strict=True)
+            for modality, out in zip(MODALITIES, outputs, strict=True)
             if out is not None
         }
 
-    def _fixed(self, branches: tuple[Branch, ...], negative_anchors: bool) -> dict[str, object]:
+    def _fixed(self, branches: tuple[Branch, ...], negative_anchors: bool) -> dict[str, Any]:
         """Texts, reference and first-frame flags of all rows."""
-        if branches not in self.texts:
+        if branches not in self._fixed_rows:
             given, num = self.given, len(branches)
             negative = [b == "negative" or (negative_anchors and b in ("silent", "still")) for b in branches]
-            fixed: dict[str, object] = {}
+            fixed: dict[str, Any] = {}
             if self.video is not None:
                 fixed["text_v"], _ = _text(given.video_text, "video", negative)
                 if self.video.image is not None:
@@ -246,8 +290,8 @@ class _BranchRunner:
                     fixed["z_r"] = given.reference.repeat(num, 1, 1)
                 if given.reference_lengths is not None:
                     fixed["ref_len"] = given.reference_lengths.repeat(num)
-            self.texts[branches] = fixed
-        return self.texts[branches]
+            self._fixed_rows[branches] = fixed
+        return self._fixed_rows[branches]
 
 
 def _rows(

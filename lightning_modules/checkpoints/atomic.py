@@ -58,7 +58,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return read_whole(path)
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint '{path}' does not exist")
-        return torch.load(path, map_location or "cpu", weights_only=weights_only is not False, mmap=True)
+        result: dict[str, Any] = torch.load(
+            path, map_location or "cpu", weights_only=weights_only is not False, mmap=True
+        )
+        return result
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, file or folder."""

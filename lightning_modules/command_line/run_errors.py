@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from components.errors import InputError
 

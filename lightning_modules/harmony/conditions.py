@@ -1,22 +1,104 @@
-"""What Harmony generates clips from: texts, first frame, reference voice, anchors, and what drives."""
+"""What Harmony generates clips from: texts, first frame, reference voice, anchors, and the modality that drives.
+
+Legend: B clips, C channels, T_v video latents, T_a audio latents, h x w latent pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
-from components.backbones.harmony.model import Modality
-from components.contracts import ClipBatch, VideoCodec
+from components.contracts import ClipBatch, Modality, VideoCodec
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
 from components.samplers.joint_sampler import JointConditions, ModalityText
 from lightning_modules.harmony.inputs import HarmonyInputs, transcripts_of
 
 DrivenTask = Literal["audio_to_video", "video_to_audio"]
+JointTask = Literal["joint", "audio_to_video", "video_to_audio"]
 Task = Literal["joint", "audio_to_video", "video_to_audio", "audio"]
+Variant = Literal["no_synccfg", "audio_to_video", "video_to_audio"]
+Still = Literal["grey", "none"]
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """What validation, test and prediction make of a clip.
+
+    Attributes:
+        task: ``joint``, ``audio_to_video`` (the video of a given sound) or ``video_to_audio``. The audio stages make
+            sounds alone, whatever it says.
+        from_image: videos begin with the clip's first frame.
+        still_without_image: the sound's anchor of SyncCFG where there is no image: a ``grey`` still or ``none``.
+        variants: what validation generates besides: ``no_synccfg`` (the same without SyncCFG), ``audio_to_video`` and
+            ``video_to_audio`` (one modality of the clip given, the other generated for it).
+
+    Raises:
+        InputError: for an unknown choice, or variants that need another task.
+    """
+
+    task: JointTask = "joint"
+    from_image: bool = True
+    still_without_image: Still = "grey"
+    variants: tuple[Variant, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("task", self.task, get_args(JointTask)),
+            ("still_without_image", self.still_without_image, get_args(Still)),
+        ):
+            if value not in known:
+                raise InputError(f"generation.{name} is '{value}': give one of {', '.join(known)}.")
+        if unknown := sorted(set(self.variants) - set(get_args(Variant))):
+            raise InputError(f"generation.variants names {unknown}: choose from {list(get_args(Variant))}.")
+        if self.driven_variants and self.task != "joint":
+            raise InputError(
+                f"generation.variants names {self.driven_variants} but generation.task is '{self.task}': they stand "
+                "beside joint generation; leave them out, or set generation.task to joint."
+            )
+
+    @property
+    def driven_variants(self) -> list[str]:
+        """The variants in which one modality is generated for the other."""
+        return sorted(set(self.variants) & set(get_args(DrivenTask)))
+
+    def task_of(self, stage: str) -> Task:
+        """What is generated in a stage of the curriculum.
+
+        Raises:
+            InputError: if an audio stage is asked for videos.
+        """
+        if stage == "joint":
+            return self.task
+        if self.driven_variants:
+            raise InputError(
+                f"generation.variants names {self.driven_variants}, but stage {stage} makes sounds alone: leave them "
+                "out, or set curriculum.stage to joint."
+            )
+        if self.task != "joint":
+            raise InputError(
+                f"generation.task is '{self.task}', but stage {stage} makes sounds alone: leave it out, or set "
+                "curriculum.stage to joint."
+            )
+        return "audio"
+
+
+@dataclass(frozen=True)
+class NegativesConfig:
+    """What text guidance pushes away from; read only where the sampler's guidance is by text.
+
+    Attributes:
+        prompt: of the video.
+        scene: of the sound.
+        transcript: words of the negative branch; None keeps the transcript.
+    """
+
+    prompt: str = ""
+    scene: str = ""
+    transcript: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -43,20 +125,14 @@ class HarmonyConditions:
     Attributes:
         inputs: codecs and encoders.
         task: what is generated: both, one from the other, or ``audio`` alone.
-        from_image: videos begin with the clip's first frame.
-        still_without_image: the sound's anchor where there is no image: a ``grey`` still or ``none``.
-        negative_prompt: what text guidance pushes the video away from.
-        negative_scene: what text guidance pushes the sound away from.
-        negative_transcript: words of the negative branch; None keeps the transcript.
+        generation: first frames and anchors.
+        negatives: negative texts.
     """
 
     inputs: HarmonyInputs
     task: Task
-    from_image: bool
-    still_without_image: Literal["grey", "none"]
-    negative_prompt: str
-    negative_scene: str
-    negative_transcript: str | None
+    generation: GenerationConfig
+    negatives: NegativesConfig
 
     def encode(self, batch: ClipBatch, guidance: SyncCFG) -> EncodedClips:
         """All that is encoded; what ``guidance`` does not read is left out.
@@ -73,23 +149,24 @@ class HarmonyConditions:
         else:
             if not batch.audio.any():
                 raise InputError(
-                    f"{batch.ids[0]} has no sound, but generates is 'audio_to_video': give sounds, or generate jointly."
+                    f"{batch.ids[0]} has no sound, but generation.task is 'audio_to_video': give sounds, or set it to "
+                    "joint."
                 )
             given["audio"] = self.inputs.audio(batch).latents
         image, still, silence = None, None, None
         if self.task != "audio":
             codec = self.inputs.codec()
-            if makes_video and self.from_image and not batch.video.shape[1]:
+            if makes_video and self.generation.from_image and not batch.video.shape[1]:
                 raise InputError(
                     f"clip {batch.ids[0]} has no picture, but videos are made from their first frame: give images or "
-                    "videos, or set from_image to false."
+                    "videos, or set generation.from_image to false."
                 )
-            first = self.inputs.pixels(batch.video[:, :1], batch.fps)
+            first = self.inputs.pixels(batch.video[:, :1])  # [B, 1 or 0, 3, H, W]
             if makes_video:
                 num = codec.num_latents(self._num_frames(batch, codec))
                 side = codec.spatial_factor
                 shapes["video"] = (codec.latent_channels, num, first.shape[-2] // side, first.shape[-1] // side)
-                image = codec.encode(first) if self.from_image else None
+                image = codec.encode(first) if self.generation.from_image else None
             else:
                 given["video"] = self.inputs.video(batch)
                 num = given["video"].shape[2]
@@ -99,8 +176,16 @@ class HarmonyConditions:
                 still = self._still(codec, first, num)
         reference, lengths = self.inputs.reference(batch)
         video_text, audio_text = self._texts(batch, guidance.guides_text)
-        seen = None if self.task == "audio" else video_text
-        conditions = JointConditions(seen, audio_text, image, reference, lengths, silence, still)
+        conditions = JointConditions(
+            None if self.task == "audio" else video_text,
+            audio_text,
+            image,
+            reference,
+            lengths,
+            silence,
+            still,
+            self.inputs.clock(batch),
+        )
         return EncodedClips(conditions, given, shapes, batch.ids)
 
     def driven(self, joint: EncodedClips, batch: ClipBatch, task: DrivenTask) -> EncodedClips:
@@ -121,25 +206,31 @@ class HarmonyConditions:
         return replace(joint, given={"video": self.inputs.video(batch)}, shapes={"audio": joint.shapes["audio"]})
 
     def _texts(self, batch: ClipBatch, with_negatives: bool) -> tuple[ModalityText, ModalityText]:
-        """What is said to the video and to the sound."""
+        """The texts of the video and of the sound."""
         prompts = self.inputs.prompts(batch.captions)
         scenes = prompts if batch.scenes is None else self.inputs.prompts(batch.scenes)
         words = self.inputs.words(transcripts_of(batch), batch.ids)
         if not with_negatives:
             return ModalityText(prompts), ModalityText(scenes, words)
-        unsaid = None
-        if self.negative_transcript is not None:
-            unsaid = self.inputs.words([self.negative_transcript] * len(batch), batch.ids)
+        negative_words = None
+        if self.negatives.transcript is not None:
+            negative_words = self.inputs.words([self.negatives.transcript] * len(batch), batch.ids)
         prompt, scene = (
-            self.inputs.prompts([text] * len(batch)) for text in (self.negative_prompt, self.negative_scene)
+            self.inputs.prompts([text] * len(batch)) for text in (self.negatives.prompt, self.negatives.scene)
         )
-        return ModalityText(prompts, negative=prompt), ModalityText(scenes, words, scene, unsaid)
+        return ModalityText(prompts, negative=prompt), ModalityText(scenes, words, scene, negative_words)
 
     def _still(self, codec: VideoCodec, first: Tensor, num_latents: int) -> Tensor | None:
-        """Latents of a video that does not move, the anchor of the sound; ``first`` frames are ``[B, 1, 3, H, W]``."""
-        if self.from_image or self.task == "video_to_audio":
+        """Latents ``[B, C, T_v, h, w]`` of a video that does not move: the sound's anchor of SyncCFG.
+
+        Args:
+            codec: the video codec.
+            first: first frames ``[B, 1, 3, H, W]``.
+            num_latents: T_v.
+        """
+        if self.generation.from_image or self.task == "video_to_audio":
             return codec.still(first[:, 0], num_latents)
-        if self.still_without_image == "none":
+        if self.generation.still_without_image == "none":
             return None
         grey = first.new_zeros(1, *first.shape[2:])  # there may be no frame at all
         return codec.still(grey, num_latents).expand(len(first), -1, -1, -1, -1)

@@ -1,6 +1,9 @@
-"""Clips as Harmony's transformer takes them: latents of picture, sound and reference, and what is said about them.
+"""A batch of clips on its way into Harmony's transformer: latents, texts, and the rows of all tasks.
 
-Whether the parts of a Harmony experiment fit together, told before anything runs.
+In the order of a training step: `HarmonyInputs` encodes, `HarmonyRows` drops conditions and lays the tasks out as rows
+of one forward pass. `check_parts_fit` compares the parts of an experiment before anything runs.
+
+Legend: B clips, R rows, C channels, T_v video latents, T_a audio and T_r reference latents, h x w latent pixels.
 """
 
 from __future__ import annotations
@@ -8,18 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import HarmonyTransformer
-from components.contracts import AudioCodec, ClipBatch, TextEncoder, TextFeatures, TranscriptEncoder, VideoCodec
+from components.contracts import (
+    AudioCodec,
+    ClipBatch,
+    Modality,
+    TextEncoder,
+    TextFeatures,
+    TranscriptEncoder,
+    VideoCodec,
+)
+from components.encoders.text.rows import stack_text
 from components.errors import InputError
+from components.media.clock import LatentClock
+from components.objectives.cross_task import CrossTaskSynergy, TaskRows
 
-_AUDIBLE = 1e-3
-_MOVING = 0.5
+_AUDIBLE = 1e-3  # -60 dB of full scale
+_MOVING = 0.5  # grey levels of 255, mean over a frame: less is the noise of a video codec
+_MOVING_LATENT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -39,20 +53,20 @@ class HarmonyInputs:
         text_encoder: prompts to tokens.
         transcript_encoder: spoken words to tokens; None for a transformer that takes none.
         video_codec: pictures to latents; None where no video takes part.
-        clock: rates the transformer was built for.
+        temporal_factor: frames per video latent after the first.
         side_step: sides of frames are multiples of it (codec times patch).
-        num_audio_latents: T_a; None derives it from the clip's duration.
-        num_reference_latents: slot of the reference.
     """
 
     audio_codec: AudioCodec
     text_encoder: TextEncoder
     transcript_encoder: TranscriptEncoder | None
     video_codec: VideoCodec | None
-    clock: LatentClock
+    temporal_factor: int
     side_step: int
-    num_audio_latents: int | None
-    num_reference_latents: int
+
+    def clock(self, batch: ClipBatch) -> LatentClock:
+        """Rates of the clips' latents."""
+        return LatentClock(batch.fps, self.temporal_factor, self.audio_codec.latent_rate_hz)
 
     def video(self, batch: ClipBatch) -> Tensor:
         """Latents ``[B, C, T_v, h, w]`` of the videos.
@@ -67,19 +81,14 @@ class HarmonyInputs:
                 f"clip {batch.ids[0]} has {batch.video.shape[1]} video frames, so it is a sound alone, but this task "
                 "needs videos: give videos, or train with stage audio or timbre."
             )
-        return self.codec().encode(self.pixels(batch.video, batch.fps))
+        return self.codec().encode(self.pixels(batch.video))
 
-    def pixels(self, video: Tensor, fps: float) -> Tensor:
+    def pixels(self, video: Tensor) -> Tensor:
         """uint8 frames ``[B, T, 3, H, W]`` to [-1, 1].
 
         Raises:
-            InputError: if rate or sides of the frames do not fit.
+            InputError: if the sides of the frames do not fit.
         """
-        if abs(fps - self.clock.video_fps) > 1e-6:
-            raise InputError(
-                f"the clips have {fps} frames per second but transformer.clock.video_fps is {self.clock.video_fps}: "
-                "set the data module's fps to match."
-            )
         for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
             if side % self.side_step:
                 low = max(self.side_step, side // self.side_step * self.side_step)
@@ -93,7 +102,7 @@ class HarmonyInputs:
         """Latents of the sounds.
 
         Raises:
-            InputError: if there is no sound, or its rate or length does not fit.
+            InputError: if there is no sound, or its rate does not fit.
         """
         num_samples = batch.audio.shape[1]
         if not num_samples:
@@ -109,47 +118,26 @@ class HarmonyInputs:
         return Sound(self.audio_codec.encode(waveform), lengths)
 
     def num_latents(self, batch: ClipBatch) -> int:
-        """T_a of the clips.
-
-        Raises:
-            InputError: if the experiment fixes another number than the clips' duration allows.
-        """
+        """T_a of the clips: as many as fit into the pictures' duration, or into the sound's where there are none."""
         frames = batch.video.shape[1]
         duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
-        fitting = self.audio_codec.num_latents_for(duration_s)
-        if self.num_audio_latents is None:
-            return fitting
-        if abs(self.num_audio_latents - fitting) > 1:
-            raise InputError(
-                f"num_audio_latents is {self.num_audio_latents}, but clip {batch.ids[0]} lasts {duration_s:.2f} s, in "
-                f"which {fitting} latents fit: set num_audio_latents to {fitting}, or cut other clips."
-            )
-        return self.num_audio_latents
+        return self.audio_codec.num_latents_for(duration_s)
 
     def reference(self, batch: ClipBatch, dropped: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
         """Latents ``[B, C, T_r]`` of the reference sounds and how many are real ``[B]``; 0 shows the null token.
 
+        T_r follows from the batch's slot (the data module's ``reference_s``); a begun latent counts.
+
         Args:
             batch: the clips.
             dropped: bool ``[B]``, clips whose reference is not shown.
-
-        Raises:
-            InputError: if a reference is longer than its slot.
         """
         waveform, samples = batch.reference_audio, batch.reference_lengths
-        device = batch.audio.device
         if waveform is None or samples is None:
-            return None, torch.zeros(len(batch), dtype=torch.long, device=device)
-        hop, rate = self.audio_codec.latent_hop, self.audio_codec.sample_rate
-        longest = int(samples.max())
-        if longest > self.num_reference_latents * hop:
-            clip = batch.ids[int(samples.argmax())]
-            raise InputError(
-                f"the reference of clip {clip} lasts {longest / rate:.2f} s but its slot holds "
-                f"{self.num_reference_latents * hop / rate:.2f} s: shorten the data module's reference_s or set "
-                f"num_reference_latents to {math.ceil(longest / hop)}."
-            )
-        slot = min(self.num_reference_latents, math.ceil(waveform.shape[1] / hop))
+            return None, torch.zeros(len(batch), dtype=torch.long, device=batch.audio.device)
+        hop = self.audio_codec.latent_hop
+        slot = math.ceil(waveform.shape[1] / hop)
+        # Whole latents only, so that none holds a part of the padding; but at least one, as 0 means no reference.
         lengths = (samples // hop).clamp(min=1, max=slot).masked_fill(samples == 0, 0)
         if dropped is not None:
             lengths = lengths.masked_fill(dropped, 0)
@@ -157,7 +145,8 @@ class HarmonyInputs:
 
     def prompts(self, captions: Sequence[str]) -> TextFeatures:
         """Encoded prompts."""
-        return self.text_encoder(captions)
+        features: TextFeatures = self.text_encoder(captions)
+        return features
 
     def words(self, transcripts: Sequence[str], ids: Sequence[str]) -> TextFeatures | None:
         """Encoded transcripts; None if the transformer takes none.
@@ -176,6 +165,103 @@ class HarmonyInputs:
         if self.video_codec is None:
             raise InputError("this task needs a video_codec: give one, or train with stage audio or timbre.")
         return self.video_codec
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """Probabilities of training a row without a condition. The paper does not name any.
+
+    Attributes:
+        reference: of the null reference.
+        text: of the empty prompt and the empty description of the scene, together.
+        transcript: of the empty transcript.
+
+    Raises:
+        InputError: for a number that is no probability.
+    """
+
+    reference: float = 0.1
+    text: float = 0.1
+    transcript: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise InputError(f"dropout.{name} is {value}: give a probability from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class HarmonyRows:
+    """Encodes clips, drops conditions and lays the tasks out as rows of one forward pass.
+
+    Attributes:
+        inputs: codecs and encoders.
+        tasks: Cross-Task Synergy.
+        modalities: those that are learnt.
+        needs_reference: clips must come with reference voices.
+        dropout: how often a row lacks its reference, texts or transcript.
+    """
+
+    inputs: HarmonyInputs
+    tasks: CrossTaskSynergy
+    modalities: Sequence[Modality]
+    needs_reference: bool
+    dropout: DropoutConfig
+
+    def draw(self, batch: ClipBatch, generator: torch.Generator) -> tuple[TaskRows, dict[str, Any]]:
+        """Rows of all tasks and the transformer's arguments for them.
+
+        Args:
+            batch: B clips.
+            generator: decides everything random, on the clips' device.
+
+        Raises:
+            InputError: if the clips do not fit the experiment.
+        """
+        with torch.no_grad():
+            video = self.inputs.video(batch) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
+            sound = self.inputs.audio(batch)  # [B, C_a, T_a]
+            if self.needs_reference and batch.reference_audio is None:
+                raise InputError(
+                    "stage timbre learns voices from reference sounds, but the data module gives none: set its "
+                    "reference_s, or train stage audio."
+                )
+            # The order of draws is part of the numbers: noise and tasks first, then one uniform per condition and clip.
+            draws = self.tasks.draw(video, sound.latents, generator)
+            uniform = torch.rand(3, len(batch), generator=generator, device=generator.device)
+            no_reference = uniform[0] < self.dropout.reference
+            no_text = uniform[1] < self.dropout.text
+            no_transcript = uniform[2] < self.dropout.transcript
+
+            reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
+            scenes = self.inputs.prompts(_emptied(scenes_of(batch), no_text))
+            prompts = scenes
+            if video is not None and batch.scenes is not None:
+                prompts = self.inputs.prompts(_emptied(batch.captions, no_text))
+            words = self.inputs.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
+            rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
+
+        def repeated(features: TextFeatures | None) -> TextFeatures | None:
+            return features if features is None or rows.repeats == 1 else stack_text(*[features] * rows.repeats)
+
+        arguments: dict[str, Any] = {
+            "z_v": None,
+            "z_a": None,
+            "z_r": None if reference is None else reference.repeat(rows.repeats, 1, 1),  # [R, C_a, T_r]
+            "ref_len": lengths.repeat(rows.repeats),
+            "transcript": repeated(words),
+            "clock": self.inputs.clock(batch),
+        }
+        if rows.video is not None:
+            arguments |= {"z_v": rows.video.latents, "t_v": rows.video.timesteps, "text_v": repeated(prompts)}
+            arguments["first_frame"] = rows.first_frame
+        if rows.audio is not None:
+            arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": repeated(scenes)}
+        return rows, arguments
+
+
+def _emptied(texts: Sequence[str], dropped: Tensor) -> list[str]:
+    return ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
 
 
 def transcripts_of(batch: ClipBatch) -> list[str]:
@@ -202,13 +288,11 @@ def carries_motion(batch: ClipBatch) -> Tensor:
         if latents is None or latents.shape[2] < 3:
             return torch.zeros(len(batch), dtype=torch.bool, device=batch.video.device)
         change = (latents[:, :, 2:] - latents[:, :, 1:2]).abs()  # latent 0 is one frame and never like the others
-        return change.flatten(1).amax(dim=1) > 1e-2
+        return change.flatten(1).amax(dim=1) > _MOVING_LATENT
     first = batch.video[:, :1].float()
-    different = [(frames.float() - first).abs().mean(dim=(2, 3, 4)) for frames in batch.video.split(8, dim=1)]
+    # eight frames at a time: all of them as floats would take four times the memory of the batch
+    different = [(frames.float() - first).abs().mean(dim=(2, 3, 4)) for frames in torch.split(batch.video, 8, dim=1)]
     return torch.cat(different, dim=1).amax(dim=1) > _MOVING
-
-
-Variant = Literal["no_synccfg", "audio_to_video", "video_to_audio"]
 
 
 def check_parts_fit(
@@ -218,61 +302,29 @@ def check_parts_fit(
     text_encoder: TextEncoder,
     transcript_encoder: TranscriptEncoder | None,
 ) -> None:
-    """Compare the widths, channels and rates that codecs, encoders and transformer must share.
+    """Compare the widths and channels that codecs, encoders and transformer must share.
 
     Raises:
         InputError: naming the two values that differ and the setting to change.
     """
-    clock, audio, video = transformer.clock, transformer.audio, transformer.video
+    audio, video = transformer.audio, transformer.video
     pairs: list[tuple[str, object, str, object]] = []
     if audio is not None:
-        pairs += [
-            (
-                "transformer.audio.channels",
-                audio.channels,
-                "the audio codec's latents have",
-                audio_codec.latent_channels,
-            ),
-            ("transformer.audio.text_dim", audio.config["text_dim"], "the text encoder gives", text_encoder.dim),
-        ]
-        width = audio.config["transcript_dim"]
+        latents = audio_codec.latent_channels
+        pairs.append(("transformer.audio.channels", audio.channels, "the audio codec's latents have", latents))
+        name, width = "transformer.audio.text_dim", audio.config["text_dim"]
+        pairs.append((name, width, "the text encoder gives", text_encoder.dim))
+        name, width = "transformer.audio.transcript_dim", audio.config["transcript_dim"]
         if (width is None) != (transcript_encoder is None):
-            raise InputError(
-                "transformer.audio.transcript_dim and transcript_encoder must both be given or both be null."
-            )
+            raise InputError(f"{name} and transcript_encoder must both be given or both be null.")
         if transcript_encoder is not None:
-            name = "transformer.audio.transcript_dim"
             pairs.append((name, width, "the transcript encoder gives", transcript_encoder.dim))
     if video is not None:
-        pairs.append(
-            ("transformer.video.text_dim", video.config["text_dim"], "the text encoder gives", text_encoder.dim)
-        )
-    if video is not None and video_codec is not None:
-        name, factor = "transformer.video.in_channels", video_codec.temporal_factor
-        pairs.append((name, video.config["in_channels"], "the video codec's latents have", video_codec.latent_channels))
-        pairs.append(("transformer.clock.temporal_factor", clock.temporal_factor, "the video codec's is", factor))
+        name, width = "transformer.video.text_dim", video.config["text_dim"]
+        pairs.append((name, width, "the text encoder gives", text_encoder.dim))
+        if video_codec is not None:
+            name, width = "transformer.video.in_channels", video.config["in_channels"]
+            pairs.append((name, width, "the video codec's latents have", video_codec.latent_channels))
     for name, wanted, what, found in pairs:
         if wanted != found:
             raise InputError(f"{name} is {wanted} but {what} {found}: set them equal.")
-    if abs(clock.audio_rate_hz - audio_codec.latent_rate_hz) > 1e-3:
-        raise InputError(
-            f"transformer.clock.audio_rate_hz is {clock.audio_rate_hz} but the audio codec makes "
-            f"{audio_codec.latent_rate_hz:g} latents per second: set them equal."
-        )
-
-
-def check_variants(variants: Sequence[str], generates: str) -> None:
-    """Refuse variants that are unknown or need another task than the one that is generated.
-
-    Raises:
-        InputError: naming them.
-    """
-    known = get_args(Variant)
-    if unknown := sorted(set(variants) - set(known)):
-        raise InputError(f"variants names {unknown}: choose from {list(known)}.")
-    driven = sorted(set(variants) - {"no_synccfg"})
-    if driven and generates != "joint":
-        raise InputError(
-            f"variants names {driven} but generates is '{generates}': they stand beside joint generation; leave them "
-            "out, or set generates to joint in stage joint."
-        )

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from components.contracts import MODALITIES, Modality
 from components.errors import InputError
-from components.objectives.task_losses import MODALITIES, RowErrors, TaskLossTable
+from components.objectives.task_losses import RowErrors, TaskLossTable
 
-_CONTENT = {"video": "motion", "audio": "sound"}
-_MEND = {
+_CONTENT: dict[Modality, str] = {"video": "motion", "audio": "sound"}
+_FIX: dict[Modality, str] = {
     "video": "check that the data module reads videos that move, or train without video",
     "audio": "check that the clips have a sound track, or train without audio",
 }
@@ -28,7 +29,7 @@ class ModalityWatch:
     """
 
     def __init__(
-        self, modalities: Sequence[str], parts: Sequence[str], patience: int = 50, num_buckets: int = 4
+        self, modalities: Sequence[Modality], parts: Sequence[str], patience: int = 50, num_buckets: int = 4
     ) -> None:
         self.modalities = tuple(modalities)
         self.parts = tuple(parts)
@@ -45,7 +46,7 @@ class ModalityWatch:
         self.content = torch.zeros(1 + len(MODALITIES), dtype=torch.float64, device=device)  # clips, carrying ...
         self.norms = torch.zeros(2, len(self.parts), dtype=torch.float64, device=device)  # (sum, count)
 
-    def add(self, errors: Mapping[str, RowErrors], carries: Mapping[str, Tensor]) -> None:
+    def add(self, errors: Mapping[Modality, RowErrors], carries: Mapping[Modality, Tensor]) -> None:
         """Count a training step in.
 
         Args:
@@ -110,7 +111,7 @@ class ModalityWatch:
             if steps >= self.patience:
                 raise InputError(
                     f"{modality} is trained, but no clip of the last {steps} steps carried {_CONTENT[modality]}: "
-                    f"{_MEND[modality]}."
+                    f"{_FIX[modality]}."
                 )
         for part, steps in self._idle_steps.items():
             if steps >= self.patience:

@@ -1,78 +1,143 @@
 """Harmony's curriculum: what each stage runs and trains, and how a stage begins where another one ended.
 
-Source: Harmony, "Loss & Training": audio pre-training, timbre-decoupled fine-tuning, joint training.
+Source: Harmony (arXiv 2511.21579), "Training": 1. foundational audio pre-training, 2. timbre disentanglement, 3. cross-
+task joint training. Adapters (LoRA) in place of whole towers are ours.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.ema import EMA_PREFIX
-from components.backbones.harmony.lora import adapt_tower, forget_files_of_frozen, trains_beside_frozen
+from components.backbones.harmony.lora import adapt_tower, base_identity, forget_files_of_frozen, trains_beside_frozen
 from components.backbones.harmony.model import PARTS, HarmonyTransformer, part_of
-from components.backbones.lora import is_adapter, plain_name
+from components.backbones.lora import LoRAConfig, adapted_weight, is_adapter, merged, plain_name
+from components.contracts import Modality
 from components.errors import InputError
 from components.weights.identity import Identity
 from components.weights.pretrained import located
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.command_line.run_errors import check_checkpoint, checkpoint_error_sentence
-from lightning_modules.harmony.adapters import LORA_KEY, Adapters, take_over_adapters
 
 Stage = Literal["audio", "timbre", "joint"]
 STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
 BEGINS_FROM: dict[str, tuple[str, ...]] = {"audio": (), "timbre": ("audio",), "joint": ("timbre", "joint")}
+
+STAGE_KEY = "harmony_stage"
+"""Checkpoints hold the stage they were trained in under this key."""
+
+LORA_KEY = "harmony_lora"
+"""Checkpoints hold rank, alpha and targets of every adapted tower under this key."""
+
+Adapters = Mapping[Modality, LoRAConfig]
+"""The towers that have adapters."""
+
 _PREFIX = "transformer."
+_BOTH_TOWERS, _AUDIO_TOWER = "load_harmony loads the transformer", "harmony_audio_tower loads the audio tower"
 
 
-def freeze_for(
-    transformer: HarmonyTransformer, stage: Stage, train_video: bool, train_audio: bool, lora: Adapters
-) -> tuple[str, ...]:
-    """Freeze what does not train in ``stage``; the names of the parts that do.
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """The stage of the curriculum, what trains in it and what it begins with.
 
-    Args:
-        transformer: is given the adapters of ``lora``.
-        stage: which stage.
-        train_video: whether stage joint trains the video tower.
-        train_audio: the same for the audio tower.
-        lora: towers of which adapters train instead of the weights.
+    Attributes:
+        stage: ``audio`` (sound from descriptions and transcripts), ``timbre`` (and a reference voice) or ``joint``. The
+            first two run the audio tower alone.
+        init_from: checkpoint of the previous stage whose weights this one begins with.
+        train_video: stage joint trains the video tower.
+        train_audio: stage joint trains the audio tower.
+        video_lora: train adapters in the video tower instead of its weights, which stay frozen.
+        audio_lora: the same for the audio tower, in any stage; what no Wan tower has (null reference, type vectors,
+            transcript embedder) trains whole beside them.
+        patience: training steps without content or gradient of a modality that end the run.
+        future_temporal_factor: frames per latent of the video codec that stage joint will have. The stages without a
+            video codec place their audio tokens on its clock; stage joint asks its codec instead.
 
     Raises:
-        InputError: for an unknown stage, a tower it needs that is missing, or adapters that would not train.
+        InputError: if settings are out of range or contradict each other.
     """
-    if stage not in STAGES:
-        raise InputError(f"stage is '{stage}': give {', '.join(STAGES[:-1])} or {STAGES[-1]}.")
-    needed = (
-        {"video": transformer.video, "audio": transformer.audio} if stage == "joint" else {"audio": transformer.audio}
-    )
-    for name, tower in needed.items():
-        if tower is None:
-            raise InputError(f"stage {stage} needs the transformer's {name} tower: give transformer.{name}.")
+
+    stage: Stage = "joint"
+    init_from: str | None = None
+    train_video: bool = True
+    train_audio: bool = True
+    video_lora: LoRAConfig | None = None
+    audio_lora: LoRAConfig | None = None
+    patience: int = 50
+    future_temporal_factor: int = 4
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise InputError(f"curriculum.stage is '{self.stage}': give {', '.join(STAGES[:-1])} or {STAGES[-1]}.")
+        for name, value in (("patience", self.patience), ("future_temporal_factor", self.future_temporal_factor)):
+            if value < 1:
+                raise InputError(f"curriculum.{name} is {value}: give at least 1.")
+        if self.init_from is not None and not BEGINS_FROM[self.stage]:
+            raise InputError(
+                f"curriculum.init_from is '{self.init_from}', but stage {self.stage} is the first: leave "
+                "curriculum.init_from out."
+            )
+        for side in self.lora:
+            if not self.trains[side]:
+                fix = f"leave curriculum.{side}_lora out"
+                why = f"stage {self.stage} trains the audio tower alone"
+                if self.stage == "joint":
+                    why, fix = f"curriculum.train_{side} is false", f"set that to true, or {fix}"
+                raise InputError(f"curriculum.{side}_lora adapts the {side} tower, but {why}: {fix}.")
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities that are learnt."""
+        return ("video", "audio") if self.stage == "joint" else ("audio",)
+
+    @property
+    def trains(self) -> dict[str, bool]:
+        """Which parts of the transformer train, whole or by their adapters."""
+        if self.stage == "joint":
+            return {"video": self.train_video, "audio": self.train_audio, "interaction": True}
+        return {"video": False, "audio": True, "interaction": False}
+
+    @property
+    def lora(self) -> Adapters:
+        """The towers that are given adapters."""
+        given: dict[Modality, LoRAConfig | None] = {"video": self.video_lora, "audio": self.audio_lora}
+        return {side: config for side, config in given.items() if config is not None}
+
+
+def freeze_for(transformer: HarmonyTransformer, curriculum: CurriculumConfig) -> tuple[str, ...]:
+    """Freeze what does not train; the names of the parts that do.
+
+    Args:
+        transformer: is given the curriculum's adapters.
+        curriculum: the stage and what trains in it.
+
+    Raises:
+        InputError: if a tower or the interaction is missing, or a target of adapters is no linear layer.
+    """
+    stage, trains, lora = curriculum.stage, curriculum.trains, curriculum.lora
+    for side in curriculum.modalities:
+        if getattr(transformer, side) is None:
+            raise InputError(f"stage {stage} needs the transformer's {side} tower: give transformer.{side}.")
     if stage == "joint" and transformer.interaction_config is None:
         raise InputError("stage joint needs the transformer's interaction: give transformer.interaction.")
-    trains = {"video": train_video, "audio": train_audio, "interaction": True}
-    if stage != "joint":
-        trains = {"video": False, "audio": True, "interaction": False}
     for side, config in lora.items():
-        if not trains[side]:
-            why, mend = f"stage {stage} trains the audio tower alone", f"leave {side}_lora out"
-            if stage == "joint":
-                why, mend = f"train_{side} is false", f"set that to true, or {mend}"
-            raise InputError(f"{side}_lora adapts the {side} tower, but {why}: {mend}.")
         adapt_tower(transformer, side, config)
-    found: dict[str, bool] = {}
+    found: set[str] = set()
     for name, parameter in transformer.named_parameters():
         part = part_of(name)
         parameter.requires_grad_(trains[part] and (part not in lora or trains_beside_frozen(name)))
-        found[part] = True
+        found.add(part)
     return tuple(part for part in PARTS if trains[part] and part in found)
 
 
 def begin_from(
-    path: str, transformer: HarmonyTransformer, stage: Stage, frozen: dict[str, Identity], lora: Adapters
+    path: str, transformer: HarmonyTransformer, curriculum: CurriculumConfig, frozen: Mapping[str, Identity]
 ) -> None:
     """Take over what the previous stage trained; averaged weights where its checkpoint has them.
 
@@ -80,51 +145,139 @@ def begin_from(
 
     Args:
         path: checkpoint of a `HarmonyModule`, file or folder; may be one that the package ships.
-        transformer: receives the weights.
-        stage: the stage that begins.
+        transformer: receives the weights; `freeze_for` has prepared it.
+        curriculum: the stage that begins.
         frozen: identities of codec and encoders here, by name; those of the checkpoint must be the same.
-        lora: the adapters that the transformer has.
 
     Raises:
         InputError: if the checkpoint is missing or damaged, is of a stage that does not come before, does not fit, or
             was trained on other latents, texts or frozen weights. The transformer is unchanged then.
     """
-    source = str(located(path))
-    check_checkpoint(source, "init_from")
+    source, stage = str(located(path)), curriculum.stage
+    check_checkpoint(source, "curriculum.init_from")
     try:
         checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(source)
     except (FileNotFoundError, pickle.UnpicklingError) as error:
-        raise InputError(checkpoint_error_sentence(error, source, "init_from")) from None
-    there = checkpoint.get("harmony_stage")
+        raise InputError(checkpoint_error_sentence(error, source, "curriculum.init_from")) from None
+    there = checkpoint.get(STAGE_KEY)
     if there not in BEGINS_FROM[stage]:
-        before = " or ".join(BEGINS_FROM[stage])
-        mend = f"give a checkpoint of stage {before}" if before else "leave init_from out; stage audio is the first"
         was = f"stage {there}" if there else "no stage of Harmony"
-        raise InputError(f"init_from '{path}' was trained in {was}, but this is stage {stage}: {mend}.")
+        raise InputError(
+            f"curriculum.init_from '{path}' was trained in {was}, but this is stage {stage}: give a checkpoint of "
+            f"stage {' or '.join(BEGINS_FROM[stage])}."
+        )
     for name, identity in frozen.items():
         recorded = checkpoint.get("frozen", {}).get(name)
         if recorded is not None and recorded["sha256"] != identity.sha256:
             raise InputError(
-                f"init_from '{path}' was trained with another {name}: {recorded['name']} (sha256 "
+                f"curriculum.init_from '{path}' was trained with another {name}: {recorded['name']} (sha256 "
                 f"{recorded['sha256'][:12]}), but this config loads {identity.name} (sha256 {identity.sha256[:12]}); "
                 "use the same."
             )
-    stored: dict[str, Tensor] = checkpoint["state_dict"]
-    averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
-    weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
-    weights = {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
-    weights = take_over_adapters(path, checkpoint, weights, transformer, lora)
+    weights = _weights_to_begin_with(checkpoint)
+    weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
     held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
+    # The video tower and the interaction may be missing: the audio stages have neither. So may an audio tower of which
+    # the checkpoint holds the adapters alone; `_take_over_adapters` has compared the weights that they stand on.
     missing = [] if "audio" in checkpoint.get(LORA_KEY, {}) else [name for name in held if part_of(name) == "audio"]
     missing = sorted(name for name in missing if name not in weights and not is_adapter(name))
     unexpected = sorted(weights.keys() - held.keys())
     shapes = sorted(name for name in weights.keys() & held.keys() if weights[name].shape != held[name].shape)
     if missing or unexpected or shapes:
         raise InputError(
-            f"init_from '{path}' does not fit this transformer: missing {missing[:10]}, unexpected {unexpected[:10]}, "
-            f"of another shape {shapes[:10]}; use the tower the checkpoint was made with."
+            f"curriculum.init_from '{path}' does not fit this transformer: missing {missing[:10]}, unexpected "
+            f"{unexpected[:10]}, of another shape {shapes[:10]}; use the tower the checkpoint was made with."
         )
     with torch.no_grad():
         for name, value in weights.items():
             held[name].copy_(value)
     forget_files_of_frozen(transformer, weights)
+
+
+def _weights_to_begin_with(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights and adapters under the transformer's names; averages in place of the last step's where there are any."""
+    stored: dict[str, Tensor] = checkpoint["state_dict"]
+    averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
+    weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
+    return {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
+
+
+def tower_name(side: Modality) -> str:
+    """What a checkpoint's ``frozen`` calls the weights that the adapters of a tower stand on."""
+    return f"{side}_tower"
+
+
+def layouts(lora: Adapters) -> dict[str, dict[str, Any]]:
+    """The value of `LORA_KEY`."""
+    return {side: config.layout for side, config in lora.items()}
+
+
+def check_layouts(checkpoint: Mapping[str, Any], lora: Adapters, named: str) -> None:
+    """Refuse to go on with a checkpoint whose adapters are others.
+
+    Raises:
+        InputError: naming both.
+    """
+    there, here = checkpoint.get(LORA_KEY, {}), layouts(lora)
+    for side in ("video", "audio"):
+        if there.get(side) != here.get(side):
+            raise InputError(
+                f"{named} has {_described(there.get(side))} in the {side} tower, but curriculum.{side}_lora gives "
+                f"{_described(here.get(side))}: set it to what the checkpoint was trained with."
+            )
+
+
+def _take_over_adapters(
+    path: str,
+    checkpoint: Mapping[str, Any],
+    weights: dict[str, Tensor],
+    transformer: HarmonyTransformer,
+    lora: Adapters,
+) -> dict[str, Tensor]:
+    """The weights that a stage begins with: adapters that go on training, and others merged into plain weights.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: of the previous stage.
+        weights: its weights and adapters under the transformer's names.
+        transformer: has the weights that the adapters stand on.
+        lora: the adapters it has.
+
+    Raises:
+        InputError: if the transformer has other weights or adapters of another size or place.
+    """
+    taken = dict(weights)
+    held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
+    for side, there in checkpoint.get(LORA_KEY, {}).items():
+        adapters = {name: value for name, value in weights.items() if is_adapter(name) and part_of(name) == side}
+        recorded, base = checkpoint["frozen"][tower_name(side)], base_identity(transformer, side, weights)
+        if base.sha256 != recorded["sha256"]:
+            loader = _BOTH_TOWERS if checkpoint[STAGE_KEY] == "joint" else _AUDIO_TOWER
+            raise InputError(
+                f"curriculum.init_from '{path}' has LoRA in the {side} tower on top of {recorded['name']} (sha256 "
+                f"{recorded['sha256'][:12]}), which a checkpoint leaves out, but this config's tower is {base.name} "
+                f"(sha256 {base.sha256[:12]}): load the same, or merge them with avsync export and leave "
+                f"curriculum.init_from out (components.backbones.harmony.{loader} from the folder)."
+            )
+        if side not in lora:
+            taken = {name: value for name, value in taken.items() if name not in adapters}
+            taken |= _added(adapters, held, there["alpha"] / there["rank"])
+        elif lora[side].layout != there:
+            raise InputError(
+                f"curriculum.init_from '{path}' has {_described(there)} in the {side} tower, but "
+                f"curriculum.{side}_lora gives {_described(lora[side].layout)}: give the same to go on with it, or "
+                f"leave curriculum.{side}_lora out to merge it into the tower."
+            )
+    return taken
+
+
+def _added(adapters: dict[str, Tensor], held: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+    """The weights that ``adapters`` adapt, with them."""
+    adapted = {weight: held[weight] for weight in map(adapted_weight, adapters)}
+    return merged(adapted | adapters, lambda _: factor)
+
+
+def _described(layout: Mapping[str, Any] | None) -> str:
+    if layout is None:
+        return "no LoRA"
+    return f"LoRA of rank {layout['rank']} and alpha {layout['alpha']:g} on {', '.join(layout['targets'])}"

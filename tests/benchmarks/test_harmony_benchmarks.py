@@ -77,7 +77,7 @@ def test_the_full_layers_cost_what_the_reference_counts(capsys: pytest.CaptureFi
 def test_kernels_agree_and_say_what_cannot_run_here(capsys: pytest.CaptureFixture[str]):
     text = printed("frame_attention", [*OPTIONS, "--half-window=0.5"], capsys)
     rows = cells(text)
-    for direction in ("video hears audio", "audio sees video"):
+    for direction in ("video from audio", "audio from video"):
         assert rows[f"{direction}: {GLOBAL}"][1] == rows[f"{direction}: {GLOBAL}"][3] == "1.00"
         for kernel in ("gather", "flex, not compiled"):
             assert float(rows[f"{direction}: {kernel}"][-1]) < 1e-5
@@ -88,13 +88,13 @@ def test_kernels_agree_and_say_what_cannot_run_here(capsys: pytest.CaptureFixtur
 
 def test_windows_change_the_result():
     found = ways(arguments(), TINY)
-    for direction in ("video hears audio", "audio sees video"):
+    for direction in ("video from audio", "audio from video"):
         banded, everything = (found[direction, name].run(False) for name in ("banded", GLOBAL))
         assert (banded - everything).abs().max() > 0.1
 
 
 def test_a_kernel_that_fails_is_noted_and_not_raised():
-    way = ways(arguments(), TINY)["video hears audio", "banded"]
+    way = ways(arguments(), TINY)["video from audio", "banded"]
     way.qkv = [way.qkv[0], way.qkv[1][:, :, 1:], way.qkv[2]]
     way.check(False)
     assert way.failures[False]

@@ -70,7 +70,14 @@ def test_every_stage_of_harmony_is_counted_without_its_checkpoints(stage: str, c
 
 
 def test_a_frozen_tower_and_all_tasks_are_told_apart(capsys: pytest.CaptureFixture[str]):
-    joint = ["--config", "configs/harmony/stage3_joint.yaml", "--gpus", "8", "--model.init_args.train_video", "false"]
+    joint = [
+        "--config",
+        "configs/harmony/stage3_joint.yaml",
+        "--gpus",
+        "8",
+        "--model.init_args.curriculum.train_video",
+        "false",
+    ]
     main(joint)
     one = table(capsys.readouterr().out)
     main([*joint, "--model.init_args.tasks.init_args.task_mode", "all"])

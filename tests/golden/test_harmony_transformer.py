@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from components.backbones.harmony import ovi_audio_tower
 from components.backbones.harmony.audio_tower import AudioTower, audio_rope
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.rope import rotary_table, rotate, wan_axis_dims
 from components.backbones.wan.checkpoint import diffusers_key
 from components.backbones.wan.model import StreamInputs, WanTower, run_block, video_rope
 from components.contracts import TextFeatures
+from components.media.clock import LatentClock
 
 CPU = torch.device("cpu")
+CLOCK = LatentClock(24.0, 4, 31.25)
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -120,7 +121,7 @@ def test_ovis_audio_tower_through_the_importer(ovi_file, tmp_path: Path):
     with torch.no_grad():
         assert apart(tower.embed_target(latents), case["mid.patch_embedding"]) < 0.01
         model = HarmonyTransformer(audio=tower)
-        _, velocity = model(None, latents, t_a=case["in.t"], text_a=text, active=["audio"])
+        _, velocity = model(None, latents, t_a=case["in.t"], text_a=text, clock=CLOCK, active=["audio"])
     assert apart(velocity[0].T, case["out.sample"]) < 0.02
 
 
@@ -133,7 +134,7 @@ def test_temporal_rope_tables(rope_file):
     case = load_file(rope_file)
     facts = json.loads(rope_file.with_suffix(".json").read_text())
     for name, pair in facts["pairs"].items():
-        positions = LatentClock().audio_positions(pair["T_v"], pair["T_a"])
+        positions = CLOCK.audio_positions(pair["T_v"], pair["T_a"], "linear")
         torch.testing.assert_close(positions, case[f"{name}.positions"])
         num_rotated = 2 * case[f"{name}.cos"].shape[1]
         table = rotary_table(positions[:, None], [num_rotated])

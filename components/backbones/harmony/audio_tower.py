@@ -167,7 +167,8 @@ class AudioTower(WanTower):
 
     def _stem(self, latents: Tensor, real: Tensor | None) -> Tensor:
         if isinstance(self.patch_embedding, ConvStem):
-            return self.patch_embedding(latents.to(self.dtype), real).transpose(1, 2)
+            stemmed: Tensor = self.patch_embedding(latents.to(self.dtype), real)
+            return stemmed.transpose(1, 2)
         return self.embed(latents[..., None, None])
 
     def add_transcript(
@@ -185,9 +186,9 @@ class AudioTower(WanTower):
         # The embedder may train, in float32, in a tower that is frozen in bfloat16.
         given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)
         words = self.transcript_embedder(given).to(self.dtype) + self.transcript_type.to(self.dtype)
-        said = transcript.mask.bool()[:, None, None]
-        scene = said.new_ones(len(context), 1, 1, context.shape[1]) if visible is None else visible
-        return torch.cat([context, words], dim=1), torch.cat([scene, said], dim=-1)
+        words_mask = transcript.mask.bool()[:, None, None]
+        scene_mask = words_mask.new_ones(len(context), 1, 1, context.shape[1]) if visible is None else visible
+        return torch.cat([context, words], dim=1), torch.cat([scene_mask, words_mask], dim=-1)
 
     def rope(self, num_reference: int, num_target: int, num_video: int, device: torch.device) -> RotaryTable:
         """Rotary table of ``num_reference + num_target`` tokens beside ``num_video`` video latents."""

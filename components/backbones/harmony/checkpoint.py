@@ -1,6 +1,10 @@
-"""A dual tower in a folder: ``config.json`` and the weights, whole or only what was trained.
+"""Weights of the dual tower: folders of our own, and public weights that an audio tower begins with.
 
-Towers stored within one have diffusers' names once `tower_weights` has taken them out.
+`save_harmony` writes a folder: ``config.json`` and the weights, whole or only what was trained. `load_harmony` and
+`harmony_audio_tower` read it; towers stored within one have diffusers' names once `tower_weights` has taken them out.
+`ovi_audio_tower` and `audio_tower_from_wan` begin with Ovi's audio tower or copies of Wan's blocks. All four loaders
+can be a ``class_path`` in YAML; under ``with torch.device("meta")`` they build shapes alone, for which a release that
+is not on this disk stands for the public TI2V-5B.
 """
 
 from __future__ import annotations
@@ -15,24 +19,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.backbones.harmony.audio_tower import AudioTower
+from components.backbones.harmony.audio_tower import OWN_PARTS, AudioTower
 from components.backbones.harmony.frame_band import BandConfig
 from components.backbones.harmony.interaction import InteractionConfig
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.lora import plain_tensors
-from components.backbones.harmony.model import HarmonyTransformer, Modality
+from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.lora import adapted_weight, is_adapter, plain_name
+from components.backbones.wan.checkpoint import (
+    PUBLIC_HEAD_DIM,
+    TOWER_WEIGHTS,
+    assemble_tower,
+    in_diffusers_spelling,
+    settings_of,
+    tower_of_config,
+    wan_config,
+)
 from components.backbones.wan.model import WanTower
+from components.contracts import Modality
 from components.errors import InputError
-from components.weights.file import Weights, open_weights
+from components.media.clock import TimeMap
+from components.weights.file import Weights, open_weights, open_weights_file
 from components.weights.fit import assign_weights
 from components.weights.identity import identity_of, record_identity, recorded_identity
-from components.weights.pretrained import CONFIG_FILE, builds_shapes_only, dtype_named, read_config, resolve_folder
+from components.weights.pretrained import (
+    CONFIG_FILE,
+    builds_shapes_only,
+    dtype_named,
+    find_folder,
+    full_name,
+    read_config,
+    resolve_folder,
+)
 
 CLASS_NAME = "HarmonyTransformer"
 MAX_SHARD = "10GB"
 
 _LAYER = re.compile(r"layers\.(\d+)\.(video|audio)_block\.(.+)")
+_OVI_AUDIO = "audio_model."
+_OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
+_STEM_AND_HEAD = ("patch_embedding.", "proj_out.", "scale_shift_table")
 
 
 def save_harmony(
@@ -68,7 +93,7 @@ def save_harmony(
         "video": None if model.video is None else model.video.config,
         "audio": None if model.audio is None else model.audio.config,
         "interaction": None if model.interaction_config is None else asdict(model.interaction_config),
-        "clock": asdict(model.clock),
+        "time_map": model.time_map,
         "left_out": left_out,
         "left_out_from": _identities(model, left_out),
     }
@@ -109,8 +134,8 @@ def load_harmony(
             video = WanTower(**config["video"])
         if audio is None and config["audio"] is not None:
             audio = AudioTower(**config["audio"])
-        interaction, clock = _interaction(config["interaction"]), LatentClock(**config["clock"])
-        model = HarmonyTransformer(video, audio, interaction, clock, checkpoint_activations, attention_backend)
+        interaction, time_map = _interaction(config["interaction"]), _time_map(config)
+        model = HarmonyTransformer(video, audio, interaction, time_map, checkpoint_activations, attention_backend)
     if builds_shapes_only():
         return model
     weights, held = open_weights(path), model.state_dict()
@@ -167,7 +192,9 @@ def _config(path: Path) -> dict[str, Any]:
             f"{path / CONFIG_FILE} names the class {config.get('_class_name')!r}, not {CLASS_NAME!r}; give a folder "
             "that a Harmony training exported"
         )
-    lacking = [k for k in ("video", "audio", "interaction", "clock", "left_out", "left_out_from") if k not in config]
+    lacking = [key for key in ("video", "audio", "interaction", "left_out", "left_out_from") if key not in config]
+    if "time_map" not in config and "clock" not in config:
+        lacking.append("time_map")
     if lacking:
         raise InputError(f"{path / CONFIG_FILE} lacks {', '.join(lacking)}; export the model anew")
     return config
@@ -175,6 +202,12 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _interaction(settings: Mapping[str, Any] | None) -> InteractionConfig | None:
     return None if settings is None else InteractionConfig(**{**settings, "band": BandConfig(**settings["band"])})
+
+
+def _time_map(config: Mapping[str, Any]) -> TimeMap:
+    """Folders of earlier versions hold it among the rates of a ``clock``, which now come from clips and codecs."""
+    time_map: TimeMap = config["time_map"] if "time_map" in config else config["clock"]["time_map"]
+    return time_map
 
 
 def _identities(model: HarmonyTransformer, left_out: Iterable[str]) -> dict[str, str]:
@@ -207,3 +240,89 @@ def _check_tower(side: Modality, tower: nn.Module | None, config: Mapping[str, A
             f"{path} was trained beside a {side} tower of SHA-256 {wanted[:12]}, but the one given has {found[:12]}; "
             "give the same weights"
         )
+
+
+def ovi_audio_tower(
+    file: str,
+    transcript_dim: int | None = 1472,
+    rope_scale: float | None = None,
+    dtype: str | None = "float32",
+    text_len: int | None = 512,
+    head_dim: int | None = None,
+) -> AudioTower:
+    """Ovi's audio tower with its convolutional stem, out of a checkpoint of the tower alone or of the whole model.
+
+    What Ovi does not have (reference and transcript vectors) starts fresh; its fusion layers are left out.
+
+    Args:
+        file: the ``.safetensors`` file.
+        transcript_dim: see `AudioTower`.
+        rope_scale: see `AudioTower`; Ovi was trained with 0.19676 at 5 s, which is what null comes to.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
+        text_len: see `WanTower`.
+        head_dim: channels per head; null takes Wan's 128.
+
+    Raises:
+        InputError: if the file is missing or damaged or holds no such tower.
+    """
+    weights = open_weights_file(Path(file).expanduser())
+    if any(key.startswith(_OVI_AUDIO) for key in weights.tensors):
+        kept = {k.removeprefix(_OVI_AUDIO): v for k, v in weights.tensors.items() if k.startswith(_OVI_AUDIO)}
+    else:
+        kept = dict(weights.tensors)
+    kept = {key: value for key, value in kept.items() if not _OVI_FUSION.search(f".{key}")}
+    weights = in_diffusers_spelling(Weights(kept, weights.files, weights.source))
+    settings = settings_of(weights, head_dim or PUBLIC_HEAD_DIM, stem_key="patch_embedding.0.weight")
+    settings = {key: value for key, value in settings.items() if key not in ("patch_size", "out_channels")}
+    channels = settings.pop("in_channels")
+    config = {
+        **settings,
+        "channels": channels,
+        "stem": "conv",
+        "transcript_dim": transcript_dim,
+        "rope_scale": rope_scale,
+        "text_len": text_len,
+    }
+    return assemble_tower(AudioTower, config, weights, dtype_named(dtype), file, fresh=OWN_PARTS)
+
+
+def audio_tower_from_wan(
+    folder: str,
+    subfolder: str | None = None,
+    channels: int = 20,
+    transcript_dim: int | None = 1472,
+    rope_scale: float | None = None,
+    dtype: str | None = "float32",
+    text_len: int | None = 512,
+) -> AudioTower:
+    """An audio tower whose blocks and embedders of text and time are copies of a Wan video transformer's.
+
+    Stem, head, reference and transcript vectors start fresh.
+
+    Args:
+        folder: as for `wan_tower`, with a ``config.json``.
+        subfolder: folder within it.
+        channels: C of the audio latents.
+        transcript_dim: see `AudioTower`.
+        rope_scale: see `AudioTower`.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
+        text_len: see `WanTower`.
+
+    Raises:
+        InputError: if something is missing or damaged, describes another model, or the weights do not fit.
+    """
+    ours = {"channels": channels, "transcript_dim": transcript_dim, "rope_scale": rope_scale, "text_len": text_len}
+    if builds_shapes_only() and find_folder(folder, subfolder) is None:
+        return tower_of_config(AudioTower, ours, Path(folder), dtype_named(dtype))
+    path = resolve_folder(folder, subfolder, CONFIG_FILE)
+    video = wan_config(path)
+    shared = {key: video[key] for key in video if key not in ("in_channels", "out_channels", "patch_size", "qk_norm")}
+    if builds_shapes_only():
+        return tower_of_config(AudioTower, {**shared, **ours}, path, dtype_named(dtype))
+    path = resolve_folder(folder, subfolder, TOWER_WEIGHTS)
+    weights = in_diffusers_spelling(open_weights(path))
+    for key in [key for key in weights.tensors if key.startswith(_STEM_AND_HEAD)]:
+        del weights.tensors[key]
+    name = full_name(folder, subfolder)
+    fresh = (*OWN_PARTS, *_STEM_AND_HEAD)
+    return assemble_tower(AudioTower, {**shared, **ours}, weights, dtype_named(dtype), name, path, fresh)

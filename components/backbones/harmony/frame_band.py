@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from components.backbones.attention_kernel import attention
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.rope import rotary_table, wan_axis_dims
+from components.media.clock import LatentClock, TimeMap
 
 Kernel = Literal["banded", "flex", "gather"]
 Rope = Literal["temporal", "tower", "none"]
@@ -58,7 +58,7 @@ class FrameBand:
 
 @dataclass(frozen=True)
 class BandConfig:
-    """How the two streams see each other.
+    """Windows, positions and kernel of the frame-level attention.
 
     Attributes:
         half_window: w, how far a window reaches beyond a video latent, in latents (None: everything).
@@ -80,8 +80,8 @@ class BandConfig:
 
 
 @dataclass(frozen=True)
-class ClipShape:
-    """``grid``: video latents, patch rows, patch columns; ``num_audio``: audio tokens."""
+class TokenShape:
+    """How many tokens meet: ``grid``: video latents, patch rows, patch columns; ``num_audio``: audio tokens."""
 
     grid: tuple[int, int, int]
     num_audio: int
@@ -90,29 +90,40 @@ class ClipShape:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def frame_bands(
-    clock: LatentClock, config: BandConfig, shape: ClipShape, head_dim: int, device: torch.device
+    clock: LatentClock,
+    time_map: TimeMap,
+    config: BandConfig,
+    shape: TokenShape,
+    head_dim: int,
+    device: torch.device,
 ) -> tuple[FrameBand, FrameBand]:
-    """Both directions for clips of one shape: video hears audio, audio sees video."""
+    """Both directions for clips of one shape: video queries over the audio, audio queries over the video.
+
+    Cached by its arguments, as it is the same for all layers, steps and clips of a shape; made outside of inference
+    mode, since tables made in it could not enter training.
+    """
     num_video, rows, columns = shape.grid
     num_patches = rows * columns
     with torch.device("cpu"):
-        relation = clock.relation(num_video, shape.num_audio, config.half_window)
+        relation = clock.relation(num_video, shape.num_audio, config.half_window, time_map)  # [T_v, T_a]
         video_at = torch.arange(num_video, dtype=torch.float64)
-        audio_at = clock.audio_positions(num_video, shape.num_audio)
+        audio_at = clock.audio_positions(num_video, shape.num_audio, time_map)
 
-        def band(allowed: Tensor, per_query: int, per_key: int, audio_asks: bool) -> FrameBand:
-            unit = shape.num_audio / num_video if audio_asks and config.rope_unit == "query" else 1.0
+        def band(allowed: Tensor, per_query: int, per_key: int, audio_queries: bool) -> FrameBand:
+            # i' = i T_a / T_v in the paper's wording for audio queries
+            unit = shape.num_audio / num_video if audio_queries and config.rope_unit == "query" else 1.0
             video_rope = _rope(video_at * unit, (rows, columns), config.rope, head_dim)
             audio_rope = _rope(audio_at * unit, (1, 1), config.rope, head_dim)
-            ropes = (audio_rope, video_rope) if audio_asks else (video_rope, audio_rope)
+            ropes = (audio_rope, video_rope) if audio_queries else (video_rope, audio_rope)
             query_rope, key_rope = (None if table is None else table.to(device) for table in ropes)
             reached = allowed.any(dim=1)
             everyone = bool(reached.all())
+            # A softmax over nothing is not a number: queries that reach nothing attend to all, and are zeroed after.
             attend = _KERNELS[config.kernel](allowed | ~reached[:, None], per_query, per_key, device)
             mask = None if everyone else reached.repeat_interleave(per_query)[:, None].to(device)
             return FrameBand(attend, mask, query_rope, key_rope)
 
-        return band(relation, num_patches, 1, audio_asks=False), band(relation.T, 1, num_patches, audio_asks=True)
+        return band(relation, num_patches, 1, audio_queries=False), band(relation.T, 1, num_patches, audio_queries=True)
 
 
 def _rope(at: Tensor, sides: tuple[int, int], rope: Rope, head_dim: int) -> Tensor | None:
@@ -123,28 +134,28 @@ def _rope(at: Tensor, sides: tuple[int, int], rope: Rope, head_dim: int) -> Tens
     if rope == "temporal":
         return rotary_table(at[:, None], [time_dim])[:, :, None]
     places = torch.cartesian_prod(at, *(torch.arange(side, dtype=torch.float64) for side in sides))
-    return rotary_table(places, [time_dim, row_dim, column_dim]).unflatten(1, (len(at), -1))
+    return torch.unflatten(rotary_table(places, [time_dim, row_dim, column_dim]), 1, (len(at), -1))
 
 
 def _banded(allowed: Tensor, per_query: int, per_key: int, device: torch.device) -> Attend:
     if bool(allowed.all()):
         return lambda q, k, v: attention(q, k, v, None)
-    mask = allowed.to(device).repeat_interleave(per_query, 0).repeat_interleave(per_key, 1)
+    mask = allowed.to(device).repeat_interleave(per_query, 0).repeat_interleave(per_key, 1)  # [L_q, L_k]
     return lambda q, k, v: attention(q, k, v, mask)
 
 
 def _gather(allowed: Tensor, per_query: int, per_key: int, device: torch.device) -> Attend:
     width = int(allowed.sum(dim=1).max())
     inside, index = allowed.to(torch.uint8).sort(dim=1, descending=True, stable=True)
-    tokens = index[:, :width, None] * per_key + torch.arange(per_key)
+    tokens = index[:, :width, None] * per_key + torch.arange(per_key)  # [T_q, steps of a window, S_k]
     tokens, num_steps = tokens.flatten(1).to(device), len(allowed)
     mask = inside[:, :width].bool().repeat_interleave(per_key, 1)[:, None, None].to(device)  # [T_q, 1, 1, W]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = (x[:, :, tokens].transpose(1, 2).flatten(0, 1) for x in (k, v))  # [B T_q, H, W, d]
-        steps = q.unflatten(2, (num_steps, per_query)).transpose(1, 2).flatten(0, 1)
+        steps = torch.unflatten(q, 2, (num_steps, per_query)).transpose(1, 2).flatten(0, 1)  # [B T_q, H, S_q, d]
         out = attention(steps, keys, values, mask.repeat(len(q), 1, 1, 1))
-        return out.unflatten(0, (-1, num_steps)).transpose(1, 2).flatten(2, 3)
+        return torch.unflatten(out, 0, (-1, num_steps)).transpose(1, 2).flatten(2, 3)  # [B, H, L_q, d]
 
     return attend
 

@@ -1,21 +1,19 @@
-"""Global-Local Decoupled Interaction: how a video block and an audio block of the same depth talk to each other.
+"""Global-Local Decoupled Interaction: how a video block and an audio block of the same depth exchange what they know.
 
-Source: Harmony, "Global-Local Decoupled Interaction Module". The local pathway (frame-level attention, both ways)
-carries timing, the global one (style alignment of the reference sound) carries everything else. All updates are
-computed from the streams as the two blocks left them.
+Source: Harmony (arXiv 2511.21579), "Global-Local Decoupled Interaction Module". The local pathway carries timing, the
+global one everything else. All updates are computed from the streams as the two blocks left them.
 
-RoPE-aligned frame-level attention: one stream listens to (or watches) the other around the same moment.
+- `FrameLevelAttention`, both ways ("RoPE-aligned Frame-level Attention"): queries and keys are rotated by their
+  positions on one clock; every video latent attends to a window of the audio tokens around the same moment, and every
+  audio token to the same window read backwards.
+- `StyleAlignment` ("Global Style Alignment"), ``z_r <- z_r + CrossAttn(z_r W_Q, z_v W_K, z_v W_V)``: the whole video
+  colours the reference sound, without window and positions, and never the sound being generated. The target reads the
+  updated reference through the audio tower's own self-attention.
 
-Source: Harmony, "RoPE-aligned Frame-level Attention". Queries and keys are rotated by their positions on one clock;
-every video latent attends to a window of the audio tokens, and every audio token to the same window read backwards.
+The paper names residual updates and no gates: `NoiseGate`, the norms and the outputs that start at zero are ours.
 
 Legend: B rows, T steps in time, S tokens per step (video: one latent's patches; audio: 1), L = T S, D width of a
 stream, W width of the attention, H heads, d = W / H.
-
-Global style alignment: the whole video colours the reference sound, never the sound being generated.
-
-Source: Harmony, "Global Style Alignment": ``z_r <- z_r + CrossAttn(Q_r, K_v, V_v)`` over all video tokens, without
-window and without positions. The target reads the updated reference through the audio tower's own self-attention.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ class NoiseGate(nn.Module):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """Timestep embeddings ``[B, D]`` of both streams to factors ``[B, H]``."""
-        gate = 1 + self.from_source(source.to(self.from_source.weight.dtype))
+        gate: Tensor = 1 + self.from_source(source.to(self.from_source.weight.dtype))
         if self.from_query is not None:
             gate = gate + self.from_query(query.to(self.from_query.weight.dtype))
         return gate
@@ -98,7 +96,8 @@ class FrameLevelAttention(nn.Module):
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (normalised, not rotated) and values ``[B, H, L, d]`` of the source's tokens ``[B, L, D]``."""
         source = self.norm_source(source.to(self.norm_source.weight.dtype))  # towers may differ in precision
-        return self._heads(self.norm_k(self.to_k(source))), self._heads(self.to_v(source))
+        keys, values = self.norm_k(self.to_k(source)), self.to_v(source)
+        return _heads(keys, self.heads), _heads(values, self.heads)
 
     def forward(
         self, query: Tensor, keys: Tensor, values: Tensor, band: FrameBand, noise: tuple[Tensor, Tensor]
@@ -116,14 +115,17 @@ class FrameLevelAttention(nn.Module):
             ``[B, L_q, D]``.
         """
         query = self.norm_query(query.to(self.norm_query.weight.dtype))
-        q = _rotated(self._heads(self.norm_q(self.to_q(query))), band.query_rope).to(values.dtype)
+        q = _rotated(_heads(self.norm_q(self.to_q(query)), self.heads), band.query_rope).to(values.dtype)
         out = band.attend(q, _rotated(keys, band.key_rope).to(values.dtype), values)
         if self.gate is not None:
             out = out * self.gate(source=noise[1], query=noise[0]).to(out.dtype)[:, :, None, None]
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))  # [B, H, L_q, d] to [B, L_q, D]
+        return update
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """``[B, L, W]`` to ``[B, H, L, d]``."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
@@ -131,7 +133,7 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     if table is None:
         return x
     num_steps, num_rotated = table.shape[1], 2 * table.shape[-1]
-    steps = x.unflatten(2, (num_steps, -1))
+    steps = torch.unflatten(x, 2, (num_steps, -1))
     rotated = rotate(steps[..., :num_rotated], table)
     if num_rotated < x.shape[-1]:
         rotated = torch.cat([rotated.to(x.dtype), steps[..., num_rotated:]], dim=-1)
@@ -190,15 +192,13 @@ class StyleAlignment(nn.Module):
         keys, values = shared
         if self.own is not None:
             video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
-            keys = self._heads(self.own["norm_k"](self.own["to_k"](video)))
-            values = self._heads(self.own["to_v"](video))
+            keys = _heads(self.own["norm_k"](self.own["to_k"](video)), self.heads)
+            values = _heads(self.own["to_v"](video), self.heads)
         reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
-        q = self._heads(self.norm_q(self.to_q(reference)))
-        out = attention(q, keys, values, None)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = _heads(self.norm_q(self.to_q(reference)), self.heads)
+        out = attention(q, keys, values, None)  # [B, H, T_r, d]
+        update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
+        return update
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,8 @@ class Coupling:
     """What one forward pass tells every interaction. A plain class for the reason given at `FrameBand`.
 
     Args:
-        video_hears: windows of the video over the audio.
-        audio_sees: windows of the audio over the video.
+        video_band: windows of the video over the audio.
+        audio_band: windows of the audio over the video.
         num_reference: reference tokens in front of the audio stream.
         video_drives: bool ``[B]``, rows whose video is clean and given; None where it makes no difference.
         audio_drives: bool ``[B]``, rows whose audio is clean and given; None where it makes no difference.
@@ -252,14 +252,14 @@ class Coupling:
 
     def __init__(
         self,
-        video_hears: FrameBand,
-        audio_sees: FrameBand,
+        video_band: FrameBand,
+        audio_band: FrameBand,
         num_reference: int = 0,
         video_drives: Tensor | None = None,
         audio_drives: Tensor | None = None,
     ) -> None:
-        self.video_hears = video_hears
-        self.audio_sees = audio_sees
+        self.video_band = video_band
+        self.audio_band = audio_band
         self.num_reference = num_reference
         self.video_drives = video_drives
         self.audio_drives = audio_drives
@@ -298,16 +298,19 @@ class DecoupledInteraction(nn.Module):
             noise: timestep embeddings ``[B, D]`` of video and audio.
             coupling: windows, tables and who drives.
         """
-        reference, target = audio.split([coupling.num_reference, audio.shape[1] - coupling.num_reference], dim=1)
-        heard = _detached_where(coupling.audio_drives, target) if self.detach_driver else target
-        seen = _detached_where(coupling.video_drives, video) if self.detach_driver else video
+        lengths = [coupling.num_reference, audio.shape[1] - coupling.num_reference]
+        reference, target = torch.split(audio, lengths, dim=1)
+        audio_source = _detached_where(coupling.audio_drives, target) if self.detach_driver else target
+        video_source = _detached_where(coupling.video_drives, video) if self.detach_driver else video
 
-        keys_values = self.video_from_audio.keys_values(heard)
-        to_video = self.video_from_audio(video, *keys_values, coupling.video_hears, (noise[0], noise[1]))
-        keys_values = self.audio_from_video.keys_values(seen)
-        to_audio = self.audio_from_video(target, *keys_values, coupling.audio_sees, (noise[1], noise[0]))
+        keys_values = self.video_from_audio.keys_values(audio_source)
+        to_video = self.video_from_audio(video, *keys_values, coupling.video_band, (noise[0], noise[1]))
+        keys_values = self.audio_from_video.keys_values(video_source)
+        to_audio = self.audio_from_video(target, *keys_values, coupling.audio_band, (noise[1], noise[0]))
         if coupling.num_reference:
-            styled = torch.zeros_like(reference) if self.style is None else self.style(reference, seen, keys_values)
+            styled = torch.zeros_like(reference)
+            if self.style is not None:
+                styled = self.style(reference, video_source, keys_values)
             to_audio = torch.cat([styled, to_audio], dim=1)
         if self.driver_isolated:
             to_video = _zero_where(coupling.video_drives, to_video)

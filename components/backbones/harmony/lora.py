@@ -8,8 +8,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from components.backbones.harmony.audio_tower import OWN_PARTS
-from components.backbones.harmony.model import HarmonyTransformer, Modality, part_of
+from components.backbones.harmony.model import HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, add_adapters, is_adapter, merged, plain_name
+from components.contracts import Modality
 from components.weights.identity import Identity, forget_identity, recorded_identity, sha256_of_tensors
 
 _OWN = tuple(f"audio.{part}" for part in OWN_PARTS)

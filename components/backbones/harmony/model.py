@@ -1,29 +1,18 @@
 """Harmony's dual tower: Wan2.2 for the video, a tower of the same make for the audio, coupled at every depth.
 
-Source: Harmony, "Overall Architecture". One loop over pairs of blocks runs video alone, audio alone or both. Every row
-of a batch has its own pair of timesteps, so joint, audio-driven (audio at 0) and video-driven rows (video at 0) share
-one forward pass.
+Source: Harmony (arXiv 2511.21579), "Overall Architecture". One loop over pairs of blocks (`HarmonyLayer`) runs video
+alone, audio alone or both. Every row of a batch has its own pair of timesteps, so joint, audio-driven (audio at 0) and
+video-driven rows (video at 0) share one forward pass.
 
-Legend: B rows, T_v video latents, T_a audio and T_r reference tokens, C channels, h x w latent pixels.
-
-One depth of the dual tower: a video block, an audio block, and what they tell each other.
-
-The unit of sharding, compilation and activation checkpointing: whatever a layer's weights do, they do inside its
-``forward``, and the hidden states enter and leave as plain tensors.
-
-A dual tower whose outputs are clean latents: for latents that are wider than the towers.
-
-A velocity contains the noise, all of it, so a tower can only give it if its tokens are wider than the latents they
-carry. That holds for VAE latents, not for pixels. Clean pixels lie near a far smaller space ("Back to Basics: Let
-Denoising Generative Models Denoise", arXiv 2511.13720). With ``x_s = (1 - s) x + s n`` the velocity follows exactly:
-``n - x = (x_s - x) / s``.
+Legend: B rows, T_v video latents, T_a audio and T_r reference tokens, S tokens per video latent, C channels, D_v and
+D_a widths of the towers, h x w latent pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +20,21 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from components.backbones.harmony.audio_tower import AudioTower
-from components.backbones.harmony.frame_band import ClipShape, frame_bands
+from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.sharding import shard_units
 from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
-from components.contracts import TextFeatures
+from components.contracts import MODALITIES, Modality, TextFeatures
 from components.errors import InputError
+from components.media.clock import LatentClock, TimeMap
+from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
 
 class HarmonyLayer(nn.Module):
-    """A pair of blocks; either may be missing, and with it the interaction.
+    """One depth of the dual tower: a video block, an audio block, and their exchange; either block may be missing.
+
+    The unit of sharding, compilation and activation checkpointing: whatever a layer's weights do, they do inside its
+    ``forward``, and the hidden states enter and leave as plain tensors.
 
     Args:
         video_block: a Wan block.
@@ -104,11 +97,12 @@ class HarmonyLayer(nn.Module):
             return video, audio
         assert video_inputs is not None
         assert audio_inputs is not None
-        return self.interaction(video, audio, (video_inputs.noise, audio_inputs.noise), coupling)
+        exchanged: tuple[Tensor, Tensor] = self.interaction(
+            video, audio, (video_inputs.noise, audio_inputs.noise), coupling
+        )
+        return exchanged
 
 
-Modality = Literal["video", "audio"]
-BOTH: tuple[Modality, ...] = ("video", "audio")
 PARTS = ("video", "audio", "interaction")
 Tower = TypeVar("Tower", bound=WanTower)
 
@@ -141,7 +135,8 @@ class HarmonyTransformer(nn.Module):
         video: the video tower, or null to train the audio tower alone.
         audio: the audio tower, or null to run the video tower alone.
         interaction: size and manner of the exchange; null (or a missing tower) couples nothing.
-        clock: rates of the codecs and the map between their times.
+        time_map: where audio tokens stand among the video latents, ``linear`` (the paper) or ``causal``, see
+            `LatentClock`.
         checkpoint_activations: recompute every layer in the backward pass instead of keeping its activations.
         attention_backend: diffusers' attention backend for the towers' own attention (``native``, ``flash``,
             ``_flash_3``, ``sage`` ...); null takes the library's default.
@@ -158,7 +153,7 @@ class HarmonyTransformer(nn.Module):
         video: WanTower | None = None,
         audio: AudioTower | None = None,
         interaction: InteractionConfig | None = None,
-        clock: LatentClock | None = None,
+        time_map: TimeMap = "linear",
         checkpoint_activations: bool = False,
         attention_backend: str | None = None,
     ) -> None:
@@ -171,7 +166,7 @@ class HarmonyTransformer(nn.Module):
                 f"the video tower has {depths['video']} layers and the audio tower {depths['audio']}: they are coupled "
                 "layer by layer, so give both the same num_layers."
             )
-        self.clock = clock or LatentClock()
+        self.time_map: TimeMap = time_map
         self.interaction_config = interaction if video is not None and audio is not None else None
         self.video, self.audio = video, audio
         depth = next(iter(depths.values()))
@@ -217,7 +212,8 @@ class HarmonyTransformer(nn.Module):
         text_a: TextFeatures | None = None,
         transcript: TextFeatures | None = None,
         ref_len: Tensor | None = None,
-        active: Sequence[Modality] = BOTH,
+        clock: LatentClock | None = None,
+        active: Sequence[Modality] = MODALITIES,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocities ``(v_v [B, C_v, T_v, h, w], v_a [B, C_a, T_a])``; None for a modality that is not active.
 
@@ -234,29 +230,31 @@ class HarmonyTransformer(nn.Module):
             text_a: encoded descriptions of the acoustic scene.
             transcript: encoded spoken words, or None.
             ref_len: real latents of each reference ``[B]``; 0 shows the learned null token. All of ``z_r`` if None.
+            clock: rates of the latents; audio needs it.
             active: which towers run. The interaction takes place where both do.
 
         Raises:
-            ValueError: if an active modality lacks its tower, latents, timesteps or text.
+            ValueError: if an active modality lacks its tower, latents, timesteps, text or clock.
         """
-        video, audio = None, None
-        seen, heard = None, None
+        video, audio = None, None  # tokens: [B, T_v S, D_v], [B, T_r + T_a, D_a]
+        video_stream, audio_stream = None, None
         if "video" in active:
-            video, seen = self._video_stream(z_v, t_v, first_frame, text_v)
+            video, video_stream = self._video_stream(z_v, t_v, first_frame, text_v)
         if "audio" in active:
-            num_video = None if seen is None else seen.grid[0]
-            audio, heard = self._audio_stream(z_a, z_r, t_a, text_a, transcript, ref_len, num_video)
-        video_inputs, audio_inputs = (None if stream is None else stream.inputs for stream in (seen, heard))
-        coupling = self._coupling(seen, heard)
+            num_video = None if video_stream is None else video_stream.grid[0]
+            audio, audio_stream = self._audio_stream(z_a, z_r, t_a, text_a, transcript, ref_len, clock, num_video)
+        video_inputs, audio_inputs = (None if s is None else s.inputs for s in (video_stream, audio_stream))
+        coupling = self._coupling(video_stream, audio_stream, clock)
 
         for layer in self.layers:
             video, audio = layer(video, audio, video_inputs, audio_inputs, coupling)
 
         v_v = v_a = None
-        if video is not None and seen is not None and self.video is not None:
-            v_v = self.video.read_out(video, seen.embedding, seen.grid)
-        if audio is not None and heard is not None and self.audio is not None:
-            v_a = self.audio.read_out(audio[:, heard.num_reference :], heard.embedding, heard.grid).flatten(2)
+        if video is not None and video_stream is not None and self.video is not None:
+            v_v = self.video.read_out(video, video_stream.embedding, video_stream.grid)
+        if audio is not None and audio_stream is not None and self.audio is not None:
+            target = audio[:, audio_stream.num_reference :]  # the reference is given: it has no velocity
+            v_a = self.audio.read_out(target, audio_stream.embedding, audio_stream.grid).flatten(2)
         return v_v, v_a
 
     def _video_stream(
@@ -265,9 +263,10 @@ class HarmonyTransformer(nn.Module):
         """Video tokens, and what the layers and the head need of the stream."""
         tower, latents, timesteps, text = _present("video", self.video, latents, timesteps, text)
         grid = tower.grid(latents)
-        timesteps = _frame_timesteps(timesteps, first_frame, grid[0])
-        embedding, modulation, context = tower.condition(timesteps, text)
+        timesteps = _frame_timesteps(timesteps, first_frame, grid[0])  # [B, T_v]
+        embedding, modulation, context = tower.condition(timesteps, text)  # [B, T_v, D], [B, T_v, 6, D], [B, M, D]
         rope = video_rope(grid, tower.head_dim, latents.device)
+        # the last latent's timestep is that of the noisy part: latent 0 may be a first frame that is given
         inputs = StreamInputs(context, modulation, embedding[:, -1], rope, tower.visible(text))
         return tower.embed(latents), _Stream(inputs, embedding, grid, (timesteps == 0).all(dim=1))
 
@@ -279,14 +278,15 @@ class HarmonyTransformer(nn.Module):
         text: TextFeatures | None,
         transcript: TextFeatures | None,
         ref_len: Tensor | None,
+        clock: LatentClock | None,
         num_video: int | None,
     ) -> tuple[Tensor, _Stream]:
-        """Audio tokens, reference first, and what the layers and the head need of the stream."""
+        """Audio tokens ``[z_r; z_a]``, reference first, and what the layers and the head need of the stream."""
         tower, latents, timesteps, text = _present("audio", self.audio, latents, timesteps, text)
-        tokens, token_mask, num_target = tower.embed_target(latents), None, latents.shape[2]
+        tokens, token_mask, num_target = tower.embed_target(latents), None, latents.shape[2]  # [B, T_a, D]
         segments = timesteps[:, None]
         if reference is not None or ref_len is not None:
-            spoken, shown = tower.embed_reference(reference, len(latents), ref_len)
+            spoken, shown = tower.embed_reference(reference, len(latents), ref_len)  # [B, T_r, D], [B, T_r]
             tokens = torch.cat([spoken, tokens], dim=1)
             segments = torch.cat([torch.zeros_like(segments), segments], dim=1)  # the reference is clean
             if ref_len is not None:
@@ -295,23 +295,26 @@ class HarmonyTransformer(nn.Module):
         embedding, modulation, context = tower.condition(segments, text)
         if num_reference:  # two segments of different lengths: one set per token (a few hundred at most)
             lengths = (num_reference, num_target)
-            parts = modulation.split(1, dim=1)
+            parts = torch.split(modulation, 1, dim=1)
             modulation = torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(parts, lengths, strict=True)], dim=1)
         context_mask = tower.visible(text)
         if transcript is not None:
             context, context_mask = tower.add_transcript(context, context_mask, transcript)
-        rope = tower.rope(
-            num_reference, num_target, num_video or self.clock.num_video_latents(num_target), latents.device
-        )
+        if clock is None:
+            raise ValueError("audio is active but lacks a clock")
+        # without a video, the video that the sound would have decides the scale T_v / T_a: all stages share positions
+        num_video = num_video or clock.num_video_latents(num_target)
+        rope = tower.rope(num_reference, num_target, num_video, latents.device)
         inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask)
         return tokens, _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference)
 
-    def _coupling(self, video: _Stream | None, audio: _Stream | None) -> Coupling | None:
+    def _coupling(self, video: _Stream | None, audio: _Stream | None, clock: LatentClock | None) -> Coupling | None:
         config = self.interaction_config
-        if video is None or audio is None or config is None:
+        if video is None or audio is None or config is None or clock is None:
             return None
-        shape = ClipShape(video.grid, audio.grid[0])
-        bands = frame_bands(self.clock, config.band, shape, config.head_dim, audio.embedding.device)
+        shape = TokenShape(video.grid, audio.grid[0])
+        device = audio.embedding.device
+        bands = frame_bands(clock, self.time_map, config.band, shape, config.head_dim, device)
         drives = (video.drives, audio.drives) if config.driver_isolated or config.detach_driver else (None, None)
         return Coupling(*bands, audio.num_reference, *drives)
 
@@ -350,11 +353,13 @@ def _present(
     return tower, latents, timesteps, text
 
 
-TIMESTEP_OF_NOISE = 1000.0
-
-
 class CleanHarmonyTransformer(HarmonyTransformer):
-    """A `HarmonyTransformer` that gives velocities by way of clean latents.
+    """A `HarmonyTransformer` that gives velocities by way of clean latents, for latents wider than the towers.
+
+    A velocity contains the noise, all of it, so a tower can only give it if its tokens are wider than the latents they
+    carry. That holds for VAE latents, not for pixels. Clean pixels lie near a far smaller space ("Back to Basics: Let
+    Denoising Generative Models Denoise", arXiv 2511.13720). With ``x_s = (1 - s) x + s n`` the velocity follows
+    exactly: ``n - x = (x_s - x) / s``.
 
     Where a row's first frame is given, the video tower says what is added to that frame standing still (`PixelCodec`
     repeats it in latent 0), so that what does not move need not pass through the tower. Train it with
@@ -377,5 +382,5 @@ class CleanHarmonyTransformer(HarmonyTransformer):
 
 def _velocity(noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
     """``(x_s - x) / s``, with timesteps ``[B]`` or per latent ``[B, T]``."""
-    sigma = (timesteps.float() / TIMESTEP_OF_NOISE).view(len(timesteps), 1, -1, *[1] * (noisy.ndim - 3))
+    sigma = (timesteps.float() / NUM_TRAIN_TIMESTEPS).view(len(timesteps), 1, -1, *[1] * (noisy.ndim - 3))
     return torch.where(sigma > 0, (noisy.float() - clean) / sigma.clamp(min=1e-6), 0.0)

@@ -74,7 +74,8 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
         return out.flatten(1, 2).type_as(x)
 
     def gated(x: Tensor, gate: Tensor) -> Tensor:
-        return (x.unflatten(1, segments) * gate).flatten(1, 2)
+        result: Tensor = (x.unflatten(1, segments) * gate).flatten(1, 2)
+        return result
 
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
     update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
@@ -163,7 +164,8 @@ class WanTower(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the tower computes in."""
-        return self.proj_out.weight.dtype
+        result: torch.dtype = self.proj_out.weight.dtype
+        return result
 
     def grid(self, latents: Tensor) -> Grid:
         """Frames, patch rows and patch columns of latents ``[B, C, T, h, w]``.
@@ -179,7 +181,8 @@ class WanTower(nn.Module):
 
     def embed(self, latents: Tensor) -> Tensor:
         """Latents ``[B, C, T, h, w]`` to tokens ``[B, L, D]``, frame by frame, row by row."""
-        return self.patch_embedding(latents.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
+        result: Tensor = self.patch_embedding(latents.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
+        return result
 
     def condition(self, timesteps: Tensor, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps and text as the blocks want them.
@@ -206,7 +209,8 @@ class WanTower(nn.Module):
         x = self.norm_out(hidden.float()).unflatten(1, (embedding.shape[1], -1)) * (1 + scale) + shift
         x = self.proj_out(x.flatten(1, 2).type_as(hidden))
         x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, H, W, 1, p, q, C]
-        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        result: Tensor = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return result
 
 
 def wan_text(text: TextFeatures, length: int | None) -> Tensor:

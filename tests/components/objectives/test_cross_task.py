@@ -64,7 +64,8 @@ def test_noise_targets_and_masks_of_every_task():
 def conditions(repeats: int) -> dict:
     given_ = inputs(CLIPS)
     words = {key: stack_text(*[given_[key]] * repeats) for key in ("text_v", "text_a", "transcript")}
-    return {**words, "z_r": given_["z_r"].repeat(repeats, 1, 1), "ref_len": given_["ref_len"].repeat(repeats)}
+    voices = {"z_r": given_["z_r"].repeat(repeats, 1, 1), "ref_len": given_["ref_len"].repeat(repeats)}
+    return {**words, **voices, "clock": given_["clock"]}
 
 
 def test_one_forward_has_the_loss_and_gradient_of_three():

@@ -14,6 +14,7 @@ from components.schedules.flow_schedule import FlowSchedule
 from tests.tiny_harmony import (
     AUDIO_CHANNELS,
     CHANNELS,
+    CLOCK,
     HEIGHT,
     NUM_AUDIO,
     NUM_REFERENCE,
@@ -44,6 +45,7 @@ def conditions(rows: int = 2, image: bool = True) -> JointConditions:
         reference_lengths=NUM_REFERENCE - torch.arange(rows) % 3,
         silence=torch.randn(AUDIO, generator=g),
         still=torch.randn(rows, *VIDEO, generator=g),
+        clock=CLOCK,
     )
 
 
@@ -78,8 +80,8 @@ class Calls:
     """Listens to a model's forward calls."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.seen: list[dict] = []
-        model.register_forward_pre_hook(lambda m, args, kwargs: self.seen.append(kwargs), with_kwargs=True)
+        self.calls: list[dict] = []
+        model.register_forward_pre_hook(lambda m, args, kwargs: self.calls.append(kwargs), with_kwargs=True)
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +108,16 @@ def test_one_step_by_hand(model, task):
     t_a = torch.full((2,), 0.0 if "audio" in arguments else 1000.0)
     words, null = {"text_v": given.video_text.prompt, "text_a": given.audio_text.prompt}, torch.zeros(2)
     words["transcript"] = given.audio_text.transcript
-    unsaid = {"text_v": given.video_text.negative, "text_a": given.audio_text.negative}
-    unsaid["transcript"] = given.audio_text.negative_transcript
+    negatives = {"text_v": given.video_text.negative, "text_a": given.audio_text.negative}
+    negatives["transcript"] = given.audio_text.negative_transcript
 
     def run(z_v, z_a, t_v, t_a, text):
         return model(
             z_v, z_a, given.reference, t_v=t_v, t_a=t_a, first_frame=torch.ones(2).bool(),
-            ref_len=given.reference_lengths, **text,
+            ref_len=given.reference_lengths, clock=given.clock, **text,
         )  # fmt: skip
 
-    joint, negative = run(z_v, z_a, t_v, t_a, words), run(z_v, z_a, t_v, t_a, unsaid)
+    joint, negative = run(z_v, z_a, t_v, t_a, words), run(z_v, z_a, t_v, t_a, negatives)
     silent = run(z_v, given.silence.expand(2, -1, -1), t_v, null, words)
     still = run(given.still, z_a, null, t_a, words)
     v_v = negative[0] + 4.0 * (joint[0] - negative[0]) + 1.5 * (joint[0] - silent[0])
@@ -139,9 +141,9 @@ def test_one_call_per_step_with_a_row_per_branch(guidance, rows):
     calls = Calls(model)
     JointSampler(3, guidance=SyncCFG(guidance)).sample(model, conditions(), **starts(), progress=steps.append)
     assert steps == [1, 1, 1]
-    assert [len(call["z_v"]) for call in calls.seen] == [2 * rows] * 3
+    assert [len(call["z_v"]) for call in calls.calls] == [2 * rows] * 3
     image = conditions().image
-    for call in calls.seen:
+    for call in calls.calls:
         assert call["first_frame"].all()
         ones = call["z_v"].chunk(rows)[: rows - ("sync" in guidance)]
         assert all(torch.equal(part[:, :, :1], image) for part in ones), "the first frame is never noisy"
@@ -153,10 +155,10 @@ def test_a_given_modality_needs_no_anchor_of_its_own():
     sampler.sample(model, given, video_noise=starts()["video_noise"], audio=torch.randn(2, *AUDIO))
     sampler.sample(model, given, audio_noise=starts()["audio_noise"], video=torch.randn(2, *VIDEO))
     sampler.sample(model, replace(given, still=None), **starts())
-    assert [len(call["z_v"]) for call in calls.seen] == [4, 4, 4]
-    assert not calls.seen[0]["t_a"].any()
-    assert not calls.seen[1]["t_v"].any()
-    assert calls.seen[2]["t_a"].tolist() == [999, 999, 0, 0]
+    assert [len(call["z_v"]) for call in calls.calls] == [4, 4, 4]
+    assert not calls.calls[0]["t_a"].any()
+    assert not calls.calls[1]["t_v"].any()
+    assert calls.calls[2]["t_a"].tolist() == [999, 999, 0, 0]
 
 
 def test_the_window_follows_each_modalitys_own_noise_level():
@@ -166,7 +168,7 @@ def test_the_window_follows_each_modalitys_own_noise_level():
     schedules = FlowSchedule("euler", 5.0), FlowSchedule("euler", 1.0)
     JointSampler(4, *schedules, guidance).sample(model, conditions(), **starts())
     video, audio = (schedule.start(4).sigmas[:-1] >= 0.5 for schedule in schedules)
-    assert [len(call["z_v"]) // 2 for call in calls.seen] == (1 + video.int() + audio.int()).tolist()
+    assert [len(call["z_v"]) // 2 for call in calls.calls] == (1 + video.int() + audio.int()).tolist()
     assert video.sum() > audio.sum()
 
 
@@ -201,6 +203,25 @@ def test_guidance_of_one_call_overrides_the_samplers(model):
     guided, plain = sampler.sample(model, conditions(), **starts()), None
     plain = sampler.sample(model, conditions(), **starts(), guidance=SyncCFG("none"))
     assert not torch.allclose(guided[1], plain[1])
+
+
+def test_any_joint_model_is_sampled():
+    """A model that is no module and knows the clean latents: its velocity leads every solver there."""
+    clean = {"z_v": torch.randn(2, *VIDEO), "z_a": torch.randn(2, *AUDIO)}
+    clocks = []
+
+    def oracle(z_v, z_a, *, t_v, t_a, clock, active, **_given):
+        clocks.append(clock)
+        assert active == ["video", "audio"]
+        pairs = ((z_v, t_v, clean["z_v"]), (z_a, t_a, clean["z_a"]))
+        return tuple((z - x) / (t / 1000).view(-1, *[1] * (z.ndim - 1)) for z, t, x in pairs)
+
+    given = JointConditions(ModalityText(text(2)), ModalityText(text(2)), clock=CLOCK)
+    schedule = FlowSchedule("euler", 3.0)
+    video, audio = JointSampler(4, schedule, guidance=SyncCFG("none")).sample(oracle, given, **starts())
+    assert_close(video, clean["z_v"], **CLOSE)
+    assert_close(audio, clean["z_a"], **CLOSE)
+    assert clocks == [CLOCK] * 4
 
 
 def test_mistakes_are_named(model):

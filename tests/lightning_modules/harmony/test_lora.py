@@ -18,6 +18,7 @@ from components.errors import InputError
 from components.weights.identity import record_identity
 from lightning_modules.command_line.cli import main
 from lightning_modules.command_line.trainer import AVSyncTrainer
+from lightning_modules.harmony.inputs import DropoutConfig
 from lightning_modules.harmony.module import HarmonyModule
 from tests.lightning_modules.harmony.tiny_harmony_module import (
     AUDIO_CHANNELS,
@@ -58,7 +59,7 @@ def fit(
     data.make = lambda position: clips(position=position + 2 * begin, seed=position + 2 * begin)  # type: ignore
     run = trainer(str(folder), max_steps=steps, **settings)
     run.fit(module, data, ckpt_path=resume)
-    path = folder / f"{module.stage}{len(list(folder.iterdir()))}.ckpt"
+    path = folder / f"{module.curriculum.stage}{len(list(folder.iterdir()))}.ckpt"
     run.save_checkpoint(path)
     return str(path)
 
@@ -108,7 +109,7 @@ def test_frozen_weights_keep_their_precision_and_adapters_learn_in_float32(tmp_p
         video, audio = video_tower(in_channels=CHANNELS, out_channels=CHANNELS), audio_tower(channels=AUDIO_CHANNELS)
         return HarmonyTransformer(video.bfloat16(), audio.bfloat16(), tiny_interaction())
 
-    module = lora_module(half(), video_lora=LORA, audio_lora=LORA, text_dropout=0.0)
+    module = lora_module(half(), video_lora=LORA, audio_lora=LORA, dropout=DropoutConfig(text=0.0))
     before = {name: value.clone() for name, value in module.transformer.state_dict().items()}
     fit(module, tmp_path, 2)
     for name, parameter in module.transformer.named_parameters():
@@ -164,10 +165,16 @@ def test_checkpoints_hold_adapters_and_what_they_stand_on(tmp_path: Path):
     with pytest.raises(InputError, match="was trained on top of other frozen weights: its transformer was"):
         fit(lora_module(other), tmp_path, 2, resume=path)
     for settings, message in (
-        ({"video_lora": LoRAConfig(3, 4.0)}, r"has LoRA of rank 2 and alpha 4 on to_k.* but video_lora .* rank 3"),
-        ({"video_lora": LoRAConfig(2)}, "but video_lora gives LoRA of rank 2 and alpha 2 on"),
-        ({"video_lora": None}, "but video_lora gives no LoRA"),
-        ({"audio_lora": LORA, "video_lora": LORA}, "has no LoRA in the audio tower, but audio_lora gives LoRA of"),
+        (
+            {"video_lora": LoRAConfig(3, 4.0)},
+            r"LoRA of rank 2 and alpha 4 on to_k.* but curriculum\.video_lora .* rank 3",
+        ),
+        ({"video_lora": LoRAConfig(2)}, r"but curriculum\.video_lora gives LoRA of rank 2 and alpha 2 on"),
+        ({"video_lora": None}, r"but curriculum\.video_lora gives no LoRA"),
+        (
+            {"audio_lora": LORA, "video_lora": LORA},
+            r"no LoRA in the audio tower, but curriculum\.audio_lora gives LoRA of",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             fit(lora_module(**settings), tmp_path, 2, resume=path)
@@ -245,7 +252,7 @@ def test_a_stage_goes_on_with_adapters_or_merges_them(tmp_path: Path):
         {name: value for name, value in begun_again.state_dict().items() if is_adapter(name)},
         {name: v for name, v in torch.load(second, weights_only=True)["state_dict"].items() if is_adapter(name)},
     )
-    with pytest.raises(InputError, match=r"has LoRA of rank 2 .* but audio_lora gives LoRA of rank 3 .* to merge"):
+    with pytest.raises(InputError, match=r"LoRA of rank 2 .* but curriculum\.audio_lora gives LoRA of rank 3 .* to m"):
         begun(audio_lora=LoRAConfig(3))
     with pytest.raises(
         InputError, match=r"LoRA in the video tower on top of WanTower .* export .*\.load_harmony loads the tr"
@@ -265,7 +272,7 @@ def test_an_adapted_audio_tower_is_handed_on_as_a_folder(tmp_path: Path):
     tower = harmony_audio_tower(str(tmp_path / "timbre"))
     joint = HarmonyTransformer(video_tower(in_channels=CHANNELS, out_channels=CHANNELS), tower, tiny_interaction())
     given = {"z_a": torch.ones(1, AUDIO_CHANNELS, 5), "t_a": torch.tensor([500.0]), "active": ["audio"]}
-    given["text_a"] = timbre.text_encoder(["a door"])
+    given |= {"text_a": timbre.text_encoder(["a door"]), "clock": timbre.inputs.clock(clips())}
     with torch.no_grad():
         assert_close(joint(None, **given)[1], timbre.transformer(None, **given)[1], atol=1e-5, rtol=1e-5)
 
@@ -302,9 +309,15 @@ def test_averaged_adapters_are_exported_as_plain_weights(tmp_path: Path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train_video": False, "video_lora": LORA}, "video_lora .* train_video is false: set that to true, or leave"),
-        ({"train_audio": False, "audio_lora": LORA}, "audio_lora .* train_audio is false"),
-        ({"stage": "timbre", "video_lora": LORA}, "stage timbre trains the audio tower alone: leave video_lora out"),
+        (
+            {"train_video": False, "video_lora": LORA},
+            r"video_lora .* curriculum\.train_video is false: set that to true, or leave",
+        ),
+        ({"train_audio": False, "audio_lora": LORA}, r"curriculum\.audio_lora .* curriculum\.train_audio is false"),
+        (
+            {"stage": "timbre", "video_lora": LORA},
+            r"stage timbre trains the audio tower alone: leave curriculum\.vid",
+        ),
         ({"video_lora": LoRAConfig(targets=("to_qkv",))}, r"targets of LoRA names \['to_qkv'\]"),
     ],
 )
@@ -321,9 +334,9 @@ def test_the_overlay_adapts_the_towers_of_stage_three(capsys: pytest.CaptureFixt
     files = ("configs/harmony/stage3_joint.yaml", "configs/harmony/lora.yaml")
     assert main(["fit", *(part for file in files for part in ("--config", file)), "--print_config"]) == 0
     settings = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
-    assert settings["stage"] == "joint"
+    assert settings["curriculum"]["stage"] == "joint"
     assert settings["transformer"]["init_args"]["video"]["init_args"]["dtype"] == "bfloat16"
     assert settings["optimizer"]["init_args"]["lr"] == 1e-4
     for side in ("video", "audio"):
-        found = settings[f"{side}_lora"]
+        found = settings["curriculum"][f"{side}_lora"]
         assert LoRAConfig(**found | {"targets": tuple(found["targets"])}) == LoRAConfig(32)

@@ -1,5 +1,6 @@
 """The Harmony module: what each stage trains, logs, saves, begins with, generates and refuses."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,21 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.harmony.model import HarmonyTransformer, part_of
+from components.backbones.lora import LoRAConfig
 from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.video.pixel import PixelCodec
 from components.contracts import ClipBatch
 from components.encoders.text.hashed_words import HashedWords
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.clock import LatentClock
 from components.objectives.cross_task import CrossTaskSynergy
 from components.objectives.noise_levels import NoiseLevels
 from components.samplers.joint_sampler import JointSampler
 from components.schedules.flow_schedule import FlowSchedule
-from lightning_modules.harmony.inputs import carries_motion, carries_sound
+from lightning_modules.command_line.cli import main
+from lightning_modules.harmony.conditions import GenerationConfig, NegativesConfig
+from lightning_modules.harmony.inputs import DropoutConfig, carries_motion, carries_sound
 from lightning_modules.harmony.module import HarmonyModule
-from lightning_modules.harmony.stages import part_of
+from lightning_modules.harmony.stages import CurriculumConfig
 from tests.lightning_modules.harmony.tiny_harmony_module import (
     AUDIO_CHANNELS,
     NUM_AUDIO,
@@ -88,7 +94,7 @@ def test_towers_can_be_frozen_in_the_joint_stage(flags: dict, parts: tuple):
 
 def test_training_lowers_the_loss_on_a_fixed_batch():
     fast = {"optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2)}
-    module = tiny_module(text_dropout=0.0, tasks=CrossTaskSynergy("all"), **fast)
+    module = tiny_module(dropout=DropoutConfig(text=0.0), tasks=CrossTaskSynergy("all"), **fast)
     optimizer, losses = module.configure_optimizers(), []
     for _ in range(8):
         loss = step(module, clips(position=0))
@@ -111,39 +117,39 @@ def test_the_loss_is_a_function_of_position_and_seed():
 
 
 def test_audio_stages_never_run_the_video_tower():
-    seen: list[dict] = []
+    calls: list[dict] = []
     module = tiny_module(tiny_transformer(), stage="audio")
-    module.transformer.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    module.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append(kwargs), with_kwargs=True)
     step(module, replace(clips(reference=False), video=torch.zeros(2, 1, 3, 8, 8, dtype=torch.uint8)))
-    assert seen[0]["active"] == ("audio",)
-    assert seen[0]["z_v"] is None
-    assert seen[0]["ref_len"].tolist() == [0, 0], "without a reference the null token is shown"
+    assert calls[0]["active"] == ("audio",)
+    assert calls[0]["z_v"] is None
+    assert calls[0]["ref_len"].tolist() == [0, 0], "without a reference the null token is shown"
 
 
 def test_pictures_and_sounds_are_described_apart():
     """A tower reads the description of its own modality; without one of the sounds, captions serve both."""
-    module, given = tiny_module(text_dropout=0.0), []
+    module, given = tiny_module(dropout=DropoutConfig(text=0.0)), []
     module.transformer.register_forward_pre_hook(lambda m, args, kwargs: given.append(kwargs), with_kwargs=True)
     batch, scenes = clips(position=0), ["a street", "a bang"]
     captions, sounds = (module.text_encoder(texts).tokens for texts in (batch.captions, scenes))
     assert not torch.equal(captions[:, :2], sounds[:, :2])
-    for described, heard in ((batch, captions), (replace(batch, scenes=scenes), sounds)):
+    for described, expected in ((batch, captions), (replace(batch, scenes=scenes), sounds)):
         given.clear()
         step(module, described)
         module.generate(described, SyncCFG("none"))
         assert len(given) == 1 + module.sampler.num_steps
         for call in given:
             assert torch.equal(call["text_v"].tokens, captions)
-            assert torch.equal(call["text_a"].tokens, heard)
+            assert torch.equal(call["text_a"].tokens, expected)
 
 
 def test_dropouts_replace_texts_and_references():
-    module, seen = tiny_module(text_dropout=1.0, transcript_dropout=1.0, reference_dropout=1.0), []
-    module.transformer.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    step(module, clips())
-    module.rows.dropout.update(dict.fromkeys(module.rows.dropout, 0.0))  # type: ignore[attr-defined]
-    step(module, clips())
-    dropped, kept = seen
+    calls = []
+    for probability in (1.0, 0.0):
+        module = tiny_module(dropout=DropoutConfig(probability, probability, probability))
+        module.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append(kwargs), with_kwargs=True)
+        step(module, clips())
+    dropped, kept = calls
     assert dropped["ref_len"].tolist() == [0, 0]
     assert kept["ref_len"].tolist() == [3, 0], "2000 samples are three whole latents"
     assert dropped["text_v"].mask.sum(1).tolist() == [1, 1]
@@ -238,15 +244,15 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
 
     with pytest.raises(InputError, match=r"trained in stage audio, but this is stage joint: give .* timbre or joint"):
         tiny_module(init_from=first)
-    with pytest.raises(InputError, match="leave init_from out; stage audio is the first"):
+    with pytest.raises(InputError, match=r"but stage audio is the first: leave curriculum\.init_from out"):
         tiny_module(stage="audio", init_from=first)
     (tmp_path / "damaged.ckpt").write_bytes(Path(first).read_bytes()[:1000])
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2", "path": tmp_path}, tmp_path / "code.ckpt")
     for name, message in {
-        "nowhere.ckpt": "init_from: checkpoint '.*nowhere.ckpt' does not exist",
-        "damaged.ckpt": "init_from: '.*damaged.ckpt' is truncated or no checkpoint",
-        "code.ckpt": "init_from: '.*code.ckpt' holds code",
-        "": "init_from: '.*' holds no checkpoint",
+        "nowhere.ckpt": r"curriculum\.init_from: checkpoint '.*nowhere.ckpt' does not exist",
+        "damaged.ckpt": r"curriculum\.init_from: '.*damaged.ckpt' is truncated or no checkpoint",
+        "code.ckpt": r"curriculum\.init_from: '.*code.ckpt' holds code",
+        "": r"curriculum\.init_from: '.*' holds no checkpoint",
     }.items():
         with pytest.raises(InputError, match=message):
             tiny_module(init_from=str(tmp_path / name))
@@ -257,7 +263,9 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
     wider = HarmonyTransformer(audio=audio_tower(channels=AUDIO_CHANNELS, ffn_dim=60))
     with pytest.raises(InputError, match=r"does not fit this transformer: missing \[\].* of another shape \['layers"):
         tiny_module(wider, stage="timbre", init_from=first)
-    with pytest.raises(InputError, match=r"was trained in stage audio, but this is stage timbre.* init_from instead"):
+    with pytest.raises(
+        InputError, match=r"trained in stage audio, but this is stage timbre.* curriculum\.init_from instead"
+    ):
         trainer(str(tmp_path)).fit(tiny_module(stage="timbre"), TinyClips(), ckpt_path=first)
 
 
@@ -327,7 +335,7 @@ def test_a_driven_variant_is_the_driven_task(task: str):
     module.video_codec.encode = lambda *a: encoded.append(a[0].shape[1]) or encode(*a)  # type: ignore[method-assign]
     made = module.validation_step(batch, 0).variants[task]
     assert encoded == [1, 9] + [9] * (task == "video_to_audio"), "beside joint generation only what drives is encoded"
-    alone = trained_module(generates=task).generate(batch)
+    alone = trained_module(task=task).generate(batch)
     torch.testing.assert_close(made.video, alone.video)
     torch.testing.assert_close(made.audio, alone.audio)
     given = made.audio if task == "audio_to_video" else made.video
@@ -351,16 +359,18 @@ def test_joint_generation():
 
 def test_one_modality_from_the_other():
     batch = clips()
-    result = trained_module(generates="audio_to_video").generate(batch)
+    result = trained_module(task="audio_to_video").generate(batch)
     assert torch.equal(result.audio, batch.audio)
     assert not torch.allclose(result.video, batch.video / 255.0)
     short = replace(batch, video=batch.video[:, :1])
-    assert trained_module(generates="audio_to_video").generate(short).video.shape[1] == 9, "as long as the sound"
+    assert trained_module(task="audio_to_video").generate(short).video.shape[1] == 9, "as long as the sound"
     with pytest.raises(InputError, match=r"the sound of clip0_0 is shorter than the shortest video \(0.21 s\)"):
-        trained_module(generates="audio_to_video").generate(replace(short, audio=batch.audio[:, :2000]))
-    with pytest.raises(InputError, match="clip0_0 has no sound, but generates is 'audio_to_video': give sounds"):
-        trained_module(generates="audio_to_video").generate(replace(batch, audio=torch.zeros_like(batch.audio)))
-    result = trained_module(generates="video_to_audio").generate(batch)
+        trained_module(task="audio_to_video").generate(replace(short, audio=batch.audio[:, :2000]))
+    with pytest.raises(
+        InputError, match=r"clip0_0 has no sound, but generation\.task is 'audio_to_video': give sounds"
+    ):
+        trained_module(task="audio_to_video").generate(replace(batch, audio=torch.zeros_like(batch.audio)))
+    result = trained_module(task="video_to_audio").generate(batch)
     torch.testing.assert_close(result.video, batch.video / 255.0)
     assert not torch.allclose(result.audio, batch.audio)
 
@@ -389,7 +399,7 @@ def test_sound_alone():
 
 def test_negative_texts_are_encoded_only_where_they_are_read():
     asked: list[list[str]] = []
-    module = trained_module(negative_prompt="blurred", negative_scene="noise", negative_transcript="umm")
+    module = trained_module(negatives=NegativesConfig("blurred", "noise", "umm"))
     encoder = module.text_encoder.forward
     module.text_encoder.forward = lambda prompts: asked.append(list(prompts)) or encoder(prompts)  # type: ignore
     given = module.encode_conditions(clips()).conditions
@@ -399,6 +409,14 @@ def test_negative_texts_are_encoded_only_where_they_are_read():
     given = module.encode_conditions(clips()).conditions
     assert given.video_text.negative is None
     assert len(asked) == 4
+
+
+SECTIONS = {
+    "curriculum": {"stage": "joint", "video_lora": {"rank": 8, "targets": ["to_q"]}, "patience": 9},
+    "dropout": {"text": 0.2},
+    "generation": {"from_image": False, "variants": ["no_synccfg"]},
+    "negatives": {"scene": "noise", "transcript": None},
+}
 
 
 def test_everything_can_be_said_in_a_config():
@@ -442,13 +460,48 @@ def test_everything_can_be_said_in_a_config():
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(HarmonyModule, "model", subclass_mode=True)
     path = f"{HarmonyModule.__module__}.{HarmonyModule.__name__}"
-    config = parser.parse_object({"model": {"class_path": path, "init_args": arguments | {"stage": "joint"}}})
+    config = parser.parse_object({"model": {"class_path": path, "init_args": arguments | SECTIONS}})
     module = parser.instantiate_classes(config).model
+    assert module.curriculum == CurriculumConfig("joint", video_lora=LoRAConfig(8, targets=("to_q",)), patience=9)
+    assert module.conditions.generation == GenerationConfig(from_image=False, variants=("no_synccfg",))
+    assert module.conditions.negatives == NegativesConfig(scene="noise", transcript=None)
+    assert module.rows.dropout == DropoutConfig(text=0.2)
     assert module.sampler.guidance == SyncCFG("sync", sync_sigmas=(0.2, 0.9))
     assert module.sampler.audio_schedule == FlowSchedule("euler", 3.0)
     assert module.sampler.video_schedule == FlowSchedule()
     assert module.tasks.audio_levels == NoiseLevels(3.0)
     assert module.tasks.video_levels == NoiseLevels()
+
+
+def test_one_field_of_a_section_is_set_over_files_that_set_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Through the real command line: files are merged field by field, and an option changes its field alone."""
+    monkeypatch.setattr(sys, "argv", ["avsync"])
+    files = ("configs/harmony/quickstart.yaml", "configs/harmony/predict.yaml", "configs/harmony/lora.yaml")
+    options = {
+        "curriculum.video_lora.rank": "8",
+        "curriculum.train_audio": "false",
+        "curriculum.audio_lora": "null",
+        "dropout.text": "0.3",
+        "generation.task": "audio_to_video",
+        "negatives.scene": "noise",
+    }
+    given = [part for file in files for part in ("--config", file)]
+    given += [f"--model.init_args.{name}={value}" for name, value in options.items()]
+    assert main(["predict", *given, "--print_config"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    adapters = found["curriculum"].pop("video_lora")
+    assert LoRAConfig(**adapters | {"targets": tuple(adapters["targets"])}) == LoRAConfig(8)
+    assert CurriculumConfig(**found["curriculum"]) == CurriculumConfig(
+        init_from="configs/weights/quickstart_harmony_stage2.ckpt", train_audio=False
+    )
+    assert DropoutConfig(**found["dropout"]) == DropoutConfig(text=0.3)
+    found["generation"]["variants"] = tuple(found["generation"]["variants"])
+    assert GenerationConfig(**found["generation"]) == GenerationConfig("audio_to_video"), (
+        "predict.yaml asks for no variant"
+    )
+    assert NegativesConfig(**found["negatives"]) == NegativesConfig(scene="noise")
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
@@ -457,7 +510,6 @@ def test_everything_can_be_said_in_a_config():
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({"num_audio_latents": 40}, {}, r"num_audio_latents is 40, but clip clip0_0 lasts 0.38 s, .* set .* to 11"),
         ({}, {"video": torch.zeros(2, 8, 3, 8, 8, dtype=torch.uint8)}, "8 frames do not fit the codec"),
         (
             {},
@@ -465,12 +517,10 @@ def test_everything_can_be_said_in_a_config():
             "clip0_0 has 1 video frames, so it is a sound",
         ),
         ({}, {"video": torch.zeros(2, 9, 3, 10, 8, dtype=torch.uint8)}, "height 10 .* multiple of 4; .* to 8 or 12"),
-        ({}, {"fps": 25.0}, "25.0 frames per second but transformer.clock.video_fps is 24.0"),
         ({}, {"audio": torch.zeros(2, 0)}, "clip clip0_0 has no sound"),
         ({}, {"sample_rate": 44100}, "works at 16000 Hz but got audio at 44100 Hz"),
-        ({"num_reference_latents": 3}, {}, "reference of clip clip0_0 lasts 0.12 s but its slot holds 0.10 s: .* to 4"),
         (
-            {"transcript_dropout": 0.0},
+            {"dropout": DropoutConfig(transcript=0.0)},
             {"transcripts": ["x" * 30, ""]},
             "transcript of clip 'clip0_0' has 30",
         ),
@@ -487,12 +537,35 @@ def test_batches_that_do_not_fit_are_named(settings: dict, change: dict, message
         step(module, replace(clips(), **change))
 
 
+@pytest.mark.parametrize("name", ["reference", "text", "transcript"])
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+def test_a_dropout_that_is_no_probability_is_refused(name: str, probability: float):
+    with pytest.raises(InputError, match=rf"^dropout\.{name} is {probability}: give a probability from 0 to 1"):
+        DropoutConfig(**{name: probability})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stage": "video"}, "stage is 'video': give audio, timbre or joint"),
-        ({"variants": ["w0"]}, r"variants names \['w0'\]"),
-        ({"variants": ["audio_to_video"], "generates": "video_to_audio"}, "stand beside joint generation"),
+        ({"stage": "video"}, r"^curriculum\.stage is 'video': give audio, timbre or joint"),
+        ({"patience": 0}, r"^curriculum\.patience is 0: give at least 1"),
+        ({"future_temporal_factor": 0}, r"^curriculum\.future_temporal_factor is 0"),
+        (
+            {"stage": "audio", "init_from": "a.ckpt"},
+            r"^curriculum\.init_from is 'a.ckpt', but stage audio is the",
+        ),
+        ({"variants": ["w0"]}, r"^generation\.variants names \['w0'\]"),
+        ({"task": "video"}, r"^generation\.task is 'video': give one of joint, audio_to_video, video_to_audio"),
+        ({"still_without_image": "blue"}, r"^generation\.still_without_image is 'blue': give one of grey, none"),
+        ({"variants": ["audio_to_video"], "task": "video_to_audio"}, "stand beside joint generation"),
+        (
+            {"stage": "audio", "variants": ["audio_to_video"]},
+            r"^generation\.variants names \['audio_to_video'\], but stage audio makes sounds alone: .*\.stage",
+        ),
+        (
+            {"stage": "timbre", "task": "video_to_audio"},
+            r"^generation\.task is 'video_to_audio', but stage timbre",
+        ),
         ({"video_codec": None}, "stage joint encodes videos: give video_codec"),
         ({"transcript_encoder": None}, "transcript_dim and transcript_encoder must both"),
         ({"text_encoder": HashedWords(7)}, "transformer.audio.text_dim is 16 but the text encoder gives 7"),
@@ -504,7 +577,6 @@ def test_batches_that_do_not_fit_are_named(settings: dict, change: dict, message
             {"audio_codec": LogMelCodec(num_mels=3)},
             "audio.channels is 4 but the audio codec's latents have 6",
         ),
-        ({"audio_codec": LogMelCodec(num_mels=2, latent_hop=256)}, "makes 62.5 latents per second"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(settings: dict, message: str):
@@ -526,8 +598,32 @@ def test_a_stage_without_its_towers_is_refused(transformer: Callable, message: s
 
 
 def test_latents_follow_the_experiment_and_padding_is_not_learnt():
-    module = tiny_module(num_audio_latents=NUM_AUDIO + 1)
+    module = tiny_module()
     sound = module.inputs.audio(replace(clips(), audio=clips().audio[:, : 8 * 512]))
-    assert sound.latents.shape == (2, AUDIO_CHANNELS, NUM_AUDIO + 1)
+    assert sound.latents.shape == (2, AUDIO_CHANNELS, NUM_AUDIO)
     assert sound.lengths.tolist() == [8, 8]
     assert module.inputs.audio(clips()).lengths is None
+
+
+@pytest.mark.parametrize(("reference_s", "num"), [(2.05, 65), (5.0, 157), (1.0, 32), (0.01, 1)])
+def test_the_slot_of_references_follows_from_their_length(reference_s: float, num: int):
+    """2.05 s and 5.0 s are those of the shipped experiments, at 31.25 latents per second."""
+    samples = round(reference_s * RATE)
+    batch = replace(clips(), reference_audio=torch.zeros(2, samples), reference_lengths=torch.tensor([samples, 0]))
+    latents, lengths = tiny_module().inputs.reference(batch)
+    assert latents.shape == (2, AUDIO_CHANNELS, num)
+    assert lengths.tolist() == [max(1, samples // 512), 0], "whole latents, but at least one"
+
+
+def test_rates_come_from_clips_and_codecs():
+    """The frame rate is the batch's; without a video codec the temporal factor is that of the stage to come."""
+    module = tiny_module(video_codec=PixelCodec(temporal_factor=4), future_temporal_factor=8)
+    assert module.inputs.clock(clips()) == LatentClock(24.0, 4, 31.25)
+    assert module.inputs.clock(replace(clips(), fps=30.0)) == LatentClock(30.0, 4, 31.25)
+    alone = tiny_module(stage="audio", audio_codec=LogMelCodec(num_mels=2, latent_hop=256), future_temporal_factor=8)
+    assert alone.inputs.clock(clips()) == LatentClock(24.0, 8, 62.5)
+    calls: list[dict] = []
+    alone.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    step(alone, clips())
+    alone.generate(clips())
+    assert {call["clock"] for call in calls} == {LatentClock(24.0, 8, 62.5)}

@@ -125,7 +125,7 @@ def test_what_two_processes_generate_is_judged_as_one_set(
         assert together == pytest.approx(alone[name], rel=tolerance, abs=1e-6)
     mine, theirs = results(folder, "sharded"), results(folder, "alone")
     assert mine.keys() == theirs.keys()
-    kinds = ["", "_real", "_chance", *(f"_{name}" for name in MODEL["variants"])]
+    kinds = ["", "_real", "_chance", *(f"_{name}" for name in MODEL["generation"]["variants"])]
     assert {f"{metric}{kind}" for metric in ("cyclesync", "sync_c", "sync_d") for kind in kinds} <= mine.keys()
     for name, entry in mine.items():
         # a sound is put together from its spectrogram in steps that enlarge the rounding of what it was made with

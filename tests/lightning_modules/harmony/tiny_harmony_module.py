@@ -1,6 +1,7 @@
 """A Harmony module of the smallest size, clips for it, and a data module that deals them like the real ones."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,9 @@ from components.contracts import ClipBatch
 from components.encoders.text.hashed_words import HashedWords
 from components.encoders.transcript.characters import CharacterTranscript
 from components.samplers.joint_sampler import JointSampler
+from lightning_modules.harmony.conditions import GenerationConfig
 from lightning_modules.harmony.module import HarmonyModule
+from lightning_modules.harmony.stages import CurriculumConfig
 from tests.tiny_harmony import TEXT_DIM, TRANSCRIPT_DIM, audio_tower, tiny_interaction, video_tower
 from tests.tiny_syncphony import generator, randomise
 
@@ -31,8 +34,15 @@ def tiny_transformer(with_video: bool = True, trained: bool = False) -> HarmonyT
 
 
 def tiny_module(transformer: HarmonyTransformer | None = None, **settings: Any) -> HarmonyModule:
-    """Three video latents of 4 x 4 with 24 channels beside 11 audio latents with 4."""
-    stage = settings.get("stage", "joint")
+    """Three video latents of 4 x 4 with 24 channels beside 11 audio latents with 4.
+
+    Settings of the sections ``curriculum`` and ``generation`` are given by their own names.
+    """
+    sections = {"curriculum": CurriculumConfig, "generation": GenerationConfig}
+    for name, section in sections.items():
+        named = {field.name for field in fields(section)} & settings.keys()
+        settings[name] = section(**{field: settings.pop(field) for field in named})
+    stage = settings["curriculum"].stage
     defaults: dict[str, Any] = {
         "audio_codec": LogMelCodec(num_mels=AUDIO_CHANNELS // 2),
         "video_codec": PixelCodec(temporal_factor=4) if stage == "joint" else None,

@@ -8,7 +8,6 @@ import torch
 
 from components.backbones.harmony.checkpoint import harmony_audio_tower, load_harmony, save_harmony, tower_weights
 from components.backbones.harmony.frame_band import BandConfig
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.wan.checkpoint import wan_tower
 from components.errors import InputError
@@ -20,7 +19,7 @@ from tests.tiny_syncphony import randomise
 
 def model(video=None) -> HarmonyTransformer:
     interaction = tiny_interaction(band=BandConfig(None, "gather", "tower"), style_kv="own")
-    built = HarmonyTransformer(video or video_tower(), audio_tower(stem="conv"), interaction, LatentClock(video_fps=25))
+    built = HarmonyTransformer(video or video_tower(), audio_tower(stem="conv"), interaction, "causal")
     if video is None:
         randomise(built)
     return built
@@ -51,12 +50,24 @@ def test_a_whole_model_comes_back_with_its_settings(tmp_path: Path):
     folder = written(original, tmp_path / "whole")
     loaded = load_harmony(str(folder))
     assert loaded.interaction_config == original.interaction_config
-    assert loaded.clock == original.clock
+    assert loaded.time_map == original.time_map == "causal"
     assert_same(loaded, original)
     with torch.device("meta"):
         assert all(p.is_meta for p in load_harmony(str(folder)).parameters())
     halves = load_harmony(str(written(original, tmp_path / "half", dtype=torch.bfloat16)), dtype=None)
     assert {p.dtype for p in halves.parameters()} == {torch.bfloat16}
+
+
+def test_folders_of_earlier_versions_hold_rates_that_are_passed_over(tmp_path: Path):
+    """Their ``clock`` keeps the map of times; frame rate, temporal factor and audio rate come from clips and codecs."""
+    folder = written(model(), tmp_path / "folder")
+    config = json.loads((folder / "config.json").read_text())
+    rates = {"video_fps": 25.0, "temporal_factor": 4, "audio_rate_hz": 31.25}
+    for time_map in ("causal", "linear"):
+        before = {key: value for key, value in config.items() if key != "time_map"}
+        before["clock"] = rates | {"time_map": time_map}
+        (folder / "config.json").write_text(json.dumps(before))
+        assert load_harmony(str(folder)).time_map == time_map
 
 
 def frozen_video_folder(folder: Path, seed: int) -> Path:
@@ -117,5 +128,5 @@ def test_folders_of_other_things_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="names the class 'WanTransformer3DModel', not 'HarmonyTransformer'"):
         load_harmony(str(release))
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "HarmonyTransformer", "video": None}))
-    with pytest.raises(InputError, match="lacks audio, interaction"):
+    with pytest.raises(InputError, match="lacks audio, interaction, left_out, left_out_from, time_map; export"):
         load_harmony(str(tmp_path))

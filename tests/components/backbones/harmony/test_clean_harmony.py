@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import CleanHarmonyTransformer, HarmonyTransformer
 from components.codecs.video.pixel import PixelCodec
 from components.objectives.cross_task import CrossTaskSynergy
@@ -14,7 +13,7 @@ from tests.tiny_syncphony import generator, randomise
 def pair() -> tuple[HarmonyTransformer, CleanHarmonyTransformer]:
     models = []
     for kind in (HarmonyTransformer, CleanHarmonyTransformer):
-        model = kind(video_tower(), audio_tower(), tiny_interaction(), LatentClock())
+        model = kind(video_tower(), audio_tower(), tiny_interaction())
         randomise(model, seed=5)
         models.append(model.eval())
     return models[0], models[1]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from components.backbones.harmony.frame_band import BandConfig, ClipShape, frame_bands, wan_axis_dims
+from components.backbones.harmony.frame_band import BandConfig, TokenShape, frame_bands, wan_axis_dims
 from components.backbones.harmony.interaction import FrameLevelAttention, StyleAlignment
-from components.backbones.harmony.latent_clock import LatentClock
+from tests.tiny_harmony import CLOCK
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 CPU = torch.device("cpu")
-SHAPE = ClipShape((5, 2, 3), 26)
+SHAPE = TokenShape((5, 2, 3), 26)
 VIDEO_DIM, AUDIO_DIM, WIDTH, HEADS = 16, 12, 48, 2
 
 
@@ -41,9 +41,9 @@ def run(attention: FrameLevelAttention, query, source, band) -> torch.Tensor:
     return attention(query, *attention.keys_values(source), band, rows)
 
 
-def both_ways(config: BandConfig, clock: LatentClock | None = None) -> list[torch.Tensor]:
+def both_ways(config: BandConfig) -> list[torch.Tensor]:
     video, audio = streams()
-    bands = frame_bands(clock or LatentClock(), config, SHAPE, WIDTH // HEADS, CPU)
+    bands = frame_bands(CLOCK, "linear", config, SHAPE, WIDTH // HEADS, CPU)
     return [run(layer(True), video, audio, bands[0]), run(layer(False), audio, video, bands[1])]
 
 
@@ -64,40 +64,38 @@ def test_three_kernels_are_one_function(half_window, rope):
 @pytest.mark.parametrize("half_window", [0.0, 1.0])
 def test_nothing_outside_the_window_has_any_influence(half_window, time_map, kernel):
     """Both directions: a changed source token moves exactly the queries whose window holds it."""
-    clock, config = LatentClock(time_map=time_map), BandConfig(half_window, kernel)
-    relation = clock.relation(5, 26, half_window)
-    bands = frame_bands(clock, config, SHAPE, WIDTH // HEADS, CPU)
+    relation = CLOCK.relation(5, 26, half_window, time_map)
+    bands = frame_bands(CLOCK, time_map, BandConfig(half_window, kernel), SHAPE, WIDTH // HEADS, CPU)
     video, audio = streams()
-    hears, sees = layer(True), layer(False)
+    to_video, to_audio = layer(True), layer(False)
     with torch.no_grad():
-        before = run(hears, video, audio, bands[0]), run(sees, audio, video, bands[1])
+        before = run(to_video, video, audio, bands[0]), run(to_audio, audio, video, bands[1])
         for token in range(0, 26, 3):
             changed = audio.clone()
             changed[:, token] += torch.randn(AUDIO_DIM)
-            moved = (run(hears, video, changed, bands[0]) != before[0]).any(-1).unflatten(1, (5, 6))
+            moved = (run(to_video, video, changed, bands[0]) != before[0]).any(-1).unflatten(1, (5, 6))
             assert torch.equal(moved, relation[:, token, None].expand(2, 5, 6))
         for latent in range(5):
             changed = video.clone()
             changed[:, latent * 6 + 4] += torch.randn(VIDEO_DIM)
-            moved = (run(sees, audio, changed, bands[1]) != before[1]).any(-1)
+            moved = (run(to_audio, audio, changed, bands[1]) != before[1]).any(-1)
             assert torch.equal(moved, relation[latent].expand(2, 26))
 
 
 @pytest.mark.parametrize("kernel", ["banded", "gather", "flex"])
-def test_a_token_that_hears_nobody_receives_the_bias_alone(kernel):
+def test_a_token_with_an_empty_window_receives_the_bias_alone(kernel):
     """A sound that outlasts its video: with the causal map its last tokens have empty windows."""
-    shape = ClipShape((3, 2, 3), 26)
-    clock = LatentClock(time_map="causal")
-    lonely = ~clock.relation(3, 26, 0.5).any(dim=0)
+    shape = TokenShape((3, 2, 3), 26)
+    lonely = ~CLOCK.relation(3, 26, 0.5, "causal").any(dim=0)
     assert lonely.any()
     assert not lonely.all()
-    bands = frame_bands(clock, BandConfig(0.5, kernel), shape, WIDTH // HEADS, CPU)
+    bands = frame_bands(CLOCK, "causal", BandConfig(0.5, kernel), shape, WIDTH // HEADS, CPU)
     video, audio = streams()
-    sees = layer(False)
+    to_audio = layer(False)
     with torch.no_grad():
-        out = run(sees, audio, video[:, :18], bands[1])
-    assert torch.equal(out[:, lonely], sees.to_out.bias.expand_as(out[:, lonely]))
-    assert not (out[:, ~lonely] == sees.to_out.bias).all(dim=-1).any()
+        out = run(to_audio, audio, video[:, :18], bands[1])
+    assert torch.equal(out[:, lonely], to_audio.to_out.bias.expand_as(out[:, lonely]))
+    assert not (out[:, ~lonely] == to_audio.to_out.bias).all(dim=-1).any()
 
 
 @pytest.mark.parametrize("rope", ["temporal", "tower"])
@@ -110,8 +108,8 @@ def test_the_two_units_of_the_clock_differ_for_audio_queries_alone(rope):
 
 def test_rotation_aligns_equal_times():
     """With equal contents everywhere, a query's heaviest key is the one at its own time."""
-    shape = ClipShape((8, 1, 1), 40)
-    to_video, _ = frame_bands(LatentClock(), BandConfig(None), shape, 128, CPU)
+    shape = TokenShape((8, 1, 1), 40)
+    to_video, _ = frame_bands(CLOCK, "linear", BandConfig(None), shape, 128, CPU)
     from components.backbones.harmony.interaction import _rotated
 
     ones = torch.ones(1, 1, 8, 128)
@@ -126,7 +124,7 @@ def test_rope_axes_are_wans():
 
 
 def test_bands_are_built_once_and_stay_float32():
-    arguments = (LatentClock(), BandConfig(), ClipShape((31, 2, 2), 157), 128, CPU)
+    arguments = (CLOCK, "linear", BandConfig(), TokenShape((31, 2, 2), 157), 128, CPU)
     to_video, to_audio = frame_bands(*arguments)
     assert frame_bands(*arguments)[0] is to_video
     assert to_video.query_rope.dtype == to_audio.key_rope.dtype == torch.float32
@@ -136,7 +134,7 @@ def test_bands_are_built_once_and_stay_float32():
 def test_a_fresh_layer_says_nothing_and_can_learn(gate):
     fresh = FrameLevelAttention(VIDEO_DIM, AUDIO_DIM, WIDTH, HEADS, gate)
     video, audio = streams()
-    band, _ = frame_bands(LatentClock(), BandConfig(), SHAPE, WIDTH // HEADS, CPU)
+    band, _ = frame_bands(CLOCK, "linear", BandConfig(), SHAPE, WIDTH // HEADS, CPU)
     out = run(fresh, video, audio, band)
     assert torch.equal(out, torch.zeros_like(out))
     out.sum().backward()
@@ -145,7 +143,7 @@ def test_a_fresh_layer_says_nothing_and_can_learn(gate):
 
 def test_the_gate_listens_to_the_noise_it_is_told_to():
     video, audio = streams()
-    band, _ = frame_bands(LatentClock(), BandConfig(), SHAPE, WIDTH // HEADS, CPU)
+    band, _ = frame_bands(CLOCK, "linear", BandConfig(), SHAPE, WIDTH // HEADS, CPU)
     noise = torch.randn(2, VIDEO_DIM), torch.randn(2, AUDIO_DIM)
     for gate, from_query, from_source in (("none", False, False), ("source", False, True), ("both", True, True)):
         trained = layer(True, gate)

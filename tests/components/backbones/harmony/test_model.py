@@ -8,14 +8,15 @@ from torch.testing import assert_close
 
 from components.backbones.harmony.audio_tower import ConvStem
 from components.backbones.harmony.frame_band import BandConfig
-from components.backbones.harmony.latent_clock import LatentClock
 from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
 from components.backbones.wan.model import RotaryTable, StreamInputs, rotary_grid, run_block, video_rope, wan_text
 from components.contracts import TextFeatures
 from components.errors import InputError
+from components.media.clock import LatentClock
 from tests.tiny_harmony import (
     AUDIO_CHANNELS,
     CHANNELS,
+    CLOCK,
     NUM_AUDIO,
     NUM_REFERENCE,
     NUM_VIDEO,
@@ -120,6 +121,8 @@ def test_shapes_and_missing_parts():
     assert v_a.shape == given["z_a"].shape
     with pytest.raises(ValueError, match="audio is active but lacks timesteps"):
         model(**{**given, "t_a": None})
+    with pytest.raises(ValueError, match="audio is active but lacks a clock"):
+        model(**{**given, "clock": None})
     with pytest.raises(ValueError, match="video is active but lacks its tower"):
         HarmonyTransformer(audio=audio_tower())(**given)
     with pytest.raises(ValueError, match="5x6 cannot be cut into 2x2"):
@@ -169,8 +172,8 @@ def test_one_layer_carries_nothing_beyond_the_window(half_window):
     torch.manual_seed(1)
     config = tiny_interaction(band=BandConfig(half_window), style=False)
     model = tiny_harmony(config, trained=True)
-    coupling = model._coupling(*streams_of(model, inputs(1)))
-    relation = LatentClock().relation(NUM_VIDEO, NUM_AUDIO, half_window)
+    coupling = model._coupling(*streams_of(model, inputs(1)), CLOCK)
+    relation = CLOCK.relation(NUM_VIDEO, NUM_AUDIO, half_window, "linear")
     interaction = model.layers[0].interaction
     video, audio = torch.randn(1, NUM_VIDEO * 6, 48), torch.randn(1, NUM_REFERENCE + NUM_AUDIO, 24)
     noise = torch.randn(1, 48), torch.randn(1, 24)
@@ -197,13 +200,13 @@ def test_one_layer_carries_nothing_beyond_the_window(half_window):
 def streams_of(model, given):
     video = model._video_stream(given["z_v"], given["t_v"], None, given["text_v"])[1]
     arguments = (given["z_a"], given["z_r"], given["t_a"], given["text_a"], given["transcript"], given["ref_len"])
-    return video, model._audio_stream(*arguments, NUM_VIDEO)[1]
+    return video, model._audio_stream(*arguments, CLOCK, NUM_VIDEO)[1]
 
 
 def test_style_changes_the_reference_alone_and_is_absent_in_the_last_layer():
     model = tiny_harmony(trained=True)
     assert [layer.interaction.style is not None for layer in model.layers] == [True, True, False]
-    coupling = model._coupling(*streams_of(model, inputs(1)))
+    coupling = model._coupling(*streams_of(model, inputs(1)), CLOCK)
     video, audio = torch.randn(1, NUM_VIDEO * 6, 48), torch.randn(1, NUM_REFERENCE + NUM_AUDIO, 24)
     noise = torch.randn(1, 48), torch.randn(1, 24)
     interaction = model.layers[0].interaction
@@ -301,9 +304,21 @@ def test_audio_positions_follow_the_video_unless_told_otherwise():
     assert torch.equal(table.cos, golden.cos)
     assert torch.equal(table.sin, golden.sin)
     assert table.sin[0, 0, 0, 0] < 0
-    assert LatentClock().num_video_latents(NUM_AUDIO) == NUM_VIDEO
+    assert CLOCK.num_video_latents(NUM_AUDIO) == NUM_VIDEO
     fixed = audio_tower(rope_scale=0.19676).rope(0, 157, 31, CPU)
     assert fixed.cos[0, 10, 0, 0].item() == pytest.approx(torch.cos(torch.tensor(1.9676)).item(), abs=1e-6)
+
+
+def test_rates_matter_to_the_causal_map_and_to_sounds_alone():
+    """The linear map counts latents and tokens; a sound alone stands on the clock of the video it would have."""
+    given, faster = inputs(), LatentClock(48.0, 4, 31.25)
+    for time_map, matters in (("linear", False), ("causal", True)):
+        model = tiny_harmony(trained=True, time_map=time_map)
+        with torch.no_grad():
+            one, other = model(**given), model(**{**given, "clock": faster})
+            assert torch.equal(one[0], other[0]) != matters
+            alone, other = (model(**{**given, "clock": c}, active=["audio"])[1] for c in (CLOCK, faster))
+        assert not torch.equal(alone, other)
 
 
 def test_gradients_reach_what_trains():
@@ -432,7 +447,7 @@ def test_the_interaction_costs_a_twenty_fifth_of_the_video_tower():
         video = torch.empty(1, 48, 31, 44, 80)
         for active in (("video",), ("audio",), ("video", "audio")):
             with FlopCounterMode(display=False) as counter:
-                model(video, sound, sound, t_v=time, t_a=time, text_v=words, text_a=words, active=active)
+                model(video, sound, sound, t_v=time, t_a=time, text_v=words, text_a=words, clock=CLOCK, active=active)
             teraflops[active] = counter.get_total_flops() / 1e12
     assert teraflops[("video",)] == pytest.approx(2 * 17.23, rel=0.01)
     interaction = teraflops[("video", "audio")] - teraflops[("video",)] - teraflops[("audio",)]
@@ -440,7 +455,7 @@ def test_the_interaction_costs_a_twenty_fifth_of_the_video_tower():
 
 
 def test_yaml_reaches_every_part():
-    """Towers by class or by loader, the interaction's settings, the clock."""
+    """Towers by class or by loader, the interaction's settings, the map of times."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -457,11 +472,11 @@ model:
       class_path: components.backbones.harmony.AudioTower
       init_args: {{{size}, channels: 3, stem: conv, transcript_dim: null}}
     interaction: {{width: 12, num_heads: 1, style_kv: own, band: {{half_window: null, kernel: gather}}}}
-    clock: {{time_map: causal, audio_rate_hz: 43.07}}
+    time_map: causal
 """
     model = parser.instantiate_classes(parser.parse_string(yaml)).model
     assert model.interaction_config == tiny_interaction(width=12, style_kv="own", band=BandConfig(None, "gather"))
-    assert model.clock == LatentClock(time_map="causal", audio_rate_hz=43.07)
+    assert model.time_map == "causal"
     assert isinstance(model.audio.patch_embedding, ConvStem)
 
     parser = ArgumentParser(exit_on_error=False)
