@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,21 @@ MAY_IMPORT = {
     "callbacks": {"components", "callbacks"},
     "lightning_modules": set(PACKAGES),
 }
+LAYERS = (
+    ("contracts", "errors"),
+    ("weights",),
+    ("media",),
+    ("schedules",),
+    ("guidance",),
+    ("codecs",),
+    ("encoders",),
+    ("metrics",),
+    ("v2a",),
+    ("backbones",),
+    ("objectives",),
+    ("samplers",),
+)
+"""Parts of ``components``, lowest first: none imports one above it."""
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 HEAVY = ("diffusers", "transformers", "peft")
 
@@ -82,6 +97,78 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.M
         "lightning_modules.command_line.cli",
         "datamodules",
     ]
+
+
+def test_components_hold_their_layers_and_nothing_else():
+    found = {path.stem for path in (ROOT / "components").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert found - {"__init__", "__pycache__"} == {name for layer in LAYERS for name in layer}
+    assert sorted(path.name for path in (ROOT / "components").glob("*.py")) == [
+        "__init__.py",
+        "contracts.py",
+        "errors.py",
+    ]
+
+
+def test_components_import_downwards():
+    """Every spelling counts: under ``TYPE_CHECKING``, inside functions, of types alone."""
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    upwards = []
+    for file in modules("components"):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        for line, name, _ in imported_names(file):
+            if len(parts) > 1 and name.startswith("components.") and parts[1] != "__init__":
+                target = name.split(".")[1]
+                if level[target] > level[parts[1]]:
+                    upwards.append(f"{file.relative_to(ROOT)}:{line} imports {name}")
+    assert upwards == []
+
+
+def cycles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of nodes that reach each other."""
+    reach = {node: set(targets) for node, targets in edges.items()}
+    for middle in edges:
+        for node in edges:
+            if middle in reach[node]:
+                reach[node] |= reach[middle]
+    rings = [frozenset(other for other in edges if other in reach[node] and node in reach[other]) for node in edges]
+    return [set(ring) for ring in {ring for ring in rings if len(ring) > 1}]
+
+
+def imported_modules(file: Path, known: Mapping[str, Path]) -> set[str]:
+    """Those of the ``known`` modules that a file imports, also as ``from package import module``."""
+    members = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return (members | {name for _, name, _ in imported_names(file)}) & known.keys()
+
+
+def import_graph(by_folder: bool) -> dict[str, set[str]]:
+    """Which module, or folder, imports which, over all packages; imports of types and inside functions count."""
+    names = {}
+    for package in (*PACKAGES, "benchmarks"):
+        for file in modules(package):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            names[".".join(parts).removesuffix(".__init__")] = file
+    # A package's own __init__ stands above its modules: it re-exports them.
+    folder = {name: str(file.parent.relative_to(ROOT)) for name, file in names.items()}
+    edges: dict[str, set[str]] = {(folder[name] if by_folder else name): set() for name in names}
+    for name, file in names.items():
+        source = folder[name] if by_folder else name
+        for target in imported_modules(file, names):
+            edges[source].add(folder[target] if by_folder else target)
+    return {node: targets - {node} for node, targets in edges.items()}
+
+
+@pytest.mark.parametrize("by_folder", [False, True], ids=["modules", "folders"])
+def test_no_imports_run_in_circles(by_folder: bool):
+    assert cycles(import_graph(by_folder)) == []
+
+
+def test_a_circle_would_be_found():
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
