@@ -239,7 +239,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             off_sync: skip the audio layers.
             label: what the progress bar says.
         """
-        batch_size, _, _, height, width = encoded.image.shape
+        batch_size, _, _, height, width = encoded.image.shape  # of latents
         with tqdm(
             total=self.sampler.num_steps(encoded.num_latents, from_image=True),
             desc=label,
@@ -251,6 +251,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
                 self.dit,
                 encoded.conditions,
                 (batch_size, self.codec.latent_channels, encoded.num_latents, height, width),
+                # copies, so that every variant starts from the same noise
                 ClipNoise([generator.clone_state() for generator in encoded.generators]),
                 image_latent=encoded.image,
                 prediction=self.prediction,
@@ -286,6 +287,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
+        # every stage below the finest halves the sides once more
         step = self.codec.spatial_factor * self.dit.backbone.patch * 2 ** (self.pyramid.schedule.stages - 1)
         for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
             if side % step:
@@ -327,6 +329,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
             text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
+        # As rank 0 of 1: the index counts the batches of all processes already.
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)

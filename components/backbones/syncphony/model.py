@@ -113,6 +113,7 @@ class SyncphonyDiT(nn.Module):
         return [self.backbone.get_submodule(name) for name in ("norm_out", "proj_out")]
 
     def _freeze(self, train_embedders: bool, train_head: bool) -> None:
+        # The whole backbone first: head and blocks are parts of it and have settings of their own.
         self.backbone.requires_grad_(train_embedders)
         for module in self._head():
             module.requires_grad_(train_head)
@@ -196,6 +197,7 @@ class SyncphonyDiT(nn.Module):
             states = [
                 replace(s, tokens=s.tokens.to(weight_dtype), condition=s.condition.to(weight_dtype)) for s in states
             ]
+        # Rows and twins part only here: a guided step runs 2 n + k blocks instead of 3 n, where k of n blocks are late.
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
         for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):

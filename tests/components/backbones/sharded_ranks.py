@@ -101,7 +101,7 @@ def check(variant: str, settings: dict[str, object], rank: int, world_size: int)
         name for name, p in dit.named_parameters() if p.grad is not None
     }
 
-    with torch.no_grad():  # a changed shard is seen by the next forward pass, whatever ran before
+    with torch.no_grad():  # a changed shard takes effect in the next forward pass, whatever ran before
         before = loss_of(dit, rank)
         reshard(dit)
         assert all(isinstance(p, DTensor) for p in dit.parameters())

@@ -1,4 +1,4 @@
-"""Sampling: what is random, what is shared, how many rows each block sees."""
+"""Sampling: what is random, what is shared, how many rows each block runs."""
 
 from dataclasses import replace
 

@@ -126,13 +126,13 @@ def test_what_is_logged_adds_up():
 
 
 def test_text_dropout_replaces_prompts_by_the_empty_one():
-    seen: list[list[str]] = []
+    prompts: list[list[str]] = []
     for probability in (0.0, 1.0):
         module = tiny_module(text_dropout=probability)
-        hook = module.text_encoder.register_forward_pre_hook(lambda _m, args: seen.append(list(args[0])))
+        hook = module.text_encoder.register_forward_pre_hook(lambda _m, args: prompts.append(list(args[0])))
         step_loss(module, clips())
         hook.remove()
-    assert seen == [["a ball", "a face"] * 2, [""] * 4]
+    assert prompts == [["a ball", "a face"] * 2, [""] * 4]
 
 
 def test_every_prefix_from_the_shortest_on_is_trained():
@@ -352,10 +352,10 @@ def test_the_sound_decides_the_length_where_only_an_image_is_given():
 
 def test_a_prompt_suffix_is_appended_and_the_negative_prompt_used():
     module = tiny_module(prompt_suffix=", sharp", negative_prompt="blurry").eval()
-    seen: list[list[str]] = []
-    module.text_encoder.register_forward_pre_hook(lambda _m, args: seen.append(list(args[0])))
+    prompts: list[list[str]] = []
+    module.text_encoder.register_forward_pre_hook(lambda _m, args: prompts.append(list(args[0])))
     module.generate(clips(2))
-    assert seen == [["a ball, sharp", "a face, sharp"], ["blurry", "blurry"]]
+    assert prompts == [["a ball, sharp", "a face, sharp"], ["blurry", "blurry"]]
 
 
 def test_generation_is_seeded_by_the_clips_name():

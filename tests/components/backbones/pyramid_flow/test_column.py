@@ -1,4 +1,4 @@
-"""Where a column's tokens stand, who may see whom, and that the cached tables serve every mode."""
+"""Where a column's tokens stand, which of them may attend to which, and that the cached tables serve every mode."""
 
 import pytest
 import torch

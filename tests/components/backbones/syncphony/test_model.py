@@ -195,7 +195,7 @@ def test_a_sound_changes_its_own_frame_and_later_ones_only(variant: str, token: 
             assert torch.equal(a[:, 3:first], b[:, 3:first])
             assert (a[:, first : first + 8] - b[:, first : first + 8]).abs().amax() > 1e-4
     if latent is not None and latent > 0:
-        assert torch.equal(before[-1][:, :3], after[-1][:, :3])  # text sees frame 0 only
+        assert torch.equal(before[-1][:, :3], after[-1][:, :3])  # text attends to frame 0 only
     if latent is not None and latent < 4:
         assert not torch.equal(before[-1][:, -8:], after[-1][:, -8:])  # through self-attention
 
