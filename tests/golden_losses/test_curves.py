@@ -14,7 +14,8 @@ TOLERANCE = 1e-4  # other processors and instruction sets differ by about 1e-6
 
 
 def recorded(system: str) -> list[float]:
-    return json.loads(file_of(system).read_text())["loss"]
+    losses: list[float] = json.loads(file_of(system).read_text())["loss"]
+    return losses
 
 
 @pytest.mark.parametrize("system", CURVES)
