@@ -29,7 +29,7 @@ def floor_of(requirement: Requirement) -> Version:
     return floor
 
 
-def test_the_lowest_job_installs_the_floors_of_the_metadata():
+def test_the_lowest_job_installs_the_floors_of_the_metadata() -> None:
     """Of a floor such as 10.1 the first release: 10.1.0, or 1.18.1 where 1.18.0 was never released."""
     lowest = pinned("constraints-lowest.txt")
     assert set(lowest) == {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
@@ -39,24 +39,24 @@ def test_the_lowest_job_installs_the_floors_of_the_metadata():
         assert found.release[: len(floor.release)] == floor.release, f"{requirement} has its floor elsewhere: {found}"
 
 
-def test_every_dependency_has_the_version_that_ci_installs():
+def test_every_dependency_has_the_version_that_ci_installs() -> None:
     versions = pinned("constraints.txt")
     for requirement in REQUIREMENTS:
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_ship_their_types(package: str):
+def test_packages_ship_their_types(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
     assert package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert "Typing :: Typed" in PROJECT["classifiers"]
 
 
-def test_licence_files_are_there():
+def test_licence_files_are_there() -> None:
     assert all((ROOT / name).is_file() for name in PROJECT["license-files"])
 
 
-def test_every_shipped_weight_has_a_card_that_names_what_made_it():
+def test_every_shipped_weight_has_a_card_that_names_what_made_it() -> None:
     shipped = {path.stem for path in WEIGHTS.iterdir() if path.is_dir() or path.suffix == ".ckpt"}
     cards = {path.stem: path.read_text() for path in WEIGHTS.glob("*.md")}
     assert shipped == set(cards)
@@ -66,14 +66,14 @@ def test_every_shipped_weight_has_a_card_that_names_what_made_it():
         assert all(part in card for part in ("| trained on |", "| licence |", "**Intended use.**", "**Limits.**")), name
 
 
-def test_version_stands_in_citation_and_changelog():
+def test_version_stands_in_citation_and_changelog() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[:2] == ["Unreleased", PROJECT["version"]]
 
 
-def test_hooks_need_nothing_from_elsewhere():
+def test_hooks_need_nothing_from_elsewhere() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert [repository["repo"] for repository in hooks["repos"]] == ["local"]
     entries = [hook["entry"].split()[0] for hook in hooks["repos"][0]["hooks"]]

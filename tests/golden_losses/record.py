@@ -21,8 +21,6 @@ from torch.utils.data import DataLoader
 
 from components.contracts import ClipBatch
 from components.objectives.cross_task import CrossTaskSynergy
-from lightning_modules.harmony.module import HarmonyModule
-from lightning_modules.syncphony.module import SyncphonyModule
 from tests.lightning_modules import tiny_module as syncphony
 from tests.lightning_modules.harmony import tiny_harmony_module as harmony
 
@@ -63,7 +61,7 @@ def curve(module: L.LightningModule, clips: Callable[..., ClipBatch], batch_size
             trainer = harmony.trainer(
                 folder, max_steps=num_steps, callbacks=[losses], gradient_clip_val=1.0, log_every_n_steps=4
             )
-            trainer.fit(module, DataLoader(batches, batch_size=None))
+            trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # a list is enough
     finally:
         torch.set_num_threads(threads)
     return losses.found
@@ -76,16 +74,14 @@ def optimizer(groups: Any) -> torch.optim.Optimizer:
 
 def syncphony_curve(num_steps: int = NUM_STEPS, **settings: Any) -> list[float]:
     """Frozen early blocks, trained late blocks and audio layers; pyramid columns and the motion-aware loss."""
-    module: SyncphonyModule = syncphony.tiny_module(**({"optimizer": optimizer} | settings))
-    return curve(module, syncphony.clips, 8, num_steps)
+    defaults: dict[str, Any] = {"optimizer": optimizer}
+    return curve(syncphony.tiny_module(**(defaults | settings)), syncphony.clips, 8, num_steps)
 
 
 def harmony_curve(num_steps: int = NUM_STEPS, **settings: Any) -> list[float]:
     """Stage joint: both towers and their interaction, every clip on all three tasks of Cross-Task Synergy."""
-    module: HarmonyModule = harmony.tiny_module(
-        **({"optimizer": optimizer, "tasks": CrossTaskSynergy("all")} | settings)
-    )
-    return curve(module, harmony.clips, 4, num_steps)
+    defaults: dict[str, Any] = {"optimizer": optimizer, "tasks": CrossTaskSynergy("all")}
+    return curve(harmony.tiny_module(**(defaults | settings)), harmony.clips, 4, num_steps)
 
 
 CURVES: dict[str, Callable[..., list[float]]] = {"syncphony": syncphony_curve, "harmony": harmony_curve}

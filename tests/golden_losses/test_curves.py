@@ -1,6 +1,7 @@
 """Training gives the recorded losses, step by step, and a small change of the objective would be seen."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,12 @@ TOLERANCE = 1e-4  # other processors and instruction sets differ by about 1e-6
 
 
 def recorded(system: str) -> list[float]:
-    return json.loads(file_of(system).read_text())["loss"]
+    losses: list[float] = json.loads(file_of(system).read_text())["loss"]
+    return losses
 
 
 @pytest.mark.parametrize("system", CURVES)
-def test_a_tiny_run_trains_as_recorded(system: str):
+def test_a_tiny_run_trains_as_recorded(system: str) -> None:
     found, expected = CURVES[system](), recorded(system)
     assert len(found) == len(expected) == NUM_STEPS
     assert found == pytest.approx(expected, rel=TOLERANCE), (
@@ -27,7 +29,7 @@ def test_a_tiny_run_trains_as_recorded(system: str):
 
 
 @pytest.mark.parametrize("system", CURVES)
-def test_the_recorded_run_learns(system: str):
+def test_the_recorded_run_learns(system: str) -> None:
     losses = recorded(system)
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
 
@@ -39,5 +41,5 @@ def test_the_recorded_run_learns(system: str):
         ("harmony", {"tasks": CrossTaskSynergy("all", audio_driven_weight=0.101)}),
     ],
 )
-def test_a_changed_objective_would_be_seen(system: str, change: dict):
+def test_a_changed_objective_would_be_seen(system: str, change: dict[str, Any]) -> None:
     assert CURVES[system](num_steps=3, **change) != pytest.approx(recorded(system)[:3], rel=TOLERANCE)
