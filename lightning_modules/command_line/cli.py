@@ -18,23 +18,19 @@ with without_transformers():
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.plugins import CheckpointIO
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     from callbacks.graceful_stop import GracefulStop, RunStopped
     from callbacks.nan_guard import NaNGuard
     from callbacks.results import ResultsWriter
     from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+    from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
     from lightning_modules.command_line.config_errors import parse_error_sentence
     from lightning_modules.command_line.config_files import (
         callback_names,
         moved_to_clip,
         refuse_clips_of_data,
         with_bases,
-    )
-    from lightning_modules.command_line.run_errors import (
-        check_checkpoint,
-        checkpoint_error_sentence,
-        input_error_sentence,
     )
     from lightning_modules.command_line.startup import import_plugins, keep_console_clear
     from lightning_modules.command_line.trainer import AVSyncTrainer
@@ -191,3 +187,19 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {sentence}\n")
         return 2
     return 0
+
+
+def input_error_sentence(error: BaseException) -> str | None:
+    """The sentence of the `InputError` that caused ``error``, or None if something else did.
+
+    The configuration parser re-raises what a constructor raises, and a data loader's worker process sends its
+    traceback as the message of a new exception of the same class.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MisconfigurationException):
+            return " ".join(str(cause).split())
+        if isinstance(cause, InputError):
+            return str(cause).rpartition(f"{InputError.__name__}: ")[2].strip()
+        cause = cause.__cause__
+    return None
