@@ -11,7 +11,7 @@ from components.errors import InputError
 from datamodules.reading.clip_data_module import ClipDataModule
 from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
-from lightning_modules.command_line.startup import import_plugins
+from lightning_modules.command_line.startup import import_own_modules
 from lightning_modules.harmony.module import HarmonyModule
 from lightning_modules.syncphony.module import SyncphonyModule
 
@@ -44,7 +44,7 @@ def experiment_on_meta(
     Raises:
         InputError: if the configuration describes neither a Syncphony nor a Harmony experiment on clips.
     """
-    import_plugins()
+    import_own_modules()
     files = [argument for config in configs for argument in ("--config", config)]
     cli = _ShapesCLI(
         args=with_bases([*files, *overrides]),

@@ -2,6 +2,17 @@
 
 import sys
 
-from lightning_modules.command_line.cli import main
+from lightning_modules.command_line.startup import import_torchmetrics, own_packages_first
 
-sys.exit(main())
+
+def main() -> int:
+    """Prepares the search path, then runs the command that ``sys.argv`` holds and returns its exit status."""
+    own_packages_first()
+    import_torchmetrics()
+    from lightning_modules.command_line.cli import main as run  # what it imports must be ours
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -194,8 +194,8 @@ def test_importing_all_components_loads_no_model_library():
     names = [name.removesuffix(".__init__") for name in names]
     code = (
         "import importlib, sys\n"
-        "from lightning_modules.command_line.startup import without_transformers\n"
-        "with without_transformers(): import torchmetrics\n"
+        "from lightning_modules.command_line.startup import import_torchmetrics\n"
+        "import_torchmetrics()\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
         f"print([name for name in {[*HEAVY, 'lightning', 'pytorch_lightning']!r} if name in sys.modules])"
     )

@@ -8,36 +8,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.graceful_stop import GracefulStop, RunStopped
+from callbacks.nan_guard import NaNGuard
+from callbacks.results import ResultsWriter
 from components.errors import InputError
 from components.media.clock import ClipShape
-from lightning_modules.command_line.startup import without_transformers
-
-with without_transformers():
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-    from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-    from lightning.pytorch.loggers import TensorBoardLogger
-    from lightning.pytorch.plugins import CheckpointIO
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    from callbacks.graceful_stop import GracefulStop, RunStopped
-    from callbacks.nan_guard import NaNGuard
-    from callbacks.results import ResultsWriter
-    from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-    from lightning_modules.command_line.config_errors import parse_error_sentence
-    from lightning_modules.command_line.config_files import (
-        callback_names,
-        moved_to_clip,
-        refuse_clips_of_data,
-        with_bases,
-    )
-    from lightning_modules.command_line.run_errors import (
-        check_checkpoint,
-        checkpoint_error_sentence,
-        input_error_sentence,
-    )
-    from lightning_modules.command_line.startup import import_plugins, keep_console_clear
-    from lightning_modules.command_line.trainer import AVSyncTrainer
+from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.command_line.class_paths import class_path_sentence
+from lightning_modules.command_line.config_errors import parse_error_sentence
+from lightning_modules.command_line.config_files import (
+    callback_names,
+    moved_to_clip,
+    refuse_clips_of_data,
+    with_bases,
+)
+from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
+from lightning_modules.command_line.trainer import AVSyncTrainer
 
 
 class ConfigInCheckpoint(SaveConfigCallback):
@@ -95,7 +90,11 @@ class AVSyncCLI(LightningCLI):
         """Parses; complains in one sentence instead of pages of usage."""
         try:
             self.config = parser.parse_args(args)
-        except argparse.ArgumentError as error:
+        except Exception as error:  # a module of the user's may raise anything while the parser imports it
+            if sentence := class_path_sentence(args):
+                raise InputError(sentence) from None
+            if not isinstance(error, argparse.ArgumentError):
+                raise
             raise InputError(moved_to_clip(parse_error_sentence(str(error), args))) from None
         chosen = self.config.get(self.config.get("subcommand"), self.config)
         chosen.base = None  # its files stand before it already; a saved configuration stands on its own
@@ -161,7 +160,7 @@ def main(args: Sequence[str] | None = None) -> int:
     else that was interrupted or terminated.
     """
     keep_console_clear()
-    import_plugins()
+    import_own_modules()
     try:
         arguments = with_bases(sys.argv[1:] if args is None else args)
         AVSyncCLI(
@@ -191,3 +190,19 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {sentence}\n")
         return 2
     return 0
+
+
+def input_error_sentence(error: BaseException) -> str | None:
+    """The sentence of the `InputError` that caused ``error``, or None if something else did.
+
+    The configuration parser re-raises what a constructor raises, and a data loader's worker process sends its
+    traceback as the message of a new exception of the same class.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MisconfigurationException):
+            return " ".join(str(cause).split())
+        if isinstance(cause, InputError):
+            return str(cause).rpartition(f"{InputError.__name__}: ")[2].strip()
+        cause = cause.__cause__
+    return None

@@ -36,7 +36,7 @@ def with_bases(args: Sequence[str]) -> list[str]:
         InputError: if a base does not exist, or files build on each other in a circle.
     """
     expanded: list[str] = []
-    for option, value in _pairs(args):
+    for option, value in arguments_and_files(args):
         if option is None:
             expanded.append(value)
             continue
@@ -48,9 +48,9 @@ def with_bases(args: Sequence[str]) -> list[str]:
 def callback_names(args: Sequence[str]) -> list[str]:
     """Names under ``callbacks`` in the files and options of an expanded command line, in order of appearance."""
     names: dict[str, None] = {}
-    for option, value in _pairs(args):
+    for option, value in arguments_and_files(args):
         if option is not None:
-            section = _content(Path(value)).get("callbacks")
+            section = content_of(Path(value)).get("callbacks")
             names |= dict.fromkeys(str(name) for name in section) if isinstance(section, dict) else {}
         elif match := _CALLBACK_OPTION.match(value):
             names[match[1]] = None
@@ -63,12 +63,12 @@ def refuse_clips_of_data(args: Sequence[str]) -> None:
     Raises:
         InputError: if a file or an option of an expanded command line sets ``data.init_args.clip``.
     """
-    for option, value in _pairs(args):
+    for option, value in arguments_and_files(args):
         if option is None:
             if match := _CLIP_OF_DATA.match(value):
                 raise InputError(f"{match[0]}: clips are described once, for every data set; use --clip{match[2]}")
             continue
-        data = _content(Path(value)).get("data")
+        data = content_of(Path(value)).get("data")
         arguments = data.get("init_args") if isinstance(data, dict) else None
         if isinstance(arguments, dict) and "clip" in arguments:
             raise InputError(
@@ -85,7 +85,7 @@ def moved_to_clip(sentence: str) -> str:
     return f"{sentence[: match.end()]}; clips are described once, for every data set: set clip.{match[1]}"
 
 
-def _pairs(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:
+def arguments_and_files(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:
     """``(option, file)`` for configuration files, ``(None, argument)`` for everything else."""
     waiting: str | None = None
     for argument in args:
@@ -102,12 +102,17 @@ def _pairs(args: Sequence[str]) -> Iterator[tuple[str | None, str]]:
         yield None, waiting
 
 
+def config_files(args: Sequence[str]) -> list[str]:
+    """The configuration files a command line names, in order."""
+    return [value for option, value in arguments_and_files(args) if option is not None]
+
+
 def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
     """The file behind everything it builds on."""
     if file.resolve() in above:
         circle = " -> ".join(path.name for path in (*above, file.resolve()))
         raise InputError(f"base: configuration files build on each other in a circle ({circle}); remove one base")
-    given = _content(file).get("base") or []
+    given = content_of(file).get("base") or []
     bases = given if isinstance(given, list) else [given]
     if not all(isinstance(base, str) for base in bases):
         raise InputError(f"{file}: base is {given!r}; give the name of a configuration file or a list of names")
@@ -116,12 +121,12 @@ def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
         path = file.parent / base
         if not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
-            raise InputError(f"{file}: base names '{base}', but '{path}' {problem}; mend the name")
+            raise InputError(f"{file}: base names '{base}', but '{path}' {problem}; correct the name")
         chain += _chain(path, (*above, file.resolve()))
     return [*chain, file]
 
 
-def _content(file: Path) -> dict[str, Any]:
+def content_of(file: Path) -> dict[str, Any]:
     """The file's top level; nothing where the parser will find the file missing or broken and say so."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,8 +1,6 @@
-"""Keeps transformers out of start-up: help and error messages should not wait for a model library.
+"""What happens before a command: our packages first, the user's folder last, no slow import, nothing idle on screen.
 
-Keeps what a person cannot act on off the screen.
-
-Imports every part, so that configurations may name classes by their short names.
+Imports the standard library alone, so that nothing of a user's can be taken for ours before it has run.
 """
 
 import importlib
@@ -10,27 +8,55 @@ import logging
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
+HOME = Path(__file__).resolve().parents[2]
+"""The folder avsync is installed in: a checkout, or ``site-packages``."""
 
-@contextmanager
-def without_transformers() -> Iterator[None]:
-    """Import Lightning without importing transformers.
+OWN_PACKAGES = ("lightning_modules", "datamodules", "components", "callbacks")
 
-    Lightning imports torchmetrics, whose BERTScore takes two names from transformers as soon as that package is
-    installed: about half a second of every start, for a metric of texts. Inside this context those two names
-    come from an empty stand-in; afterwards ``import transformers`` finds the real package. Only BERTScore notices.
+
+def own_packages_first() -> None:
+    """Our packages are those of this installation, and the working directory comes last on the search path.
+
+    Python itself puts the working directory first for ``python -m``, and so does ``PYTHONPATH=.``: a folder named
+    ``callbacks`` there would be taken for ours. Put last, it still gives configurations the user's own modules.
+    Processes that start others pass the path on, or come by here themselves.
+    """
+    before = list(sys.path)
+    sys.path.insert(0, str(HOME))
+    try:
+        # A package that has been imported is not searched for again, and its modules only in its own folder.
+        for name in OWN_PACKAGES:
+            importlib.import_module(name)
+    finally:
+        sys.path[:] = before
+    here = Path.cwd().resolve()
+    if here != HOME:  # in a checkout the working directory is our own place
+        sys.path[:] = [*(entry for entry in before if Path(entry).resolve() != here), str(here)]
+
+
+NAMES_TORCHMETRICS_TAKES = ("AutoModel", "AutoTokenizer")
+
+
+def import_torchmetrics() -> None:
+    """Imports torchmetrics, which Lightning needs, without transformers: several seconds of every start.
+
+    Relies on this: with transformers installed, torchmetrics' metrics of texts take two names from it while they are
+    imported, and use them only when such a metric is built, which we never do. Those names come from a stand-in;
+    afterwards ``import transformers`` finds the real package. Where torchmetrics needs more, it gets the real package.
     """
     if "transformers" in sys.modules or "torchmetrics" in sys.modules:
-        yield
         return
     stand_in = ModuleType("transformers")
-    vars(stand_in).update(AutoModel=None, AutoTokenizer=None)
+    vars(stand_in).update(dict.fromkeys(NAMES_TORCHMETRICS_TAKES))
     sys.modules["transformers"] = stand_in
     try:
-        yield
+        importlib.import_module("torchmetrics")
+    except (ImportError, AttributeError, TypeError):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchmetrics"]:
+            del sys.modules[name]  # half imported; Lightning will import it anew
     finally:
         del sys.modules["transformers"]
 
@@ -45,12 +71,9 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless" not in record.getMessage()
 
 
-PLUGIN_PACKAGES = ("lightning_modules", "datamodules", "components", "callbacks")
-
-
-def import_plugins() -> None:
-    """Imports all modules of the four packages; classes from elsewhere are named by their full path."""
-    for root in PLUGIN_PACKAGES:
+def import_own_modules() -> None:
+    """Imports all modules of our packages: the parser knows a class by its short name only once it is imported."""
+    for root in OWN_PACKAGES:
         package = importlib.import_module(root)
         for module in pkgutil.walk_packages(package.__path__, f"{root}."):
             if not module.name.endswith(".__main__"):

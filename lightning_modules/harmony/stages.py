@@ -23,7 +23,7 @@ from components.errors import InputError
 from components.weights.identity import Identity
 from components.weights.pretrained import located
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.command_line.run_errors import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
 
 Stage = Literal["audio", "timbre", "joint"]
 STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")

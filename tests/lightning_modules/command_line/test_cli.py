@@ -112,7 +112,7 @@ def test_fit_validate_and_predict(capsys):
         ({"data__class_path": "SqareClips"}, "data names the class SqareClips, which does not exist"),
     ],
 )
-def test_wrong_keys_are_named_with_the_mend(capsys, changes, sentence):
+def test_wrong_keys_are_named_with_the_fix(capsys, changes, sentence):
     write_config(**changes)
     assert run("fit") == 2
     assert complaint(capsys).startswith(f"error: squares.yaml: {sentence}")
@@ -256,8 +256,8 @@ def heed_interrupts():
 
 def test_help_imports_no_model_library():
     code = (
-        "import sys; from lightning_modules.command_line.cli import main; "
-        "status = main(['--help']) or main(['fit', '--help']); "
+        "import sys; from lightning_modules.__main__ import main; sys.argv = ['avsync', '--help']; status = main(); "
+        "sys.argv = ['avsync', 'fit', '--help']; status = status or main(); "
         "heavy = {name.partition('.')[0] for name in sys.modules} & {'transformers', 'diffusers'}; "
         "sys.exit(f'imported {heavy}' if heavy else status)"
     )

@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_modules.command_line.config_errors import config_files, parse_error_sentence
+from lightning_modules.command_line.config_errors import parse_error_sentence
+from lightning_modules.command_line.config_files import config_files
 
 HERE = __name__
 
@@ -87,7 +88,7 @@ def whole(init_args="", part_args="dim: 4", part="Part"):
             whole(f"rule: {{class_path: {HERE}.WidePart, init_args: {{wdith: 1}}}}"),
             "unknown key model.init_args.rule.init_args.wdith; did you mean width?",
         ),
-        ("- a\n", "a configuration file holds keys and their values, but '- a' was found; mend it"),
+        ("- a\n", "a configuration file holds keys and their values, but '- a' was found; correct it"),
         (whole("kind: c"), "model.init_args.kind is 'c', but must be one of 'a', 'b'"),
         (whole("size: [1]"), "model.init_args.size is '[1]', but must be "),
         (whole(part_args="dim: four"), "model.init_args.part.init_args.dim is 'four', but must be int"),
@@ -99,11 +100,14 @@ def whole(init_args="", part_args="dim: 4", part="Part"):
             whole().replace(f"{HERE}.Part", "NoSuch"),
             "model.init_args.part names the class NoSuch, which does not exist",
         ),
-        (whole().replace(f"{HERE}.Part", "decimal.Decimal"), "model.init_args.part: Import path decimal.Decimal does"),
+        (
+            whole().replace(f"{HERE}.Part", "decimal.Decimal"),
+            "model.init_args.part names decimal.Decimal, which is no Part; give a class that is",
+        ),
         ("model: {a: [1}\n", "not valid YAML: "),
     ],
 )
-def test_key_value_and_mend_are_named(text, expected):
+def test_key_value_and_fix_are_named(text, expected):
     assert sentence(text).startswith(f"x.yaml: {expected}")
 
 
@@ -127,7 +131,7 @@ def test_only_files_that_hold_the_key_are_named():
 def test_a_callback_without_a_class():
     message = "Parser key \"callbacks.emma\":\n  Problem with given class_path 'lightning.pytorch.Callback':\n"
     message += "    Group 'init_args' does not accept option 'decay'"
-    assert parse_error_sentence(message, []).startswith("callbacks.emma has no class_path; give one, or mend")
+    assert parse_error_sentence(message, []).startswith("callbacks.emma has no class_path; give one, or correct")
 
 
 def test_null_on_the_command_line():
@@ -148,4 +152,4 @@ def test_unknown_words_are_passed_on_in_one_line():
 
 def test_config_files_in_order():
     args = ["fit", "-c", "a.yaml", "--config=b.yaml", "--config", "c.yaml", "--x", "d.yaml"]
-    assert sorted(config_files(args)) == ["a.yaml", "b.yaml", "c.yaml"]
+    assert config_files(args) == ["a.yaml", "b.yaml", "c.yaml"]

@@ -6,32 +6,50 @@ import sys
 import warnings
 from pathlib import Path
 
-from lightning_modules.command_line.startup import PLUGIN_PACKAGES, import_plugins, keep_console_clear
+from lightning_modules.command_line.startup import OWN_PACKAGES, import_own_modules, keep_console_clear
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_lightning_loads_without_transformers_which_stays_importable():
-    code = """
-import sys
-from lightning_modules.command_line.startup import without_transformers
-with without_transformers():
-    import lightning.pytorch
-assert not any(name.startswith("transformers") for name in sys.modules), "imported"
-import torchmetrics.text
-from transformers import AutoModel
-assert AutoModel is not None
-with without_transformers():
-    import transformers
-assert transformers.AutoModel is AutoModel, "once it is there it stays"
-"""
+def run(code: str) -> None:
+    """Runs ``code`` in a process of its own, which must succeed."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_every_module_of_the_packages_is_a_plug_in():
-    import_plugins()
-    for package in PLUGIN_PACKAGES:
+def test_lightning_loads_without_transformers_which_stays_importable():
+    """Fails when torchmetrics takes more from transformers than our stand-in has: it would then be imported."""
+    run("""
+import sys
+from lightning_modules.command_line.startup import import_torchmetrics
+import_torchmetrics()
+assert "torchmetrics" in sys.modules, "torchmetrics needs other names of transformers than it did"
+import lightning.pytorch
+assert not any(name.startswith("transformers") for name in sys.modules), "imported"
+import torchmetrics.text
+from transformers import AutoModel
+assert AutoModel is not None
+import_torchmetrics()
+import transformers
+assert transformers.AutoModel is AutoModel, "once it is there it stays"
+""")
+
+
+def test_a_torchmetrics_that_needs_more_gets_the_real_transformers():
+    run("""
+import sys
+from lightning_modules.command_line import startup
+startup.NAMES_TORCHMETRICS_TAKES = ("AutoModel",)
+startup.import_torchmetrics()
+assert not {"torchmetrics", "transformers"} & set(sys.modules), "half imported"
+import torchmetrics.text
+assert sys.modules["transformers"].__file__, "the real one"
+""")
+
+
+def test_every_module_of_ours_is_imported():
+    import_own_modules()
+    for package in OWN_PACKAGES:
         for file in (ROOT / package).rglob("*.py"):
             name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             assert name in sys.modules or name.endswith("__main__")

@@ -4,42 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from components.errors import InputError
-from lightning_modules.command_line.run_errors import check_checkpoint, checkpoint_error_sentence, input_error_sentence
-
-
-def test_the_sentence_is_found_behind_other_exceptions():
-    outer = RuntimeError("many\nlines")
-    outer.__cause__ = ValueError("of a parser")
-    outer.__cause__.__cause__ = InputError("lr is 9; use at most 5")
-    assert input_error_sentence(outer) == "lr is 9; use at most 5"
-
-
-def test_the_sentence_is_found_in_a_worker_process_traceback():
-    text = (
-        "Caught InputError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "x.py", line 1, in f\n    raise InputError("a")\n'
-        "components.errors.InputError: a.mp4 is empty; remove it\n"
-    )
-    assert input_error_sentence(InputError(text)) == "a.mp4 is empty; remove it"
-
-
-def test_lightning_own_complaints_become_one_line():
-    assert input_error_sentence(MisconfigurationException("no\n  loader")) == "no loader"
-
-
-def test_other_exceptions_are_no_bad_input():
-    assert input_error_sentence(OSError("disk")) is None
-    try:
-        try:
-            raise InputError("recovered from")
-        except InputError:
-            raise OSError("disk")  # noqa: B904
-    except OSError as error:
-        assert input_error_sentence(error) is None
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
 
 
 def test_words_for_checkpoints_pass():

@@ -1,4 +1,4 @@
-"""Says in one sentence why a run cannot go on, where the reason is something the user gave."""
+"""Says in one sentence what is wrong with a checkpoint the user gave: before it is loaded, and where loading fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from components.errors import InputError
 
@@ -19,23 +18,7 @@ _SIZE = re.compile(
     r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\) from checkpoint, "
     r"the shape in current model is torch\.Size\((.*?)\)"
 )
-_MEND = "give a .ckpt file"
-
-
-def input_error_sentence(error: BaseException) -> str | None:
-    """The sentence of the `InputError` that caused ``error``, or None if something else did.
-
-    The configuration parser re-raises what a constructor raises, and a data loader's worker process sends its
-    traceback as the message of a new exception of the same class.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MisconfigurationException):
-            return " ".join(str(cause).split())
-        if isinstance(cause, InputError):
-            return str(cause).rpartition(f"{InputError.__name__}: ")[2].strip()
-        cause = cause.__cause__
-    return None
+_FIX = "give a .ckpt file"
 
 
 def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
@@ -71,7 +54,7 @@ def _content_problem(path: str, option: str) -> str | None:
     except _UNREADABLE:
         return _damaged(path, option)
     lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
-    return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_MEND}" if lacking else None
+    return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_FIX}" if lacking else None
 
 
 def _damaged(path: str, option: str) -> str:
@@ -94,7 +77,7 @@ def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ck
     """
     message = str(error)
     if isinstance(error, KeyError) and error.args[:1] in [(part,) for part in _PARTS]:
-        return f"{option}: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_MEND}"
+        return f"{option}: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_FIX}"
     if isinstance(error, KeyError) and "Trying to restore" in message:  # of a checkpoint without the optimizer's state
         return (
             f"{option}: '{path}' holds weights alone, with which no training can go on; give a checkpoint that fit "
@@ -105,7 +88,7 @@ def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ck
         holds = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
         return f"{option}: '{path}' {holds}" if holds else _damaged(path, option)
     if isinstance(error, FileNotFoundError) and path in message:
-        return f"{option}: '{path}' holds no checkpoint; {_MEND}"
+        return f"{option}: '{path}' holds no checkpoint; {_FIX}"
     if isinstance(error, ValueError) and "ckpt_path=" in message:  # Lightning cannot tell which is the best or last
         return f"ckpt_path: {' '.join(message.split())}"
     if not isinstance(error, RuntimeError) or "loading state_dict" not in message:

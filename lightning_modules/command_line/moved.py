@@ -1,0 +1,89 @@
+"""Where classes and functions that a configuration may name have gone: class paths of earlier versions."""
+
+from __future__ import annotations
+
+MOVED: dict[str, dict[str, str]] = {
+    "components.attention": {
+        "audio_windows.AudioTimeline": "components.backbones.syncphony.AudioTimeline",
+        "decoupled_interaction.InteractionConfig": "components.backbones.harmony.interaction.InteractionConfig",
+        "frame_band.BandConfig": "components.backbones.harmony.frame_band.BandConfig",
+    },
+    "components.backbones": {
+        "audio_tower.AudioTower": "components.backbones.harmony.AudioTower",
+        "clean_harmony.CleanHarmonyTransformer": "components.backbones.harmony.CleanHarmonyTransformer",
+        "harmony_checkpoint.harmony_audio_tower": "components.backbones.harmony.harmony_audio_tower",
+        "harmony_checkpoint.load_harmony": "components.backbones.harmony.load_harmony",
+        "harmony_transformer.HarmonyTransformer": "components.backbones.harmony.HarmonyTransformer",
+        "miniflux.MiniFluxTransformer": "components.backbones.pyramid_flow.MiniFluxTransformer",
+        "mmdit.PyramidMMDiT": "components.backbones.pyramid_flow.PyramidMMDiT",
+        "pretrained.pretrained_backbone": "components.backbones.pyramid_flow.pretrained_backbone",
+        "syncphony_dit.SyncphonyDiT": "components.backbones.syncphony.SyncphonyDiT",
+        "wan_branch.WanTower": "components.backbones.wan.WanTower",
+        "wan_checkpoint.wan_tower": "components.backbones.wan.wan_tower",
+    },
+    "components.codecs": {
+        "causal_video_vae.CausalVideoVAE": "components.codecs.video.causal_vae.model.CausalVideoVAE",
+        "causal_video_vae_codec.CausalVideoCodec": "components.codecs.video.causal_vae.codec.CausalVideoCodec",
+        "log_mel_codec.LogMelCodec": "components.codecs.audio.log_mel.LogMelCodec",
+        "mdct_codec.MDCTCodec": "components.codecs.audio.mdct.MDCTCodec",
+        "mmaudio_codec.MMAudioCodec": "components.codecs.audio.mmaudio.MMAudioCodec",
+        "pixel_codec.PixelCodec": "components.codecs.video.pixel.PixelCodec",
+        "wan_video_vae.WanVideoCodec": "components.codecs.video.wan.WanVideoCodec",
+    },
+    "components.encoders": {
+        "cached_text.CachedText": "components.encoders.text.cached.CachedText",
+        "cached_transcript.CachedTranscript": "components.encoders.transcript.cached.CachedTranscript",
+        "cached_transcript.TranscriptFolder": "components.encoders.transcript.cached.TranscriptFolder",
+        "character_transcript.CharacterTranscript": "components.encoders.transcript.characters.CharacterTranscript",
+        "clap.ClapAudioEncoder": "components.encoders.audio.clap.ClapAudioEncoder",
+        "denseav.DenseAVEncoder": "components.encoders.audio.denseav.DenseAVEncoder",
+        "hashed_words.HashedWords": "components.encoders.text.hashed_words.HashedWords",
+        "log_mel.LogMelEncoder": "components.encoders.audio.log_mel.LogMelEncoder",
+        "pyramid_flow_text.PyramidFlowText": "components.encoders.text.pyramid_flow.PyramidFlowText",
+        "pyramid_flow_text_folder.PyramidFlowTextFolder": (
+            "components.encoders.text.pyramid_flow_folder.PyramidFlowTextFolder"
+        ),
+        "spectrogram_transformer.SpectrogramTransformerEncoder": (
+            "components.encoders.audio.spectrogram_transformer.SpectrogramTransformerEncoder"
+        ),
+        "speech_models.SpeechEncoder": "components.encoders.audio.speech_models.SpeechEncoder",
+        "transcript.ByT5Transcript": "components.encoders.transcript.pretrained.ByT5Transcript",
+        "transcript.SpeechT5Transcript": "components.encoders.transcript.pretrained.SpeechT5Transcript",
+        "umt5_text.UMT5Text": "components.encoders.text.umt5.UMT5Text",
+        "umt5_text.WanTextFolder": "components.encoders.text.umt5.WanTextFolder",
+        "whisper.WhisperAudioEncoder": "components.encoders.audio.whisper.WhisperAudioEncoder",
+    },
+    "components.metrics": {
+        "cyclesync.CycleSync": "components.metrics.cyclesync.metric.CycleSync",
+        "face_detector.WholeFrame": "components.metrics.syncnet.tracking.WholeFrame",
+        "onsets.OnsetDetector": "components.metrics.cyclesync.onsets.OnsetDetector",
+        "sync_confidence.SyncConfidence": "components.metrics.syncnet.metric.SyncConfidence",
+        "syncnet.SyncNet": "components.metrics.syncnet.model.SyncNet",
+        "syncnet_scorer.SyncNetScorer": "components.metrics.syncnet.scorer.SyncNetScorer",
+        "syncnet_tracking.FaceTracker": "components.metrics.syncnet.tracking.FaceTracker",
+    },
+    "components.v2a": {"onset_network.OnsetNetwork": "components.v2a.onset_v2a.OnsetNetwork"},
+    "datamodules": {
+        "clip_data_module.ClipDataModule": "datamodules.reading.clip_data_module.ClipDataModule",
+        "reference_voices.ReferenceVoices": "datamodules.reading.reference_voices.ReferenceVoices",
+    },
+    "lightning_modules": {
+        "atomic_checkpoint_io.AtomicCheckpointIO": "lightning_modules.checkpoints.atomic.AtomicCheckpointIO",
+        "fsdp2.FSDP2Strategy": "lightning_modules.strategies.fsdp2.FSDP2Strategy",
+        "modality_watch.ModalityWatch": "lightning_modules.harmony.modality_watch.ModalityWatch",
+        "syncnet.SyncNetModule": "lightning_modules.judges.syncnet.SyncNetModule",
+        "trainer.AVSyncTrainer": "lightning_modules.command_line.trainer.AVSyncTrainer",
+        "v2a.V2AModule": "lightning_modules.judges.v2a.V2AModule",
+    },
+}
+"""By the folder it was in: a class's old path within, and its new path whole."""
+
+
+def new_place(class_path: str) -> str | None:
+    """Where what ``class_path`` named is now, with what follows the class, such as ``.from_pretrained``; else None."""
+    for folder, paths in MOVED.items():
+        rest = class_path.removeprefix(f"{folder}.")
+        for old, new in paths.items():
+            if rest != class_path and f"{rest}.".startswith(f"{old}."):
+                return new + rest[len(old) :]
+    return None

@@ -1,0 +1,61 @@
+"""Class paths of earlier versions are told their new place, wherever in a configuration they stand."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from lightning_modules.command_line.class_paths import class_path_sentence, import_problem
+from lightning_modules.command_line.moved import MOVED, new_place
+
+ALL = [(f"{folder}.{old}", new) for folder, paths in MOVED.items() for old, new in paths.items()]
+
+
+@pytest.mark.parametrize(("old", "new"), ALL)
+def test_every_new_place_exists_and_no_old_one_does(old: str, new: str):
+    module, _, name = new.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert name == old.rpartition(".")[2]
+    assert import_problem(new) is None
+    assert import_problem(old) == f"which moved: use {new}"
+
+
+@pytest.mark.parametrize(("old", "new"), ALL)
+def test_new_places_are_as_short_as_they_can_be(old: str, new: str):
+    module, _, name = new.rpartition(".")
+    parent = importlib.import_module(module.rpartition(".")[0])
+    assert getattr(parent, name, None) is not getattr(importlib.import_module(module), name)
+
+
+def test_what_follows_the_class_is_kept():
+    old = "components.codecs.causal_video_vae_codec.CausalVideoCodec.from_pretrained"
+    assert new_place(old) == "components.codecs.video.causal_vae.codec.CausalVideoCodec.from_pretrained"
+    assert new_place("components.metrics.syncnet.SyncNetwork") is None
+    assert new_place("components.backbones.syncphony_dit") is None
+
+
+DIT = "components.backbones.syncphony_dit.SyncphonyDiT"
+MOVED_DIT = f"names {DIT}, which moved: use components.backbones.syncphony.SyncphonyDiT"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (f"model: {{class_path: a, init_args: {{dit: {{class_path: {DIT}}}}}}}", "model.dit"),
+        (f"model: {{class_path: a, init_args: {{dit: {DIT}}}}}", "model.dit"),
+        (f"model: {DIT}", "model"),
+        (f"data: {{class_path: {DIT}}}", "data"),
+        (f"callbacks: {{ema: {{class_path: {DIT}}}}}", "callbacks.ema"),
+        (f"trainer: {{callbacks: [EMA, {{class_path: {DIT}}}]}}", "trainer.callbacks.1"),
+    ],
+)
+def test_a_moved_class_is_found_wherever_it_stands(tmp_path: Path, text: str, key: str):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    assert class_path_sentence(["fit", "--config", str(file)]) == f"{file}: {key} {MOVED_DIT}"
+
+
+@pytest.mark.parametrize("option", ["--model.dit=%s", "--model.dit.class_path=%s", "--model.dit {class_path: %s}"])
+def test_a_moved_class_is_found_in_options(option: str):
+    args = ["fit", *(option % DIT).split(" ", 1)]
+    assert class_path_sentence(args) == f"command line: model.dit {MOVED_DIT}"
