@@ -164,27 +164,32 @@ def understood_by_benchmark(name: str, options: list[str], monkeypatch: pytest.M
         importlib.import_module(name).main(options)
 
 
+EXPERIMENTS = (
+    ["fit", "--config", "configs/syncphony/avsync15.yaml", "--config", "configs/trainer/fsdp.yaml"],
+    ["fit", "--config", "configs/harmony/quickstart.yaml"],
+)
+
+
 def options_in_text(page: str) -> list[list[str]]:
-    """Options with their values that sentences and tables name, such as ``--trainer.devices 4``."""
+    """Options that sentences and tables name, some with a value, such as ``--trainer.devices 4``."""
     words = [text.split() for text in inline_code(page) if "..." not in text]
-    return [found for found in words if len(found) > 1 and re.fullmatch(r"--[a-z]+\.[\w.]+", found[0])]
+    return [found for found in words if re.fullmatch(r"--[a-z]+\.[\w.]+", found[0])]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if options_in_text(page)])
 def test_options_in_the_text_are_understood(page: str, place: Path, capsys: pytest.CaptureFixture[str]):
-    """Each by one of these experiments; those of one page together, as far as they go together."""
-    experiments = (
-        ["configs/syncphony/avsync15.yaml", "configs/trainer/fsdp.yaml"],
-        ["configs/harmony/quickstart.yaml"],
-    )
-    left, complaints = options_in_text(page), ""
-    for files in experiments:
-        command = ["fit", *(word for file in files for word in ("--config", file))]
-        if left and not complaint([*command, *(word for option in left for word in option)], capsys):
-            return
-        found = {tuple(option): complaint([*command, *option], capsys) for option in left}
+    """Each by one of two experiments; those of one page together, as far as they go together."""
+    left = [option for option in options_in_text(page) if len(option) > 1]
+    complaints = ""
+    for experiment in EXPERIMENTS:
+        if left and not complaint([*experiment, *(word for option in left for word in option)], capsys):
+            left = []
+        found = {tuple(option): complaint([*experiment, *option], capsys) for option in left}
         left, complaints = [list(option) for option in found if found[option]], "".join(found.values())
     assert left == [], complaints
+    for (name,) in [option for option in options_in_text(page) if len(option) == 1]:
+        said = [complaint([*experiment, name, "null"], capsys) for experiment in EXPERIMENTS]
+        assert not all("unknown" in text for text in said), said
 
 
 @pytest.mark.parametrize("page", PAGES)
