@@ -253,6 +253,8 @@ def test_what_is_named_exists(page: str):
             there = resolves(text)
         elif re.fullmatch(r"\w+\.yaml", text):
             there = text in yaml_files or text == "config.yaml"
+        elif re.fullmatch(r"quickstart_\w+(/|\.ckpt)", text):
+            there = (ROOT / "configs/weights" / text).exists()
         elif CLASS_NAME.fullmatch(text):
             there = text in classes
         else:
