@@ -125,9 +125,22 @@ def test_the_pages_are_there():
     assert len(RUN) >= 5
 
 
-@pytest.mark.parametrize("words", [words for words in PARSED if avsync_arguments(words)], ids=" ".join)
-def test_a_command_is_understood(words: list[str], place: Path, capsys: pytest.CaptureFixture[str]):
-    assert complaint(avsync_arguments(words) or [], capsys) == ""
+def by_experiment() -> dict[str, list[str]]:
+    """``avsync`` with its configuration files -> the options of all commands that have these."""
+    found: dict[str, list[str]] = {}
+    for words in PARSED:
+        arguments = avsync_arguments(words)
+        if arguments is not None:
+            is_file = [i > 0 and "--config" in arguments[i - 1 : i + 1] for i in range(len(arguments))]
+            experiment = [word for word, held in zip(arguments, is_file, strict=True) if held]
+            options = [word for word, held in zip(arguments[1:], is_file[1:], strict=True) if not held]
+            found.setdefault(" ".join([arguments[0], *experiment]), []).extend(options)
+    return found
+
+
+@pytest.mark.parametrize(("experiment", "options"), by_experiment().items(), ids=list(by_experiment()))
+def test_commands_are_understood(experiment: str, options: list[str], place: Path, capsys: pytest.CaptureFixture[str]):
+    assert complaint([*experiment.split(), *options], capsys) == ""
 
 
 def test_a_wrong_command_is_not_understood(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -187,7 +200,7 @@ def test_options_in_the_text_are_understood(page: str, place: Path, capsys: pyte
     left = [option for option in options_in_text(page) if len(option) > 1]
     complaints = ""
     for experiment in EXPERIMENTS:
-        if left and not complaint([*experiment, *(word for option in left for word in option)], capsys):
+        if len(left) > 1 and not complaint([*experiment, *(word for option in left for word in option)], capsys):
             left = []
         found = {tuple(option): complaint([*experiment, *option], capsys) for option in left}
         left, complaints = [list(option) for option in found if found[option]], "".join(found.values())
