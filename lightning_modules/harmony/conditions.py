@@ -94,11 +94,21 @@ class NegativesConfig:
         prompt: of the video.
         scene: of the sound.
         transcript: words of the negative branch; None keeps the transcript.
+
+    Raises:
+        InputError: if ``transcript`` is the word None.
     """
 
     prompt: str = ""
     scene: str = ""
     transcript: str | None = ""
+
+    def __post_init__(self) -> None:
+        if self.transcript == "None":  # what the parser makes of a null given several classes deep on the command line
+            raise InputError(
+                "negatives.transcript is the word None: to keep the transcript, set it to null in a file, or give "
+                "--model.init_args.negatives '{transcript: null}'."
+            )
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ class CurriculumConfig:
         for name, value in (("patience", self.patience), ("future_temporal_factor", self.future_temporal_factor)):
             if value < 1:
                 raise InputError(f"curriculum.{name} is {value}: give at least 1.")
+        if self.init_from == "None":  # what the parser makes of a null given several classes deep on the command line
+            raise InputError(
+                "curriculum.init_from is the word None: to begin with nothing, set it to null in a file, or give "
+                "--model.init_args.curriculum '{init_from: null}'."
+            )
         if self.init_from is not None and not BEGINS_FROM[self.stage]:
             raise InputError(
                 f"curriculum.init_from is '{self.init_from}', but stage {self.stage} is the first: leave "

@@ -478,29 +478,26 @@ def test_one_field_of_a_section_is_set_over_files_that_set_others(
 ):
     """Through the real command line: files are merged field by field, and an option changes its field alone."""
     monkeypatch.setattr(sys, "argv", ["avsync"])
-    files = ("configs/harmony/quickstart.yaml", "configs/harmony/predict.yaml", "configs/harmony/lora.yaml")
     options = {
-        "curriculum.video_lora.rank": "8",
+        "curriculum.video_lora.alpha": "4",
         "curriculum.train_audio": "false",
-        "curriculum.audio_lora": "null",
+        "curriculum": "{audio_lora: null}",
         "dropout.text": "0.3",
         "generation.task": "audio_to_video",
         "negatives.scene": "noise",
     }
-    given = [part for file in files for part in ("--config", file)]
-    given += [f"--model.init_args.{name}={value}" for name, value in options.items()]
-    assert main(["predict", *given, "--print_config"]) == 0
+    files = [f"--config=configs/harmony/{name}.yaml" for name in ("stage3_joint", "lora")]
+    given = [f"--model.init_args.{name}={value}" for name, value in options.items()]
+    assert main(["predict", *files, *given, "--print_config"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     adapters = found["curriculum"].pop("video_lora")
-    assert LoRAConfig(**adapters | {"targets": tuple(adapters["targets"])}) == LoRAConfig(8)
+    assert LoRAConfig(**adapters | {"targets": tuple(adapters["targets"])}) == LoRAConfig(32, alpha=4.0)
     assert CurriculumConfig(**found["curriculum"]) == CurriculumConfig(
-        init_from="configs/weights/quickstart_harmony_stage2.ckpt", train_audio=False
+        "joint", "runs/stage2_timbre/version_0/checkpoints/last.ckpt", train_audio=False
     )
     assert DropoutConfig(**found["dropout"]) == DropoutConfig(text=0.3)
     found["generation"]["variants"] = tuple(found["generation"]["variants"])
-    assert GenerationConfig(**found["generation"]) == GenerationConfig("audio_to_video"), (
-        "predict.yaml asks for no variant"
-    )
+    assert GenerationConfig(**found["generation"]) == GenerationConfig("audio_to_video", variants=("no_synccfg",))
     assert NegativesConfig(**found["negatives"]) == NegativesConfig(scene="noise")
 
 
@@ -537,6 +534,15 @@ def test_batches_that_do_not_fit_are_named(settings: dict, change: dict, message
         step(module, replace(clips(), **change))
 
 
+def test_a_null_that_the_parser_made_a_word_of_is_refused():
+    """``--model.init_args.negatives.transcript null`` arrives as a word; the section's own value does not."""
+    with pytest.raises(
+        InputError, match=r"^negatives\.transcript is the word None: .* negatives '\{transcript: null\}'"
+    ):
+        NegativesConfig(transcript="None")
+    assert NegativesConfig(transcript=None).transcript is None
+
+
 @pytest.mark.parametrize("name", ["reference", "text", "transcript"])
 @pytest.mark.parametrize("probability", [-0.1, 1.5])
 def test_a_dropout_that_is_no_probability_is_refused(name: str, probability: float):
@@ -554,6 +560,7 @@ def test_a_dropout_that_is_no_probability_is_refused(name: str, probability: flo
             {"stage": "audio", "init_from": "a.ckpt"},
             r"^curriculum\.init_from is 'a.ckpt', but stage audio is the",
         ),
+        ({"init_from": "None"}, r"^curriculum\.init_from is the word None: .* curriculum '\{init_from: null\}'"),
         ({"variants": ["w0"]}, r"^generation\.variants names \['w0'\]"),
         ({"task": "video"}, r"^generation\.task is 'video': give one of joint, audio_to_video, video_to_audio"),
         ({"still_without_image": "blue"}, r"^generation\.still_without_image is 'blue': give one of grey, none"),
