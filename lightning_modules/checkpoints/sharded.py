@@ -31,7 +31,7 @@ def is_sharded_checkpoint(path: Path) -> bool:
 
 def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bool) -> None:
     """Write this rank's part of ``checkpoint``; every rank has to call it with the same, existing folder."""
-    import torch.distributed.checkpoint as dcp  # a quarter of a second that no other command needs
+    from torch.distributed.checkpoint.state_dict_saver import save  # a quarter of a second no other command needs
 
     rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
     tensors = {f"{_MODEL}.{name}": value for name, value in checkpoint["state_dict"].items()}
@@ -46,7 +46,7 @@ def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bo
                         tensors[f"{_OPTIMIZER}.{i}.{index}.{name}"] = value
                     else:
                         rest["optimizer_values"][i][f"{index}.{name}"] = value
-    dcp.save(tensors, checkpoint_id=folder)
+    save(tensors, checkpoint_id=folder)
     if is_global_zero:
         with (folder / META_FILE).open("wb") as stream:
             torch.save(rest, stream)
@@ -67,11 +67,12 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
     Raises:
         InputError: if the folder is damaged.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        stored = FileSystemReader(folder).read_metadata().state_dict_metadata
         checkpoint: dict[str, Any] = torch.load(folder / META_FILE, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError) as error:
         raise InputError(f"checkpoint '{folder}' is damaged ({error}); give another one") from None
@@ -85,7 +86,7 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
             unread[name] = torch.empty(kept.size, dtype=kept.properties.dtype, device="meta")
         else:
             tensors[name] = place
-    dcp.load(tensors, checkpoint_id=folder, no_dist=not distributed)
+    load(tensors, checkpoint_id=folder, no_dist=not distributed)
     return _unflattened(checkpoint, {**tensors, **unread})
 
 
