@@ -537,7 +537,7 @@ def test_batches_that_do_not_fit_are_named(settings: dict, change: dict, message
 def test_a_null_that_the_parser_made_a_word_of_is_refused():
     """``--model.init_args.negatives.transcript null`` arrives as a word; the section's own value does not."""
     with pytest.raises(
-        InputError, match=r"^negatives\.transcript is the word None: .* negatives '\{transcript: null\}'"
+        InputError, match=r"^negatives\.transcript is the word None: .*\.negatives '\{transcript: null\}'"
     ):
         NegativesConfig(transcript="None")
     assert NegativesConfig(transcript=None).transcript is None
@@ -560,7 +560,7 @@ def test_a_dropout_that_is_no_probability_is_refused(name: str, probability: flo
             {"stage": "audio", "init_from": "a.ckpt"},
             r"^curriculum\.init_from is 'a.ckpt', but stage audio is the",
         ),
-        ({"init_from": "None"}, r"^curriculum\.init_from is the word None: .* curriculum '\{init_from: null\}'"),
+        ({"init_from": "None"}, r"^curriculum\.init_from is the word None: .*\.curriculum '\{init_from: null\}'"),
         ({"variants": ["w0"]}, r"^generation\.variants names \['w0'\]"),
         ({"task": "video"}, r"^generation\.task is 'video': give one of joint, audio_to_video, video_to_audio"),
         ({"still_without_image": "blue"}, r"^generation\.still_without_image is 'blue': give one of grey, none"),
