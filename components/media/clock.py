@@ -1,16 +1,7 @@
 """The one clock of an experiment: what is said once of a clip, and what follows from it.
 
 An experiment says the shape of its clips under ``clip:``; how many samples, frames and latents that makes, and which
-seconds they cover, is derived here from that shape and from the codecs.
-
-Source of `LatentClock`: Harmony (arXiv 2511.21579), "RoPE-aligned Frame-level Attention": audio token j gets the
-position ``j' = j T_v / T_a``, so that positions count video latents. The unit here is the same; there are two maps:
-
-- ``linear`` is the paper's: video latent i at i, audio token j at ``j T_v / T_a``;
-- ``causal`` (ours) knows that the first latent of a causal video VAE holds one frame and every other one f frames.
-  Latent i >= 1 is centred on frame ``f i - (f - 1) / 2``; an audio token's centre, in frames, is mapped piecewise
-  linearly through those knots. At 121 frames (f = 4, 24 fps) the linear map is 58 ms late at latent 1 and 58 ms early
-  at latent 30.
+seconds they cover, is derived here from that shape and from the codecs (`ClipShape`, `LatentClock`).
 """
 
 from __future__ import annotations
@@ -94,7 +85,16 @@ def longest_clip(held: int, frame_step: int) -> int:
 
 @dataclass(frozen=True)
 class LatentClock:
-    """Rates of the latents of a clip, as its frame rate and the two codecs give them.
+    """Rates of a clip's latents: where video and audio latents stand in time, and which of them overlap.
+
+    Source: Harmony (arXiv 2511.21579), "RoPE-aligned Frame-level Attention": audio token j gets the position
+    ``j' = j T_v / T_a``, so that positions count video latents. The unit here is the same; there are two maps:
+
+    - ``linear`` is the paper's: video latent i at i, audio token j at ``j T_v / T_a``;
+    - ``causal`` (ours) knows that the first latent of a causal video VAE holds one frame and every other one f frames.
+      Latent i >= 1 is centred on frame ``f i - (f - 1) / 2``; an audio token's centre, in frames, is mapped piecewise
+      linearly through those knots. At 121 frames (f = 4, 24 fps) the linear map is 58 ms late at latent 1 and 58 ms
+      early at latent 30.
 
     Attributes:
         video_fps: frames per second of the video (`ClipBatch.fps`).
