@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import gc
 import importlib
 import json
 import re
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import _lru_cache_wrapper, cache
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +24,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from components.media.writer import write_mp4
 from datamodules.reading.speech_manifest import COLUMNS
-from lightning_modules.command_line.cli import AVSyncCLI, main
+from lightning_modules.__main__ import main
+from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
@@ -102,7 +106,7 @@ def place(tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A working directory with all named examples, and the repository's configurations where the pages expect them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["avsync"])
+    monkeypatch.setattr(sys, "argv", [])
     (tmp_path / "configs").symlink_to(configs)
     (tmp_path / "data").symlink_to(configs.parent / "data")  # clips are rendered once
     for name, text in named_files().items():
@@ -112,14 +116,20 @@ def place(tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         del sys.modules[name]
 
 
+def avsync(arguments: list[str]) -> int:
+    """Runs the command in this process, as the console script does; `place` keeps what it changes from other tests."""
+    sys.argv[:] = ["avsync", *arguments]
+    return main()
+
+
 def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What the command line says against these arguments; nothing is built or run."""
-    status = main([*arguments, "--print_config"])
+    status = avsync([*arguments, "--print_config"])
     shown = capsys.readouterr()
     return "" if status == 0 and yaml.safe_load(shown.out) else shown.err or "printed nothing"
 
 
-def test_the_pages_are_there():
+def test_the_pages_are_there() -> None:
     assert len(PAGES) >= 9
     assert len(COMMANDS) >= 25
     assert len(RUN) >= 5
@@ -139,18 +149,20 @@ def by_experiment() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("experiment", "options"), by_experiment().items(), ids=list(by_experiment()))
-def test_commands_are_understood(experiment: str, options: list[str], place: Path, capsys: pytest.CaptureFixture[str]):
+def test_commands_are_understood(
+    experiment: str, options: list[str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert complaint([*experiment.split(), *options], capsys) == ""
 
 
-def test_a_wrong_command_is_not_understood(place: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_command_is_not_understood(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "sync_scaled" in complaint(
         ["fit", "--config", "configs/quickstart.yaml", "--model.sampler.init_args.sync_scaled", "4"], capsys
     )
 
 
 @pytest.mark.parametrize("words", [words for words in PARSED if not avsync_arguments(words)], ids=" ".join)
-def test_another_program_is_there(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_another_program_is_there(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     extra = {re.split(r"[<>=\[]", name)[0] for name in PROJECT["project"]["optional-dependencies"]["test"]}
     if words[:2] == ["pip", "install"]:
         assert words[2] == "-e"
@@ -170,7 +182,7 @@ def understood_by_benchmark(name: str, options: list[str], monkeypatch: pytest.M
     class Understood(Exception):
         pass
 
-    def stop(self: argparse.ArgumentParser, *args: object) -> argparse.Namespace:
+    def stop(self: argparse.ArgumentParser, *args: Any) -> None:
         parse(self, *args)
         raise Understood
 
@@ -195,7 +207,7 @@ def options_in_text(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if options_in_text(page)])
-def test_options_in_the_text_are_understood(page: str, place: Path, capsys: pytest.CaptureFixture[str]):
+def test_options_in_the_text_are_understood(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each by one of these experiments; those of one page together, as far as they go together."""
     left = [option for option in options_in_text(page) if len(option) > 1]
     complaints = ""
@@ -210,7 +222,7 @@ def test_options_in_the_text_are_understood(page: str, place: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_yaml_in_the_text_is_understood(page: str, place: Path, capsys: pytest.CaptureFixture[str]):
+def test_yaml_in_the_text_is_understood(page: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in blocks(page, "yaml"):
         if FILE_NAME.match(text):
             continue  # a command uses it
@@ -220,14 +232,14 @@ def test_yaml_in_the_text_is_understood(page: str, place: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_rows_in_the_text_are_rows_of_a_manifest(page: str):
+def test_rows_in_the_text_are_rows_of_a_manifest(page: str) -> None:
     for text in blocks(page, "json"):
         for line in text.splitlines():
             assert json.loads(line).keys() <= set(COLUMNS)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_scripts_are_scripts(page: str):
+def test_scripts_are_scripts(page: str) -> None:
     for text in blocks(page, "bash"):
         run = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
         assert run.returncode == 0, run.stderr
@@ -239,7 +251,7 @@ def heading_anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str):
+def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", PAGES[page])):
         if "://" in target:
             continue
@@ -259,7 +271,7 @@ def class_names() -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_is_named_exists(page: str):
+def test_what_is_named_exists(page: str) -> None:
     classes = class_names()
     yaml_files = {file.name for file in (ROOT / "configs").rglob("*.yaml")} | named_files().keys()
     missing = []
@@ -307,39 +319,39 @@ ONE_STEP = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
 def run_example(name: str, *options: str) -> None:
     """The one command of the pages that uses the example ``name``, at its smallest."""
     (words,) = [words for words in RUN if any(name in word for word in words)]
-    assert main([*(avsync_arguments(words) or []), *QUIET, *options]) == 0
+    assert avsync([*(avsync_arguments(words) or []), *QUIET, *options]) == 0
 
 
-def results() -> dict[str, dict[str, object]]:
+def results() -> dict[str, Any]:
     (file,) = Path("runs").glob("*/version_0/results.json")
-    record: dict[str, dict[str, object]] = json.loads(file.read_text())
+    record: dict[str, Any] = json.loads(file.read_text())
     return record
 
 
-def test_every_example_is_run():
+def test_every_example_is_run() -> None:
     names = {name.removesuffix(".py") for name in named_files() if name.endswith(".py")}
     assert names == {"my_judge", "my_metric", "my_callback", "my_backbone", "my_data"}
 
 
-def test_a_judge_of_the_user_judges(place: Path):
+def test_a_judge_of_the_user_judges(place: Path) -> None:
     run_example("my_judge.yaml", *FEW_CLIPS, "--model.init_args.variants", "[]")
     metrics = results()["metrics"]
     assert {entry["v2a"] for entry in metrics.values()} == {"my_judge.ClickAtJumps"}
     assert metrics["cyclesync_real"]["value"] > 30  # it hears real jumps
 
 
-def test_a_metric_of_the_user_is_reported(place: Path):
+def test_a_metric_of_the_user_is_reported(place: Path) -> None:
     alone = ["--trainer.callbacks", "null", "--model.init_args.variants", "[]"]
     run_example("my_metric", *FEW_CLIPS, *alone)
     assert results()["metrics"]["motion"]["n"] == 2
 
 
-def test_a_callback_of_the_user_acts(place: Path):
+def test_a_callback_of_the_user_acts(place: Path) -> None:
     run_example("my_callback", *FEW_CLIPS, "--trainer.limit_val_batches", "0", "--callbacks.stop.init_args.loss", "9")
     assert results()["global_step"] == 1
 
 
-def test_a_backbone_of_the_user_trains(place: Path):
+def test_a_backbone_of_the_user_trains(place: Path) -> None:
     # two steps: the projection in front of the gain begins at zero
     two_steps = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
     saved = ["--callbacks.checkpoint.init_args.every_n_train_steps", "2"]
@@ -349,7 +361,7 @@ def test_a_backbone_of_the_user_trains(place: Path):
     assert not torch.equal(gain, torch.ones_like(gain))
 
 
-def test_a_data_set_of_the_user_is_read(place: Path):
+def test_a_data_set_of_the_user_is_read(place: Path) -> None:
     for split in ("train", "test"):
         for index in range(2):
             frames = torch.randint(256, (60, 3, 48, 64), dtype=torch.uint8)
@@ -369,6 +381,7 @@ SYSTEMS = {
 
 
 def section(title: str) -> str:
+    text: str
     (text,) = re.findall(rf"^## {title}$(.*?)(?=^## |\Z)", STEP, re.MULTILINE | re.DOTALL)
     return text
 
@@ -388,11 +401,14 @@ def walked(action: Callable[[], object]) -> list[str]:
     """Files of the repository that ``action`` runs through, in the order in which they are entered first."""
     files: dict[str, None] = {}
 
-    def note(frame: object, event: str, argument: object) -> None:
-        name = frame.f_code.co_filename  # type: ignore[attr-defined]
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename
         if event == "call" and name.startswith(f"{ROOT}/"):
             files.setdefault(str(Path(name).relative_to(ROOT)))
 
+    for held in gc.get_objects():  # what an earlier test left in a cache would not be computed again
+        if isinstance(held, _lru_cache_wrapper) and held.__module__.split(".")[0] in PACKAGES:
+            held.cache_clear()
     before = sys.getprofile()
     sys.setprofile(note)
     try:
@@ -403,7 +419,9 @@ def walked(action: Callable[[], object]) -> list[str]:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_step_passes_the_files_that_the_page_lists(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_step_passes_the_files_that_the_page_lists(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     config, *options = SYSTEMS[system]
     callbacks = yaml.safe_load((ROOT / config).read_text()).get("callbacks", {})
