@@ -14,6 +14,7 @@ from torch import Tensor
 from components.contracts import ClipBatch, Modality, VideoCodec
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.clock import longest_clip
 from components.samplers.joint_sampler import JointConditions, ModalityText
 from lightning_modules.harmony.inputs import HarmonyInputs, transcripts_of
 
@@ -260,4 +261,4 @@ class HarmonyConditions:
                 f"the sound of {batch.ids[0]} is shorter than the shortest video ({(1 + factor) / batch.fps:.2f} s): "
                 "give a longer sound, or a video."
             )
-        return 1 + (frames - 1) // factor * factor
+        return longest_clip(frames, factor)

@@ -84,7 +84,7 @@ class ModalityWatch:
         """
         state = (self.table.state, self.sigma, self.content, self.norms)
         summed = reduce(torch.cat([part.flatten() for part in state]))
-        pieces = summed.split([part.numel() for part in state])
+        pieces = torch.split(summed, [part.numel() for part in state])
         self.table.state, sigma, content, norms = (
             piece.view_as(part) for piece, part in zip(pieces, state, strict=True)
         )
