@@ -77,6 +77,7 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
         out = torch.unflatten(x, 1, segments) * gate
         return out.flatten(1, 2)
 
+    # diffusers' ``WanTransformerBlock.forward``, cast by cast: every float32 and ``type_as`` below is theirs
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
     update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
     hidden = (hidden.float() + gated(update, gate_attn)).type_as(hidden)
@@ -148,7 +149,7 @@ class WanTower(nn.Module):
             "qk_norm": qk_norm,
             "eps": eps,
         }
-        stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)
+        stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)  # its rotary table is not used: `video_rope`
         self.config: dict[str, Any] = {**wan, "patch_size": list(patch_size), "text_len": text_len}
         self.dim = num_attention_heads * attention_head_dim
         self.head_dim = attention_head_dim
