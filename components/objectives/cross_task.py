@@ -2,6 +2,8 @@
 
 Source: Harmony, "Cross-Task Synergy": ``L = L_joint + lambda_v L_driven_by_audio + lambda_a L_driven_by_video``. A
 driven row holds one modality clean, at timestep 0; so the task is a property of the row and one forward serves all.
+The paper draws one noise level for both modalities, through a shift of 5; logit-normal levels and the uniform share of
+`NoiseLevels` are ours.
 
 Legend: B clips, R rows (task by task, clip by clip within), C channels, T latents of either modality.
 """
@@ -17,11 +19,65 @@ from torch import Tensor
 
 from components.contracts import Modality
 from components.errors import InputError
-from components.objectives.noise_levels import LevelDraws, NoiseLevels
 from components.objectives.task_losses import TASKS, RowErrors
 from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
 JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)
+
+
+@dataclass(frozen=True)
+class LevelDraws:
+    """Random numbers behind one noise level per clip, ``[B]`` each.
+
+    Attributes:
+        normal: standard normal.
+        uniform: in (0, 1].
+        choice: in [0, 1); a level is uniform where this lies below the law's uniform share.
+    """
+
+    normal: Tensor
+    uniform: Tensor
+    choice: Tensor
+
+    @classmethod
+    def draw(cls, num: int, generator: torch.Generator | None, device: torch.device | str) -> LevelDraws:
+        """Draws for ``num`` clips."""
+        uniform, choice = torch.rand(2, num, generator=generator, device=device)
+        # (0, 1] instead of [0, 1): level 0 would tell the model that the clip is clean and given
+        return cls(torch.randn(num, generator=generator, device=device), 1 - uniform, choice)
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Law of the noise level s in (0, 1] of one modality: ``s = k u / (1 + (k - 1) u)``, ``u = sigmoid(m + d n)``.
+
+    Attributes:
+        shift: k; the sampler's shift, so that training meets the levels of sampling (5 for Wan2.2).
+        mean: m.
+        deviation: d.
+        uniform_share: share of clips whose s is drawn uniformly, so that no level is rare.
+
+    Raises:
+        InputError: for a number out of range.
+    """
+
+    shift: float = 5.0
+    mean: float = 0.0
+    deviation: float = 1.0
+    uniform_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in (("shift", self.shift), ("deviation", self.deviation)):
+            if not value > 0:
+                raise InputError(f"NoiseLevels.{name} is {value}; it must be positive.")
+        if not 0 <= self.uniform_share <= 1:
+            raise InputError(f"NoiseLevels.uniform_share is {self.uniform_share}; it must lie between 0 and 1.")
+
+    def __call__(self, draws: LevelDraws) -> Tensor:
+        """Noise levels ``[B]``, float32. On the same draws, laws of different shifts differ by the bend alone."""
+        u = torch.sigmoid(self.mean + self.deviation * draws.normal)
+        bent = self.shift * u / (1 + (self.shift - 1) * u)
+        return torch.where(draws.choice < self.uniform_share, draws.uniform, bent)
 
 
 @dataclass(frozen=True)
@@ -175,6 +231,7 @@ class CrossTaskSynergy:
                 return None
             return torch.randn(latents.shape, generator=generator, device=device)
 
+        # Everything is drawn, in one order, also what a task mode does not read: the mode changes no other number.
         cumulative = torch.tensor(self.probabilities, device=device).cumsum(0)
         uniform, given = torch.rand(2, num, generator=generator, device=device)
         levels = LevelDraws.draw(num, generator, device)
@@ -202,7 +259,7 @@ class CrossTaskSynergy:
         alone = video is None or audio is None
         repeats = 1 if alone or self.task_mode == "sample" else len(TASKS)
         weights = torch.tensor(self.weights, device=device)
-        if alone:
+        if alone:  # plain flow matching: nothing can drive
             tasks = torch.zeros_like(draws.tasks)
         elif self.task_mode == "sample":
             tasks = draws.tasks
@@ -216,13 +273,14 @@ class CrossTaskSynergy:
         video_rows, audio_rows = None, None
         if video is not None and draws.video_noise is not None:
             clean = (tasks == VIDEO_DRIVEN)[:, None].repeat(1, video.shape[2])  # [R, T_v]: t_v = 0
-            clean[:, 0] |= first_frame
+            clean[:, 0] |= first_frame  # given at timestep 0 and not learnt, as in Wan2.2's image-to-video
             sigma = self.video_levels(draws.video_levels).repeat(repeats)
             video_rows = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
         if audio is not None and draws.audio_noise is not None:
             clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])  # [R, T_a]: t_a = 0
             learnt = ~clean
             if audio_lengths is not None:
+                # padding behind a short sound is noised and attended to, but its velocity is not learnt
                 at = torch.arange(audio.shape[2], device=device)
                 learnt = learnt & (at < audio_lengths[:, None]).repeat(repeats, 1)
             sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
@@ -241,7 +299,7 @@ class CrossTaskSynergy:
                 continue
             error = noisy.errors(velocity)
             weight = noisy.weight
-            if self.min_sigma:
+            if self.min_sigma:  # |v error| = |x error| / s, so s^2 turns an error of velocities into one of data
                 weight = weight * (noisy.sigma / self.min_sigma).clamp(max=1).square()
             total = total + (weight * error).sum() / num_clips
             errors[name] = RowErrors(error.detach(), noisy.mask.any(dim=1), rows.tasks, noisy.sigma)

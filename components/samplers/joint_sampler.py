@@ -180,6 +180,7 @@ class JointSampler:
         if video_noise is None and audio_noise is None:
             raise ValueError("nothing to sample: give video_noise, audio_noise or both")
         runner = _BranchRunner(model, conditions, video_stream, audio_stream)
+        # an anchor replaces the partner of what is generated: without a partner there is nothing to guide away from
         together = video_stream is not None and audio_stream is not None
 
         for step in range(self.num_steps):
@@ -192,6 +193,7 @@ class JointSampler:
                 guided.append((audio_stream, guide.audio(audio_stream.sigma(step), anchored)))
             needed = {"joint", *(branch for _, modality in guided for branch in modality.branches())}
             branches = [branch for branch in _ORDER if branch in needed]
+            # by modality and branch [B, C, T, ...]; the silent branch guides the video alone, the still one the sound
             velocities = runner.run(branches, step, guide.anchor_text == "negative")
             for stream, modality in guided:
                 stream.advance(step, modality.combine(velocities[stream.modality]))
@@ -214,7 +216,7 @@ class _Stream:
     image: Tensor | None = None
 
     def visible(self) -> Tensor:
-        """The latents with their first frame in place."""
+        """The latents with their first frame in place: as Wan2.2's image-to-video replaces it before every step."""
         if self.image is None:
             return self.latents
         return torch.cat([self.image.to(self.latents.dtype), self.latents[:, :, 1:]], dim=2)
@@ -256,6 +258,7 @@ class _BranchRunner:
         self.video = video
         self.audio = audio
         self.active: list[Modality] = [stream.modality for stream in (video, audio) if stream is not None]
+        # guidance may end at a noise level, so that the set of branches changes between steps
         self._fixed_rows: dict[tuple[Branch, ...], dict[str, Any]] = {}
 
     def run(
@@ -278,6 +281,7 @@ class _BranchRunner:
         """Texts, reference and first-frame flags of all rows."""
         if branches not in self._fixed_rows:
             given, num = self.given, len(branches)
+            # one flag per branch: which of the two texts its B rows read
             negative = [b == "negative" or (negative_anchors and b in ("silent", "still")) for b in branches]
             fixed: dict[str, Any] = {}
             if self.video is not None:

@@ -62,6 +62,7 @@ MOVED: dict[str, dict[str, str]] = {
         "syncnet_scorer.SyncNetScorer": "components.metrics.syncnet.scorer.SyncNetScorer",
         "syncnet_tracking.FaceTracker": "components.metrics.syncnet.tracking.FaceTracker",
     },
+    "components.objectives": {"noise_levels.NoiseLevels": "components.objectives.cross_task.NoiseLevels"},
     "components.v2a": {"onset_network.OnsetNetwork": "components.v2a.onset_v2a.OnsetNetwork"},
     "datamodules": {
         "clip_data_module.ClipDataModule": "datamodules.reading.clip_data_module.ClipDataModule",

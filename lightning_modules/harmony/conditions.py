@@ -152,7 +152,7 @@ class HarmonyConditions:
             InputError: if what the task is driven by is missing or does not fit.
         """
         makes_audio, makes_video = self.task != "audio_to_video", self.task in ("joint", "audio_to_video")
-        shapes: dict[Modality, tuple[int, ...]] = {}
+        shapes: dict[Modality, tuple[int, ...]] = {}  # of what is generated; the sampler draws noise of them
         given: dict[str, Tensor] = {}
         num_audio = self.inputs.num_latents(batch)
         if makes_audio:
@@ -181,6 +181,7 @@ class HarmonyConditions:
             else:
                 given["video"] = self.inputs.video(batch)
                 num = given["video"].shape[2]
+            # the anchors of SyncCFG: the video is guided away from silence, the sound from stillness
             if guidance.guides_sync and makes_video:
                 silence = self.inputs.audio_codec.silence(num_audio)
             if guidance.guides_sync and makes_audio:
@@ -255,6 +256,7 @@ class HarmonyConditions:
         if batch.video.shape[1] > 1:
             return batch.video.shape[1]
         factor = codec.temporal_factor
+        # a hundredth of a frame: sounds of whole frames whose samples were rounded down still give them all
         frames = int(batch.audio.shape[1] / batch.sample_rate * batch.fps + 0.01)
         if frames < 1 + factor:
             raise InputError(

@@ -54,7 +54,7 @@ class ModalityWatch:
             carries: bool ``[B]`` by modality: clips that truly have motion, or sound.
         """
         device = next(iter(carries.values())).device
-        if self.content.device != device:
+        if self.content.device != device:  # the module was built before it was moved
             self._start(device)
         self.num_steps += 1
         for modality, rows in errors.items():
@@ -82,6 +82,7 @@ class ModalityWatch:
         Raises:
             InputError: if a modality had no content, or a part no gradient, for too long.
         """
+        # one reduction of everything: ranks wait for each other once in a window
         state = (self.table.state, self.sigma, self.content, self.norms)
         summed = reduce(torch.cat([part.flatten() for part in state]))
         pieces = torch.split(summed, [part.numel() for part in state])

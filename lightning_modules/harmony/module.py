@@ -265,7 +265,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
                 guidance=guidance,
                 progress=bar.update,
             )
-        pixels, sound = batch.video.float() / 255, batch.audio
+        pixels, sound = batch.video.float() / 255, batch.audio  # what is not generated was given
         if "video" in encoded.shapes and video is not None and self.video_codec is not None:
             pixels = self.video_codec.decode(video).float().add(1).div(2).clamp_(0, 1)
         if "audio" in encoded.shapes and audio is not None:

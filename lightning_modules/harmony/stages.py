@@ -133,6 +133,7 @@ def freeze_for(transformer: HarmonyTransformer, curriculum: CurriculumConfig) ->
         raise InputError("stage joint needs the transformer's interaction: give transformer.interaction.")
     for side, config in lora.items():
         adapt_tower(transformer, side, config)
+    # after the adapters are in: these bring parameters of their own, and freeze the block around them
     found: set[str] = set()
     for name, parameter in transformer.named_parameters():
         part = part_of(name)

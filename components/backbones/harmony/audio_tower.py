@@ -161,7 +161,7 @@ class AudioTower(WanTower):
         at = torch.arange(longest, device=latents.device) - (longest - lengths[:, None])  # [B, T_r], below 0: padding
         real = at >= 0
         moved = latents.gather(2, at.clamp(min=0)[:, None].expand(-1, self.channels, -1))
-        null = (lengths == 0)[:, None] & (at == -1)
+        null = (lengths == 0)[:, None] & (at == -1)  # the last place, next to the target
         tokens = torch.where(null[:, :, None], self.null_reference.to(self.dtype), self._stem(moved, real))
         return tokens + self.reference_segment.to(self.dtype), real | null
 

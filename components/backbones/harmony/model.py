@@ -177,7 +177,7 @@ class HarmonyTransformer(nn.Module):
             if video is not None and audio is not None and interaction is not None:
                 exchange = DecoupledInteraction(video.dim, audio.dim, interaction, last=i == depth - 1)
             layers.append(HarmonyLayer(video_block, audio_block, exchange, checkpoint_activations))
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(layers)  # towers keep embedders and heads alone
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
 
@@ -338,6 +338,7 @@ def _frame_timesteps(timesteps: Tensor, first_frame: Tensor | None, num_frames: 
     frames = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand(-1, num_frames)
     if first_frame is None:
         return frames
+    # made anew: ``frames`` may be one timestep expanded over all latents, which cannot be written to
     given = torch.zeros(frames.shape, dtype=torch.bool, device=frames.device)
     given[:, 0] = first_frame
     return frames.masked_fill(given, 0)
@@ -372,7 +373,7 @@ class CleanHarmonyTransformer(HarmonyTransformer):
         if out_v is not None and z_v is not None:
             out_v = out_v.float()
             given = kwargs.get("first_frame")
-            if given is not None:
+            if given is not None:  # the tower's output is the change since the first frame
                 out_v = out_v + z_v[:, :, :1].float() * given.view(-1, 1, 1, 1, 1)
             out_v = _velocity(z_v, out_v, kwargs["t_v"])
         if out_a is not None and z_a is not None:
@@ -383,4 +384,5 @@ class CleanHarmonyTransformer(HarmonyTransformer):
 def _velocity(noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
     """``(x_s - x) / s``, with timesteps ``[B]`` or per latent ``[B, T]``."""
     sigma = (timesteps.float() / NUM_TRAIN_TIMESTEPS).view(len(timesteps), 1, -1, *[1] * (noisy.ndim - 3))
+    # at s = 0 the latents are the clean ones: a velocity there is asked for by nobody, and must be a number
     return torch.where(sigma > 0, (noisy.float() - clean) / sigma.clamp(min=1e-6), 0.0)

@@ -70,13 +70,14 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
     segments = (inputs.modulation.shape[1], -1)
 
     def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        out: Tensor = norm(x.float()).unflatten(1, segments) * (1 + scale) + shift
+        out: Tensor = norm(x.float()).unflatten(1, segments) * (1 + scale) + shift  # [B, n, S, D]
         return out.flatten(1, 2).type_as(x)
 
     def gated(x: Tensor, gate: Tensor) -> Tensor:
-        result: Tensor = (x.unflatten(1, segments) * gate).flatten(1, 2)
-        return result
+        out = torch.unflatten(x, 1, segments) * gate
+        return out.flatten(1, 2)
 
+    # diffusers' ``WanTransformerBlock.forward``, cast by cast: every float32 and ``type_as`` below is theirs
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
     update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
     hidden = (hidden.float() + gated(update, gate_attn)).type_as(hidden)
@@ -148,7 +149,7 @@ class WanTower(nn.Module):
             "qk_norm": qk_norm,
             "eps": eps,
         }
-        stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)
+        stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)  # its rotary table is not used: `video_rope`
         self.config: dict[str, Any] = {**wan, "patch_size": list(patch_size), "text_len": text_len}
         self.dim = num_attention_heads * attention_head_dim
         self.head_dim = attention_head_dim
@@ -164,8 +165,8 @@ class WanTower(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the tower computes in."""
-        result: torch.dtype = self.proj_out.weight.dtype
-        return result
+        dtype: torch.dtype = self.proj_out.weight.dtype
+        return dtype
 
     def grid(self, latents: Tensor) -> Grid:
         """Frames, patch rows and patch columns of latents ``[B, C, T, h, w]``.
@@ -181,8 +182,8 @@ class WanTower(nn.Module):
 
     def embed(self, latents: Tensor) -> Tensor:
         """Latents ``[B, C, T, h, w]`` to tokens ``[B, L, D]``, frame by frame, row by row."""
-        result: Tensor = self.patch_embedding(latents.to(self.dtype)).flatten(2).transpose(1, 2).contiguous()
-        return result
+        patches: Tensor = self.patch_embedding(latents.to(self.dtype))  # [B, D, T, rows, columns]
+        return patches.flatten(2).transpose(1, 2).contiguous()
 
     def condition(self, timesteps: Tensor, text: TextFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Timesteps and text as the blocks want them.
@@ -208,9 +209,9 @@ class WanTower(nn.Module):
         shift, scale = (self.scale_shift_table.unsqueeze(0) + embedding.unsqueeze(2)).unsqueeze(3).unbind(2)
         x = self.norm_out(hidden.float()).unflatten(1, (embedding.shape[1], -1)) * (1 + scale) + shift
         x = self.proj_out(x.flatten(1, 2).type_as(hidden))
-        x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, H, W, 1, p, q, C]
-        result: Tensor = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        return result
+        x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, rows, columns, 1, p, q, C]
+        velocity: Tensor = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return velocity
 
 
 def wan_text(text: TextFeatures, length: int | None) -> Tensor:

@@ -13,7 +13,6 @@ from callbacks.ema import EMA
 from components.backbones.harmony.checkpoint import harmony_audio_tower, load_harmony
 from components.backbones.harmony.model import HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, is_adapter
-from components.contracts import ClipBatch
 from components.errors import InputError
 from components.weights.identity import record_identity
 from lightning_modules.command_line.cli import main
@@ -25,6 +24,7 @@ from tests.lightning_modules.harmony.tiny_harmony_module import (
     CHANNELS,
     TinyClips,
     clips,
+    step,
     tiny_module,
     tiny_transformer,
     trainer,
@@ -43,12 +43,6 @@ def lora_module(transformer: HarmonyTransformer | None = None, **settings: Any) 
     joint = settings.get("stage", "joint") == "joint"
     fast = {"optimizer": lambda groups: torch.optim.AdamW(groups, lr=3e-2)}
     return tiny_module(transformer or tiny_transformer(joint, trained=True), **fast | settings)
-
-
-def step(module: HarmonyModule, batch: ClipBatch) -> torch.Tensor:
-    """The training step without a Trainer to log into."""
-    module.log = module.log_dict = lambda *_args, **_kwargs: None  # type: ignore[method-assign]
-    return module.training_step(batch, 0)
 
 
 def fit(

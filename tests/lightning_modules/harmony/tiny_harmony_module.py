@@ -1,7 +1,8 @@
 """A Harmony module of the smallest size, clips for it, and a data module that deals them like the real ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -111,3 +112,21 @@ def trainer(folder: str, **settings: Any) -> L.Trainer:
         "default_root_dir": folder,
     }
     return L.Trainer(**(defaults | settings))
+
+
+def step(module: HarmonyModule, batch: ClipBatch, batch_idx: int = 0) -> torch.Tensor:
+    """The training step without a Trainer to log into."""
+    module.log = module.log_dict = lambda *_args, **_kwargs: None  # type: ignore[method-assign]
+    return module.training_step(batch, batch_idx)
+
+
+def fit(
+    module: HarmonyModule, folder: Path, make: Callable[[int], ClipBatch] | None = None, **settings: Any
+) -> L.Trainer:
+    """Train on clips that ``make`` gives; ``settings`` are the Trainer's."""
+    data = TinyClips()
+    if make is not None:
+        data.make = make  # type: ignore[method-assign]
+    run = trainer(str(folder), **settings)
+    run.fit(module, data)
+    return run

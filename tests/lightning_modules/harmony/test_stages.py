@@ -1,0 +1,83 @@
+"""How a stage begins where another one ended."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.backbones.harmony.model import HarmonyTransformer, part_of
+from components.errors import InputError
+from tests.lightning_modules.harmony.tiny_harmony_module import (
+    AUDIO_CHANNELS,
+    TinyClips,
+    fit,
+    tiny_module,
+    trainer,
+)
+from tests.tiny_harmony import audio_tower
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def checkpoint_of(stage: str, folder: Path, **settings: Any) -> str:
+    module = tiny_module(stage=stage, **settings)
+    run = fit(module, folder, max_steps=1)
+    path = str(folder / f"{stage}.ckpt")
+    run.save_checkpoint(path)
+    return path
+
+
+def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
+    first = checkpoint_of("audio", tmp_path)
+    second = checkpoint_of("timbre", tmp_path, init_from=first)
+    stored = torch.load(second, weights_only=True)
+    assert stored["harmony_stage"] == "timbre"
+    joint = tiny_module(init_from=second)
+    for name, value in stored["state_dict"].items():
+        assert torch.equal(joint.state_dict()[name], value)
+    fresh = tiny_module()
+    assert torch.equal(joint.transformer.video.proj_out.weight, fresh.transformer.video.proj_out.weight)
+    third = checkpoint_of("joint", tmp_path, init_from=second, train_video=False)
+    names = [name.removeprefix("transformer.") for name in torch.load(third)["state_dict"]]
+    assert {part_of(name) for name in names} == {"audio", "interaction"}
+    again = tiny_module(init_from=third)
+    assert torch.equal(
+        again.transformer.audio.proj_out.weight, torch.load(third)["state_dict"]["transformer.audio.proj_out.weight"]
+    )
+
+    with pytest.raises(InputError, match=r"trained in stage audio, but this is stage joint: give .* timbre or joint"):
+        tiny_module(init_from=first)
+    with pytest.raises(InputError, match=r"but stage audio is the first: leave curriculum\.init_from out"):
+        tiny_module(stage="audio", init_from=first)
+    (tmp_path / "damaged.ckpt").write_bytes(Path(first).read_bytes()[:1000])
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2", "path": tmp_path}, tmp_path / "code.ckpt")
+    for name, message in {
+        "nowhere.ckpt": r"curriculum\.init_from: checkpoint '.*nowhere.ckpt' does not exist",
+        "damaged.ckpt": r"curriculum\.init_from: '.*damaged.ckpt' is truncated or no checkpoint",
+        "code.ckpt": r"curriculum\.init_from: '.*code.ckpt' holds code",
+        "": r"curriculum\.init_from: '.*' holds no checkpoint",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            tiny_module(init_from=str(tmp_path / name))
+    stored["frozen"]["audio_codec"] |= {"name": "v1-16.pth", "sha256": "0" * 64}
+    torch.save(stored, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"trained with another audio_codec: v1-16.pth \(sha256 0{12}\), but"):
+        tiny_module(init_from=str(tmp_path / "other.ckpt"))
+    wider = HarmonyTransformer(audio=audio_tower(channels=AUDIO_CHANNELS, ffn_dim=60))
+    with pytest.raises(InputError, match=r"does not fit this transformer: missing \[\].* of another shape \['layers"):
+        tiny_module(wider, stage="timbre", init_from=first)
+    with pytest.raises(
+        InputError, match=r"trained in stage audio, but this is stage timbre.* curriculum\.init_from instead"
+    ):
+        trainer(str(tmp_path)).fit(tiny_module(stage="timbre"), TinyClips(), ckpt_path=first)
+
+
+def test_averaged_weights_are_handed_on(tmp_path: Path):
+    path = checkpoint_of("audio", tmp_path)
+    stored = torch.load(path, weights_only=True)
+    name = "transformer.audio.proj_out.weight"
+    stored["state_dict"]["ema." + name] = stored["state_dict"][name] + 1
+    torch.save(stored, path)
+    module = tiny_module(stage="timbre", init_from=path)
+    assert torch.equal(module.state_dict()[name], stored["state_dict"][name] + 1)
