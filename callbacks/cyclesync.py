@@ -38,8 +38,8 @@ class JudgedClip:
         id: name of the clip.
         video_id: the recording it was cut from.
         duration_s: how much of it is compared.
-        heard: kind of video (``generated``, a variant's name, ``real``) -> onsets of the sound that belongs to it: the
-            driving sound, or the one generated with it, or the real one.
+        sound_onsets: kind of video (``generated``, a variant's name, ``real``) -> onsets of the sound that belongs to
+            it: the driving sound, or the one generated with it, or the real one.
         inferred: kind of video -> onsets of the sounds inferred from it.
         true: known onsets, or None.
     """
@@ -47,7 +47,7 @@ class JudgedClip:
     id: str
     video_id: str
     duration_s: float
-    heard: Mapping[str, list[float]]
+    sound_onsets: Mapping[str, list[float]]
     inferred: Mapping[str, Onsets]
     true: list[float] | None
 
@@ -112,7 +112,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
             "v2a_sha256": sha256_of_tensors({name: item.reshape(-1) for name, item in v2a.state_dict().items()}),
         }
         self._real: dict[tuple[str, float], Onsets] = {}
-        self._real_heard: dict[tuple[str, float], list[float]] = {}
+        self._real_onsets: dict[tuple[str, float], list[float]] = {}
 
     def judged(self, generation: Generation, rows: Sequence[int]) -> list[JudgedClip]:
         """Onsets of the driving sound, the generation, each variant and the real video."""
@@ -133,7 +133,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 duration_s=duration_s,
-                heard={kind: sounds[kind][index] for kind in inferred},
+                sound_onsets={kind: sounds[kind][index] for kind in inferred},
                 inferred={name: onsets[index] for name, onsets in inferred.items()},
                 true=None if batch.onsets is None else list(batch.onsets[row]),
             )
@@ -169,19 +169,21 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         """Onsets of the sound of every kind of video, one list per clip."""
         batch = generation.reference
         sounds = {GENERATED: generation, **generation.variants}
-        heard: dict[str, list[list[float]]] = {}
+        sound_onsets: dict[str, list[list[float]]] = {}
         if batch.audio.shape[1]:
-            heard[REAL] = self._listen_to_real(batch, rows, duration_s)
+            sound_onsets[REAL] = self._listen_to_real(batch, rows, duration_s)
         for kind, made in sounds.items():
             given = made.audio is batch.audio  # it drove the generation
-            heard[kind] = heard[REAL] if given else self.detector(made.audio[rows], made.sample_rate, duration_s)
-        return heard
+            sound_onsets[kind] = (
+                sound_onsets[REAL] if given else self.detector(made.audio[rows], made.sample_rate, duration_s)
+            )
+        return sound_onsets
 
     def _listen_to_real(self, batch: ClipBatch, rows: Sequence[int], duration_s: float) -> list[list[float]]:
         def listen(new: list[int]) -> list[list[float]]:
             return self.detector(batch.audio[[rows[index] for index in new]], batch.sample_rate, duration_s)
 
-        return remembered(self._real_heard, [(batch.ids[row], duration_s) for row in rows], listen)
+        return remembered(self._real_onsets, [(batch.ids[row], duration_s) for row in rows], listen)
 
     def entries(self, kind: str, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
         """CycleSync of one kind of video, each by its own sound."""
@@ -210,24 +212,24 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         """Score and onsets of every kind of video."""
         scores = {}
         for kind, onsets in clip.inferred.items():
-            found = cyclesync_per_clip([clip.heard[kind]] * len(onsets), onsets, [self.tolerance_s])
+            found = cyclesync_per_clip([clip.sound_onsets[kind]] * len(onsets), onsets, [self.tolerance_s])
             known = [score for (score,) in found if score is not None]
             scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
-        heard = {kind: clip.heard[kind] for kind in clip.inferred}
-        one_sound = all(onsets == heard[GENERATED] for onsets in heard.values())
-        tracks = {"true": clip.true} | ({"driving": heard[GENERATED]} if one_sound else {})
+        sound_onsets = {kind: clip.sound_onsets[kind] for kind in clip.inferred}
+        one_sound = all(onsets == sound_onsets[GENERATED] for onsets in sound_onsets.values())
+        tracks = {"true": clip.true} | ({"driving": sound_onsets[GENERATED]} if one_sound else {})
         return {
             "video_id": clip.video_id,
             "duration_s": clip.duration_s,
             "tolerance_s": self.tolerance_s,
             "scores": scores,
             "onsets": tracks | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
-            "heard": None if one_sound else heard,
+            "sound_onsets": None if one_sound else sound_onsets,
         }
 
 
 def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:
     """Onsets of ``judge``'s sound and of those inferred from ``clip``, in the time both cover."""
     end_s = min(judge.duration_s, clip.duration_s)
-    sound, video = judge.heard[kind], clip.inferred[kind][sample]
+    sound, video = judge.sound_onsets[kind], clip.inferred[kind][sample]
     return [time for time in sound if time <= end_s], [time for time in video if time <= end_s]

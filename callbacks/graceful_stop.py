@@ -43,13 +43,13 @@ class GracefulStop(Callback):
     """
 
     def __init__(self) -> None:
-        self._told = False
+        self._signalled = False
         self._previous: dict[signal.Signals, Any] = {}
         self._group: dist.ProcessGroup | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from now on."""
-        self._told = False
+        self._signalled = False
         if trainer.world_size > 1 and self._group is None:
             # Ranks ask each other after every step; on the CPU that does not make them wait for their devices.
             self._group = dist.new_group(backend="gloo")
@@ -60,7 +60,7 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stops if any rank was told to."""
-        if trainer.fit_loop._should_accumulate() or not self._any_told():
+        if trainer.fit_loop._should_accumulate() or not self._any_signalled():
             return
         folder = run_folder(trainer)
         if folder is not None:
@@ -78,17 +78,17 @@ class GracefulStop(Callback):
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._told and number == signal.SIGINT:
+        if self._signalled and number == signal.SIGINT:
             self._restore()
             raise KeyboardInterrupt
-        self._told = True
+        self._signalled = True
 
-    def _any_told(self) -> bool:
+    def _any_signalled(self) -> bool:
         if self._group is None:
-            return self._told
-        told = torch.tensor(int(self._told))
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group)
-        return bool(told)
+            return self._signalled
+        signalled = torch.tensor(int(self._signalled))
+        dist.all_reduce(signalled, dist.ReduceOp.MAX, group=self._group)
+        return bool(signalled)
 
     def _restore(self) -> None:
         for one, previous in self._previous.items():

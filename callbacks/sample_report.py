@@ -233,7 +233,7 @@ def _with_row(entry: ClipEntry, row: Mapping[str, Any]) -> ClipEntry:
         entry.videos,
         scores=row.get("scores", {}),
         onsets=row.get("onsets", {}),
-        heard=row.get("heard"),
+        sound_onsets=row.get("sound_onsets"),
         duration_s=row.get("duration_s", 0.0),
         tolerance_s=row.get("tolerance_s", 0.0),
     )

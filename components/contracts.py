@@ -191,7 +191,7 @@ class VideoCodec(nn.Module, ABC):
             below = max(1, 1 + (frames - 1) // factor * factor)
             raise InputError(
                 f"clips of {frames} frames do not fit the codec, which takes 1 + a multiple of {factor}: "
-                f"set num_frames to {below} or {below + factor}"
+                f"set clip.num_frames to {below} or {below + factor}"
             )
         return 1 + (frames - 1) // self.temporal_factor
 
@@ -274,7 +274,7 @@ class AudioCodec(nn.Module, ABC):
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise InputError(
                 f"{type(self).__name__} works at {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
-                "set the data module's sample_rate to match"
+                "set clip.sample_rate to match"
             )
         return torch.nn.functional.pad(waveform, (0, num_latents * self.latent_hop - waveform.shape[-1]))
 

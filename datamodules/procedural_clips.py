@@ -16,7 +16,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.writer import write_mp4
 from datamodules.avsync15 import AVSync15
-from datamodules.procedural.narrowed_random import TamedRandom
+from datamodules.procedural.narrowed_random import NarrowedRandom
 from datamodules.procedural.rendered_folder import folder_name, is_rendered, render_once
 from datamodules.procedural.scenes import MIN_GAP_S, SCENES, Event
 from datamodules.procedural.sounds import render_sound
@@ -128,7 +128,7 @@ class ProceduralClips(AVSync15):
         super().__init__(root, clip=clip, num_workers=num_workers, cache=cache, **kwargs)
         if clip.duration_s < MIN_GAP_S + _TAIL_S:
             raise InputError(
-                f"clip: {clip.num_frames} frames at {clip.fps} fps have no room for an event; ask for more frames"
+                f"clip: {clip.num_frames} frames at {clip.fps} fps have no room for an event; raise clip.num_frames"
             )
         if train_duration_s < clip.duration_s:
             raise InputError(
@@ -206,7 +206,7 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
     events = draw_events(duration_s, rng)
     size = rng.uniform()
     times = np.arange(num_frames) / rendering.fps
-    looks = TamedRandom(rng.bit_generator, rendering.variety)
+    looks = NarrowedRandom(rng.bit_generator, rendering.variety)
     seen_size = 0.5 + rendering.variety * (size - 0.5)
     frames = SCENES[kind](events, times, rendering.height, rendering.width, seen_size, looks)
     num_samples = round(duration_s * rendering.sample_rate)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.writer import write_mp4
-from datamodules.procedural.narrowed_random import TamedRandom
+from datamodules.procedural.narrowed_random import NarrowedRandom
 from datamodules.procedural.rendered_folder import folder_name, is_rendered, render_once
 from datamodules.procedural.scenes import SCENES
 from datamodules.procedural.sounds import render_sound
@@ -220,7 +220,7 @@ def _render_recording(rendering: SpeechRendering, folder: Path, split: str, plan
     duration_s = num_frames / fps
     num_samples = round(duration_s * rate)
     # looks and sounds draw from streams of their own, so that a still face looks like a speaking one
-    looks = TamedRandom(np.random.PCG64([rendering.seed, split == "train", plan.index, 1]), rendering.variety)
+    looks = NarrowedRandom(np.random.PCG64([rendering.seed, split == "train", plan.index, 1]), rendering.variety)
     name = f"{split}_{plan.index:05d}"
     row: dict[str, Any] = {"id": name, "video": f"videos/{name}.mp4", "split": split}
     quiet = plan.mood != "sounding"
@@ -280,7 +280,7 @@ def _check(rendering: SpeechRendering) -> None:
     if most_syllables(rendering.num_frames / rendering.fps) < MIN_SYLLABLES:
         raise InputError(
             f"clip: {rendering.num_frames} frames at {rendering.fps:g} fps have no room for {MIN_SYLLABLES} syllables;"
-            " ask for more frames"
+            " raise clip.num_frames"
         )
     utterances = sum(plan.speaker is not None for plan in plan_of(rendering, "test"))
     if rendering.strike_share < 1 and utterances < 2 * rendering.num_speakers:

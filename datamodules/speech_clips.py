@@ -68,7 +68,7 @@ class SpeechDataset(ClipDataset):
             return None, 0.0
         raise InputError(
             f"{record.id} lasts {cut.usable_s:.3f} s, a clip {duration_s:.3f} s, so its transcript says more"
-            " than is heard; cut the row, ask for more frames, or set partial_transcripts to drop or keep"
+            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep"
         )
 
 
@@ -123,12 +123,12 @@ class SpeechClips(ClipDataModule):
         if self.clip.min_frames is not None:
             if pad_audio:
                 raise InputError(
-                    "pad_audio is true and min_frames is set; either pad short recordings or cut clips short"
+                    "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
             if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
                 raise InputError(
-                    "min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip and"
-                    " its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
+                    "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
+                    " and its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
                 )
         if hold_out_every is not None and hold_out_every < 2:
             raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")

@@ -131,9 +131,9 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         """
         if batch.position is not None:
             return batch.position // len(batch)
-        if self._trainer is None:
+        if self.run is None:
             return batch_idx
-        return batch_idx * self.trainer.world_size + self.global_rank
+        return batch_idx * self.run.world_size + self.global_rank
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """Guided generation and the variants asked for; callbacks judge them."""
@@ -155,7 +155,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
     @property
     def shows_progress(self) -> bool:
         """Whether this process draws bars."""
-        return self._trainer is None or self.trainer.is_global_zero
+        return self.run is None or self.run.is_global_zero
 
 
 def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None) -> Any:

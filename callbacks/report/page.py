@@ -28,8 +28,8 @@ class ClipEntry:
         videos: kind (``generated``, a variant, ``real``) -> path of its mp4, likewise.
         scores: metric name -> score of this clip, None where undefined.
         onsets: track -> onset times in seconds; None or absent where unknown.
-        heard: track -> onset times of the sound it is compared with; None where all are compared with one, the track
-            ``driving``.
+        sound_onsets: track -> onset times of the sound it is compared with; None where all are compared with one,
+            the track ``driving``.
         duration_s: length that is compared.
         tolerance_s: tolerance of the match, if onsets were compared.
     """
@@ -40,7 +40,7 @@ class ClipEntry:
     videos: Mapping[str, str]
     scores: Mapping[str, float | None] = field(default_factory=dict)
     onsets: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
-    heard: Mapping[str, Sequence[float]] | None = None
+    sound_onsets: Mapping[str, Sequence[float]] | None = None
     duration_s: float = 0.0
     tolerance_s: float = 0.0
 
@@ -122,7 +122,7 @@ class ReportPage:
     def _clips(self) -> str:
         if not self.clips:
             return ""
-        own = any(clip.heard is not None for clip in self.clips)
+        own = any(clip.sound_onsets is not None for clip in self.clips)
         plays, sound = ("Every video plays its own", "that sound") if own else ("All videos play the driving", "it")
         hint = (
             f"{plays} sound. A full mark in the onset plot is matched with an onset of {sound} (grey bands: the "
@@ -165,7 +165,11 @@ def _clip(clip: ClipEntry) -> str:
         for kind, path in clip.videos.items()
     )
     onsets = {name: times for name, times in clip.onsets.items() if times is not None}
-    plot = onset_plot(onsets, clip.duration_s, clip.tolerance_s, clip.heard) if onsets and clip.duration_s > 0 else ""
+    plot = (
+        onset_plot(onsets, clip.duration_s, clip.tolerance_s, clip.sound_onsets)
+        if onsets and clip.duration_s > 0
+        else ""
+    )
     return (
         f'<section class="card clip" id="{escape(clip.id)}"><header><h3>{escape(clip.id)}</h3>'
         f'<span class="caption">{escape(clip.caption)}</span></header>'

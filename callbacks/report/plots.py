@@ -31,7 +31,7 @@ def onset_plot(
     onsets: Mapping[str, Sequence[float]],
     duration_s: float,
     tolerance_s: float,
-    heard: Mapping[str, Sequence[float]] | None = None,
+    sound_onsets: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """One row per track, a mark per onset, bands where an onset counts as matched.
 
@@ -41,11 +41,12 @@ def onset_plot(
         onsets: track name -> seconds.
         duration_s: end of the time axis.
         tolerance_s: half-width of the bands.
-        heard: track name -> onsets of the sound it is compared with; None compares all with the track ``driving``.
+        sound_onsets: track name -> onsets of the sound it is compared with; None compares all with the track
+            ``driving``.
     """
     height = ROW * len(onsets)
-    if heard is None:
-        heard = dict.fromkeys(onsets, onsets.get("driving", ()))
+    if sound_onsets is None:
+        sound_onsets = dict.fromkeys(onsets, onsets.get("driving", ()))
 
     def x(time: float) -> float:
         return LABEL_WIDTH + time / duration_s * PLOT_WIDTH
@@ -57,14 +58,14 @@ def onset_plot(
     ]
     for row, (name, times) in enumerate(onsets.items()):
         top = row * ROW
-        for time in heard.get(name, ()):
+        for time in sound_onsets.get(name, ()):
             begin, end = x(max(0.0, time - tolerance_s)), x(min(duration_s, time + tolerance_s))
             parts.append(f'<rect class="band" x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="{ROW}"/>')
         parts.append(f'<text class="row-label" x="{LABEL_WIDTH - 10}" y="{top + 17}">{escape(label_of(name))}</text>')
         parts.append(f'<line class="rule" x1="{LABEL_WIDTH}" x2="{x(duration_s)}" y1="{top + ROW}" y2="{top + ROW}"/>')
         full = set(range(len(times)))
         if name not in REFERENCE_TRACKS:
-            full = {second for _, second in match_events(list(heard.get(name, ())), list(times), tolerance_s)}
+            full = {second for _, second in match_events(list(sound_onsets.get(name, ())), list(times), tolerance_s)}
         for index, time in enumerate(times):
             look = "onset" if index in full else "onset missed"
             parts.append(

@@ -23,8 +23,8 @@ def mean_and_spread(video_sum: Tensor, video_count: Tensor) -> tuple[Tensor, Ten
     Returns:
         Three ``[K]``; NaN where no clip (mean) or fewer than two recordings (spread) are there.
     """
-    seen = video_count > 0
-    means = video_sum[:, seen] / video_count[seen]
+    counted = video_count > 0
+    means = video_sum[:, counted] / video_count[counted]
     videos = means.shape[1]
     missing = means.new_full((len(means),), math.nan)
     mean = means.mean(dim=1) if videos else missing

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class TamedRandom(np.random.Generator):
+class NarrowedRandom(np.random.Generator):
     """A generator whose single draws stay within a share of their range; arrays are drawn as usual.
 
     Scenes draw every trait of their looks as a single number, so ``variety`` says how much two clips of one scene may

@@ -66,11 +66,11 @@ def _bell(size: float, sample_rate: int, rng: np.random.Generator) -> Voice:
     """Partials of a free bar (1 : 2.76 : 5.40) that die out the faster the higher they are."""
     fundamental = (880 - 380 * size) * rng.uniform(0.92, 1.08)
     partials = [(1.0, 1.0, 0.075), (2.756, 0.6, 0.05), (5.404, 0.35, 0.03)]
-    heard = [(r, a, tau) for r, a, tau in partials if fundamental * r < 0.45 * sample_rate]
+    audible = [(r, a, tau) for r, a, tau in partials if fundamental * r < 0.45 * sample_rate]
 
     def sound(since: np.ndarray, event: Event) -> np.ndarray:
         del event
-        tones = [a * np.sin(2 * np.pi * fundamental * r * since) * np.exp(-since / tau) for r, a, tau in heard]
+        tones = [a * np.sin(2 * np.pi * fundamental * r * since) * np.exp(-since / tau) for r, a, tau in audible]
         result: np.ndarray = np.sum(tones, axis=0)
         return result
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
@@ -198,4 +197,4 @@ class ClipDataModule(L.LightningDataModule):
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total
         # "processed" counts the batch whose end is just announced (where checkpoints are written) but not one that
         # failed half way.
-        return total.processed if isinstance(total, _ProcessedTracker) else total.completed
+        return int(vars(total).get("processed", total.completed))

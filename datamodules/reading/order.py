@@ -79,8 +79,8 @@ class EvaluationSampler(Sampler[SampleKey]):
         return -(-self.num_items // self.world_size)
 
     def __iter__(self) -> Iterator[SampleKey]:
-        for turn in range(len(self)):
-            index = turn * self.world_size + self.rank
+        for row in range(len(self)):
+            index = row * self.world_size + self.rank
             yield SampleKey(index % self.num_items, valid=index < self.num_items)
 
 

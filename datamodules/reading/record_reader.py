@@ -111,7 +111,7 @@ class RecordReader:
             raise InputError(
                 f"{record.path} has {max(0.0, end_s - begin_s):.3f} s to offer for {record.id} between {first_s:.3f} s"
                 f" and {end}, less than a clip's {least_s:.3f} s; widen start and end, remove the row or"
-                " ask for fewer frames"
+                " lower clip.num_frames"
             )
         return begin_s, end_s
 

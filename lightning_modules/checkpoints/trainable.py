@@ -62,7 +62,7 @@ class TrainableCheckpoint(L.LightningModule, ABC):
         """Refuse a checkpoint that does not hold exactly the trainable weights, or was made on other frozen weights.
 
         Raises:
-            InputError: naming the checkpoint, the keys or the part that differs, and the mend.
+            InputError: naming the checkpoint, the keys or the part that differs, and the fix.
         """
         self._match_averages(checkpoint)
         wanted, found = self.checkpoint_tensors(), checkpoint["state_dict"]
@@ -99,14 +99,22 @@ class TrainableCheckpoint(L.LightningModule, ABC):
             there = found.get(name)
             if there is None or there["sha256"] != here.sha256:
                 was = f"{there['name']} (sha256 {there['sha256'][:12]})" if there else "nothing of that name"
-                mend = f"load {there['name']} there" if there else "use the config the checkpoint was made with"
+                fix = f"load {there['name']} there" if there else "use the config the checkpoint was made with"
                 raise InputError(
                     f"{self._named_checkpoint()} was trained on top of other frozen weights: its {name} was {was}, but "
-                    f"this config loads {here.name} (sha256 {here.sha256[:12]}); {mend}."
+                    f"this config loads {here.name} (sha256 {here.sha256[:12]}); {fix}."
                 )
 
+    @property
+    def run(self) -> L.Trainer | None:
+        """The trainer, or None for a module that is used by itself (Lightning's own ``trainer`` raises there)."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
+
     def _named_checkpoint(self) -> str:
-        path = None if self._trainer is None else self.trainer.ckpt_path
+        path = None if self.run is None else self.run.ckpt_path
         return f"checkpoint '{path}'" if path else "the checkpoint"
 
 

@@ -94,7 +94,7 @@ class HarmonyInputs:
                 low = max(self.side_step, side // self.side_step * self.side_step)
                 raise InputError(
                     f"{name} {side} cannot be divided by codec and patches: it must be a multiple of {self.side_step}; "
-                    f"set the data module's {name} to {low} or {low + self.side_step}."
+                    f"set clip.{name} to {low} or {low + self.side_step}."
                 )
         return video.float().div_(127.5).sub_(1)
 

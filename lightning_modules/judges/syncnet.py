@@ -71,7 +71,7 @@ class SyncNetModule(L.LightningModule):
         if num_windows < 1:
             raise InputError(
                 f"training clips of {video.shape[1]} frames at 25 fps hold no window of picture and sound; raise "
-                "data.num_frames"
+                "clip.num_frames"
             )
         if self.degrade is not None:
             step = batch_idx if batch.position is None else batch.position

@@ -115,9 +115,9 @@ class V2AModule(L.LightningModule):
         """Keeps the onset curves of held-out real clips; they are judged together when all are there."""
         curves = self.v2a.curve(batch.video.float() / 255, batch.fps).cpu()
         duration_s = common_duration_s(batch.video.shape[1], batch.fps, (batch.audio, batch.sample_rate))
-        heard = cyclesync_onsets(batch.audio, batch.sample_rate, duration_s, self.detector)
+        sound_onsets = cyclesync_onsets(batch.audio, batch.sample_rate, duration_s, self.detector)
         valid = [True] * len(batch) if batch.valid is None else batch.valid.tolist()
-        rows = zip(batch.ids, batch.video_ids, curves, heard, self._targets(batch), valid, strict=True)
+        rows = zip(batch.ids, batch.video_ids, curves, sound_onsets, self._targets(batch), valid, strict=True)
         self._held_out += [
             _HeldOut(clip, video, duration_s, curve, onsets, wanted)
             for clip, video, curve, onsets, wanted, counts in rows
@@ -129,10 +129,10 @@ class V2AModule(L.LightningModule):
         clips = sorted(gathered(self.trainer, self._held_out), key=lambda clip: clip.id)
         self._held_out = []
         self.v2a.calibrate([clip.curve for clip in clips], [clip.wanted for clip in clips])
-        heard = [clip.heard for clip in clips]
+        sound_onsets = [clip.sound_onsets for clip in clips]
         inferred = [self._inferred(clip) for clip in clips]
         num_recordings, index = recording_indices(clips)
-        for name, partners in (("real", heard), ("chance", heard[1:] + heard[:1])):
+        for name, partners in (("real", sound_onsets), ("chance", sound_onsets[1:] + sound_onsets[:1])):
             # every rank holds all clips here, so there is nothing left to synchronise
             metric = CycleSync(num_recordings, self.tolerance_s, (1 / 24, 0.1), sync_on_compute=False)
             metric.update(partners, inferred, index)
@@ -169,13 +169,13 @@ class V2AModule(L.LightningModule):
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """What validation keeps of a clip: the model's curve ``[N]``, the onsets heard and those it should have found."""
+    """What validation keeps of a clip: the model's curve ``[N]``, the onsets of its sound and those to be found."""
 
     id: str
     video_id: str
     duration_s: float
     curve: Tensor
-    heard: list[float]
+    sound_onsets: list[float]
     wanted: list[float]
 
 

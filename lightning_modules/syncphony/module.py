@@ -294,7 +294,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
                 low = max(step, side // step * step)
                 raise InputError(
                     f"{name} {side} cannot be divided by codec, patches and pyramid: it must be a multiple of {step}; "
-                    f"set the data module's {name} to {low} or {low + step}."
+                    f"set clip.{name} to {low} or {low + step}."
                 )
         return video.float().div_(127.5).sub_(1)
 

@@ -218,5 +218,5 @@ def test_every_video_is_judged_by_the_sound_that_belongs_to_it(tmp_path):
         assert judged.results[name].value == pytest.approx(100), name
     row, partner = (judged.clip_rows[name] for name in (IDS[0], IDS[2]))
     assert list(row["onsets"]) == ["true", "generated", "audio_to_video", "real"]
-    assert row["heard"]["generated"] == partner["heard"]["real"] != row["heard"]["real"]
-    assert row["heard"]["audio_to_video"] == row["heard"]["real"]
+    assert row["sound_onsets"]["generated"] == partner["sound_onsets"]["real"] != row["sound_onsets"]["real"]
+    assert row["sound_onsets"]["audio_to_video"] == row["sound_onsets"]["real"]

@@ -52,7 +52,7 @@ class FrozenAudioEncoder(AudioEncoder):
         if sample_rate != self.sample_rate:
             raise InputError(
                 f"{name} takes {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
-                f"set the data module's sample_rate to {self.sample_rate}."
+                f"set clip.sample_rate to {self.sample_rate}."
             )
         if samples < self.min_samples:
             raise InputError(

@@ -44,7 +44,7 @@ class LogMelEncoder(AudioEncoder):
         if sample_rate != self.sample_rate:
             raise InputError(
                 f"the log-mel encoder is built for {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
-                "set the data module's sample_rate to match."
+                "set clip.sample_rate to match."
             )
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(

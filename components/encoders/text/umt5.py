@@ -138,7 +138,7 @@ class WanTextFolder(TextEncoderSource):
         return [path / CONFIG_FILE, *open_weights(path).files, *spellings]
 
     def settings(self) -> dict[str, str | int]:
-        """Precision, longest prompt, and what mends broken characters."""
+        """Precision, longest prompt, and what repairs broken characters."""
         return {"dtype": self.dtype, "max_length": self.max_length, "ftfy": _ftfy_version()}
 
     def load(self) -> UMT5Text:
@@ -200,7 +200,7 @@ def umt5_text(
 
 
 def clean(prompt: str) -> str:
-    """A prompt as Wan's pipelines clean it: mended characters (where ftfy is installed), entities, white space."""
+    """A prompt as Wan's pipelines clean it: repaired characters (where ftfy is installed), entities, white space."""
     if _ftfy_version() != "absent":
         import ftfy
 

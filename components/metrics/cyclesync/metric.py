@@ -209,8 +209,10 @@ class CycleSync(Metric):
             detector: None takes the standard one.
         """
         common = min(duration_s or math.inf, *(audio.shape[-1] / rate for audio, rate in (driving, inferred)))
-        heard, seen = (cyclesync_onsets(audio, rate, common, detector) for audio, rate in (driving, inferred))
-        self.update(heard, seen, video_index, valid)
+        driving_onsets, inferred_onsets = (
+            cyclesync_onsets(audio, rate, common, detector) for audio, rate in (driving, inferred)
+        )
+        self.update(driving_onsets, inferred_onsets, video_index, valid)
 
     def compute(self) -> dict[str, Tensor]:
         """Flat scalars, x100 where they are scores.

@@ -146,10 +146,10 @@ class SyncNetScorer(SyncScorer):
         found = []
         for track in lips:
             # the last window is left out, as the public pipeline does
-            heard = sound[track.first_frame :]
-            num_windows = min(len(track.embeddings) - 1, len(heard))
+            shifted = sound[track.first_frame :]
+            num_windows = min(len(track.embeddings) - 1, len(shifted))
             if num_windows + WINDOW_FRAMES >= self.min_frames:
-                found.append(sync_offset(track.embeddings[:num_windows], heard[:num_windows], self.max_shift))
+                found.append(sync_offset(track.embeddings[:num_windows], shifted[:num_windows], self.max_shift))
         if not found:
             return SyncScore(math.nan, math.nan, math.nan, "too_short")
         return SyncScore(

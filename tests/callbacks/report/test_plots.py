@@ -41,7 +41,7 @@ def test_onsets_stand_at_their_times_and_only_matches_are_full():
 
 def test_every_row_is_compared_with_its_own_sound():
     onsets = {"true": [0.5], "generated": [0.5, 1.0], "real": [0.5, 1.0]}
-    svg = onset_plot(onsets, 2.0, 0.05, heard={"generated": [1.0], "real": [0.5]})
+    svg = onset_plot(onsets, 2.0, 0.05, sound_onsets={"generated": [1.0], "real": [0.5]})
     assert ["missed" in node.get("class") for node in marks(svg, "generated")] == [True, False]
     assert ["missed" in node.get("class") for node in marks(svg, "real")] == [False, True]
     assert ["missed" in node.get("class") for node in marks(svg, "true")] == [False]

@@ -197,9 +197,11 @@ def test_transcripts_of_clips_that_a_batch_cuts_short(records: list[ClipRecord],
     assert said("keep") == ["words 0", "words 2"]
     assert said("drop") == ["words 0", ""]  # 1.4 s of words in 0.7 s of sound
     assert said("error", val_batch_size=1) == ["words 0", "words 2"]
-    with pytest.raises(InputError, match=r"min_frames is set and partial_transcripts is error, but a batch is cut"):
+    with pytest.raises(
+        InputError, match=r"clip.min_frames is set and partial_transcripts is error, but a batch is cut"
+    ):
         said("error")
-    with pytest.raises(InputError, match=r"pad_audio is true and min_frames is set"):
+    with pytest.raises(InputError, match=r"pad_audio is true and clip.min_frames is set"):
         SpeechClips(str(manifest), audio_only=True, pad_audio=True, clip=ClipShape(41, min_frames=17))
 
 

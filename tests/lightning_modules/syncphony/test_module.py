@@ -431,7 +431,7 @@ def test_sizes_that_cannot_be_divided_are_named():
 
 
 def test_a_length_that_is_no_whole_number_of_latents_is_named():
-    with pytest.raises(InputError, match=r"clips of 6 frames .* set num_frames to 5 or 7"):
+    with pytest.raises(InputError, match=r"clips of 6 frames .* set clip.num_frames to 5 or 7"):
         step_loss(tiny_module(), clips(frames=6))
 
 

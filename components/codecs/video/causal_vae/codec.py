@@ -238,10 +238,10 @@ class CausalVideoCodec(VideoCodec):
         height, width = video.shape[-2:]
         factor = self.spatial_factor
         if height % factor or width % factor or not height or not width:
-            mend = " x ".join(str(max(round(side / factor), 1) * factor) for side in (height, width))
+            fix = " x ".join(str(max(round(side / factor), 1) * factor) for side in (height, width))
             raise InputError(
                 f"frames are {height} x {width} pixels (height x width), but the causal video VAE needs multiples of "
-                f"{factor}; resize them, for example to {mend}"
+                f"{factor}; resize them, for example to {fix}"
             )
 
 

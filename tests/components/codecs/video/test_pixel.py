@@ -151,9 +151,9 @@ def test_odd_sizes_are_named(size: tuple[int, int]):
         PixelCodec().encode(torch.zeros(1, 1, 3, *size))
 
 
-@pytest.mark.parametrize(("frames", "mend"), [(2, "1 or 9"), (8, "1 or 9"), (16, "9 or 17"), (0, "1 or 9")])
-def test_a_length_that_is_no_whole_number_of_latents_is_named(frames: int, mend: str):
-    with pytest.raises(InputError, match=rf"clips of {frames} frames .* multiple of 8: set num_frames to {mend}"):
+@pytest.mark.parametrize(("frames", "fix"), [(2, "1 or 9"), (8, "1 or 9"), (16, "9 or 17"), (0, "1 or 9")])
+def test_a_length_that_is_no_whole_number_of_latents_is_named(frames: int, fix: str):
+    with pytest.raises(InputError, match=rf"clips of {frames} frames .* multiple of 8: set clip.num_frames to {fix}"):
         PixelCodec().encode(torch.zeros(1, frames, 3, 8, 8))
 
 

@@ -264,7 +264,7 @@ def test_bad_videos_are_named(vae):
     codec = CausalVideoCodec(vae)
     with pytest.raises(InputError, match=r"10 x 12 pixels .* multiples of 4; .* 8 x 12"):
         codec.encode(clips(height=10))
-    with pytest.raises(InputError, match=r"7 frames .*: set num_frames to 5 or 9$"):
+    with pytest.raises(InputError, match=r"7 frames .*: set clip.num_frames to 5 or 9$"):
         codec.encode(clips(frames=7))
     with pytest.raises(InputError, match=r"torch.uint8"):
         codec.encode((clips() * 127 + 127).byte())
