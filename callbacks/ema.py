@@ -120,7 +120,7 @@ def mirror(parameters: dict[str, nn.Parameter]) -> nn.Module:
         *path, leaf = name.split(".")
         place = root
         for part in path:
-            if part not in place._modules:
+            if part not in dict(place.named_children()):
                 place.add_module(part, nn.Module())
             place = place.get_submodule(part)
         place.register_parameter(leaf, nn.Parameter(parameter.detach().clone().float(), requires_grad=False))

@@ -60,7 +60,7 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stops if any rank was told to."""
-        if trainer.fit_loop._should_accumulate() or not self._any_signalled():
+        if _accumulates(trainer) or not self._any_signalled():
             return
         folder = run_folder(trainer)
         if folder is not None:
@@ -94,6 +94,11 @@ class GracefulStop(Callback):
         for one, previous in self._previous.items():
             signal.signal(one, signal.SIG_DFL if previous is None else previous)
         self._previous = {}
+
+
+def _accumulates(trainer: Trainer) -> bool:
+    """Whether the step's gradients wait for more batches; only Lightning's loop knows all of the reasons."""
+    return trainer.fit_loop._should_accumulate()
 
 
 def _is_child(trainer: Trainer) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -82,7 +84,7 @@ class AVSyncCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        arguments = self._subcommand_method_arguments[subcommand]
+        arguments = inspect.signature(getattr(klass, subcommand)).parameters
         parser.set_defaults({name: False for name in ("verbose", "return_predictions") if name in arguments})
         return parser
 
@@ -104,36 +106,44 @@ class AVSyncCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Looks at the checkpoint and the data set before anything slow happens."""
-        data = self._get(self.config, "data")
-        if data is not None and self._get(self.config, "clip") is not None and "clip" not in data.get("init_args", {}):
+        data = self._chosen(self.config, "data")
+        if (
+            data is not None
+            and self._chosen(self.config, "clip") is not None
+            and "clip" not in data.get("init_args", {})
+        ):
             raise InputError(
                 f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
                 "'clip: ClipShape | None', or set clip to null"
             )
-        if ckpt_path := self._get(self.config, "ckpt_path"):
+        if ckpt_path := self._chosen(self.config, "ckpt_path"):
             check_checkpoint(str(ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
-        config = self._get(self.config_init, "trainer")
+        config = self._chosen(self.config_init, "trainer")
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
-        named = self._get(self.config_init, "callbacks") or {}
+        named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if config.logger in (None, True):
-            files = [Path(str(file)) for file in self._get(self.config, "config") or []]
+            files = [Path(str(file)) for file in self._chosen(self.config, "config") or []]
             files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
-            name = self._get(self.config, "experiment") or (files[-1].stem if files else "avsync")
+            name = self._chosen(self.config, "experiment") or (files[-1].stem if files else "avsync")
             kwargs["logger"] = TensorBoardLogger(config.default_root_dir, name, default_hp_metric=False)
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _chosen(self, config: Namespace, key: str) -> Any:
+        """What the configuration of the subcommand (the only one, if none is run) says of ``key``, None if nothing."""
+        return config.get(str(self.subcommand), config).get(key)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs; a checkpoint that does not fit is named together with its keys."""
@@ -142,7 +152,7 @@ class AVSyncCLI(LightningCLI):
         except Exception as error:
             if self.trainer.progress_bar_callback is not None:
                 sys.stderr.write("\n")  # the bar's line has no end yet
-            ckpt_path = self._get(self.config, "ckpt_path")
+            ckpt_path = self._chosen(self.config, "ckpt_path")
             if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
                 raise InputError(sentence) from error
             raise
