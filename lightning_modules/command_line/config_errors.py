@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning_modules.command_line.class_paths import did_you_mean, known_classes
 from lightning_modules.command_line.config_files import config_files, content_of
 from lightning_modules.command_line.jsonargparse_errors import read_complaint
+from lightning_modules.command_line.moved import MOVED_SETTINGS
 
 _SECTIONS = ("seed_everything", "experiment", "base", "clip", "trainer", "callbacks", "model", "data", "ckpt_path")
 
@@ -75,6 +76,9 @@ def _unknown_key(key: str, owner: str | None, args: Sequence[str]) -> str:
     if key.startswith("callbacks.") and (owner or "").endswith(".Callback"):  # the base class: no class was given
         name = ".".join(key.split(".")[:2])
         return f"{_origin(name, args)}{name} has no class_path; give one, or correct the callback's name"
+    section, _, name = key.rpartition(".")
+    if moved := MOVED_SETTINGS.get((owner or "").rpartition(".")[2], {}).get(name):
+        return f"{_origin(key, args)}unknown key {key}, which moved: use {section}.{moved}"
     return f"{_origin(key, args)}unknown key {key}; {_accepted(key, owner)}"
 
 

@@ -1,4 +1,4 @@
-"""Where classes and functions that a configuration may name have gone: class paths of earlier versions."""
+"""Where classes, functions and settings that a configuration may name have gone: those of earlier versions."""
 
 from __future__ import annotations
 
@@ -78,6 +78,29 @@ MOVED: dict[str, dict[str, str]] = {
     },
 }
 """By the folder it was in: a class's old path within, and its new path whole."""
+
+MOVED_SETTINGS: dict[str, dict[str, str]] = {
+    "HarmonyModule": {
+        "stage": "curriculum.stage",
+        "init_from": "curriculum.init_from",
+        "train_video": "curriculum.train_video",
+        "train_audio": "curriculum.train_audio",
+        "video_lora": "curriculum.video_lora",
+        "audio_lora": "curriculum.audio_lora",
+        "patience": "curriculum.patience",
+        "reference_dropout": "dropout.reference",
+        "text_dropout": "dropout.text",
+        "transcript_dropout": "dropout.transcript",
+        "generates": "generation.task",
+        "from_image": "generation.from_image",
+        "still_without_image": "generation.still_without_image",
+        "variants": "generation.variants",
+        "negative_prompt": "negatives.prompt",
+        "negative_scene": "negatives.scene",
+        "negative_transcript": "negatives.transcript",
+    },
+}
+"""By the class that took it: a constructor's old argument, and where it stands in the sections there are now."""
 
 
 def new_place(class_path: str) -> str | None:

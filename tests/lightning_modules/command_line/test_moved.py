@@ -1,13 +1,17 @@
 """Class paths of earlier versions are told their new place, wherever in a configuration they stand."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
 
 from lightning_modules.command_line.class_paths import class_path_sentence, import_problem
-from lightning_modules.command_line.moved import MOVED, new_place
+from lightning_modules.command_line.cli import main
+from lightning_modules.command_line.moved import MOVED, MOVED_SETTINGS, new_place
+from lightning_modules.harmony.module import HarmonyModule
 
+ROOT = Path(__file__).resolve().parents[3]
 ALL = [(f"{folder}.{old}", new) for folder, paths in MOVED.items() for old, new in paths.items()]
 
 
@@ -59,3 +63,21 @@ def test_a_moved_class_is_found_wherever_it_stands(tmp_path: Path, text: str, ke
 def test_a_moved_class_is_found_in_options(option: str):
     args = ["fit", *(option % DIT).split(" ", 1)]
     assert class_path_sentence(args) == f"command line: model.dit {MOVED_DIT}"
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED_SETTINGS["HarmonyModule"].items())
+def test_every_section_has_the_setting_that_moved_there(old: str, new: str):
+    section, _, name = new.partition(".")
+    arguments = inspect.signature(HarmonyModule).parameters
+    assert old not in arguments
+    assert name in vars(arguments[section].default)
+
+
+@pytest.mark.parametrize("old", ["generates", "stage", "negative_prompt"])
+def test_a_moved_setting_is_told_its_section(tmp_path: Path, old: str, capsys: pytest.CaptureFixture[str]):
+    file, quickstart = tmp_path / "old.yaml", ROOT / "configs/harmony/quickstart.yaml"
+    file.write_text(f"base: {quickstart}\nmodel: {{init_args: {{{old}: joint}}}}\n")
+    assert main(["fit", "--config", str(file)]) == 2
+    moved = f"model.init_args.{MOVED_SETTINGS['HarmonyModule'][old]}"
+    said = f"{file}: unknown key model.init_args.{old}, which moved: use {moved}\n"
+    assert capsys.readouterr().err.endswith(said)
