@@ -69,6 +69,7 @@ def test_every_stage_of_harmony_is_counted_without_its_checkpoints(stage: str, c
     assert kept_all / 30 < rows["1"][5] < kept_all / 10
 
 
+@pytest.mark.slow
 def test_a_frozen_tower_and_all_tasks_are_told_apart(capsys: pytest.CaptureFixture[str]):
     joint = [
         "--config",

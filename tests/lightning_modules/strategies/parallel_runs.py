@@ -50,7 +50,7 @@ class Witness(L.Callback):
     def __init__(self, file: str, stop_at: int | None = None) -> None:
         self.file = file
         self.stop_at = stop_at
-        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}, "heard": {}}
+        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}, "sounds": {}}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         grads = [whole(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -64,7 +64,7 @@ class Witness(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if not trainer.sanity_checking:
-            for name, made in (("generated", outputs.video), ("heard", outputs.audio)):
+            for name, made in (("generated", outputs.video), ("sounds", outputs.audio)):
                 sums = made.double().abs().flatten(1).sum(dim=1).tolist()
                 valid = [True] * len(sums) if outputs.valid is None else outputs.valid.tolist()
                 self.seen[name] |= {n: s for n, s, v in zip(batch.ids, sums, valid, strict=True) if v}

@@ -15,6 +15,8 @@ from tests.lightning_modules.strategies.parallel_runs import (
     write_config,
 )
 
+pytestmark = pytest.mark.long
+
 FSDP2 = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
 SHARDED = {
     "class_path": "FSDP2Strategy",
