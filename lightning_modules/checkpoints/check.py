@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from components.errors import InputError
+from lightning_modules.checkpoints.sharded import META_FILE, code_in, is_sharded_checkpoint, read_table
 
 _MAX_LISTED = 10
 _PARTS = ("state_dict", "pytorch-lightning_version")
@@ -27,22 +28,39 @@ def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
     Tensors are mapped, not read.
 
     Args:
-        path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, folders too, and files
-            with code in them, which may be trusted (``weights_only: false``).
+        path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, and files with code in
+            them, which may be trusted (``weights_only: false``). Folders with code never do.
         option: what the user gave it as.
 
     Raises:
-        InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), or
-            it is no training checkpoint.
+        InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), it
+            is a folder that is damaged or holds code, or it is no training checkpoint.
     """
     if path in ("best", "last", "hpc"):
         return
     if not Path(path).exists():
         raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
+    if Path(path).is_dir():
+        _check_folder(Path(path), option)
+        return
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
     if Path(path).is_file() and (sentence := _content_problem(path, option)):
         raise InputError(sentence)
+
+
+def _check_folder(path: Path, option: str) -> None:
+    if not is_sharded_checkpoint(path):
+        raise InputError(
+            f"{option}: '{path}' is a folder without a checkpoint (it lacks {META_FILE}); give a .ckpt file, or a "
+            "folder that sharded training has written"
+        )
+    try:
+        rest, index = read_table(path)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
+    if _PARTS[1] not in rest or not any(name.startswith(f"{_PARTS[0]}.") for name in index.state_dict_metadata):
+        raise InputError(f"{option}: '{path}' holds no training checkpoint; {_FIX}")
 
 
 def _content_problem(path: str, option: str) -> str | None:
@@ -50,7 +68,7 @@ def _content_problem(path: str, option: str) -> str | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        return None if _code_in(error) else _damaged(path, option)
+        return None if code_in(error) else _damaged(path, option)
     except _UNREADABLE:
         return _damaged(path, option)
     lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
@@ -59,12 +77,6 @@ def _content_problem(path: str, option: str) -> str | None:
 
 def _damaged(path: str, option: str) -> str:
     return f"{option}: '{path}' is damaged; give another .ckpt file"
-
-
-def _code_in(error: pickle.UnpicklingError) -> str | None:
-    """The first Python object a pickle names that is neither tensor nor plain type."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found[1] if found else None
 
 
 def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ckpt_path") -> str | None:
@@ -84,7 +96,7 @@ def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ck
             "has written to go on from, such as last.ckpt"
         )
     if isinstance(error, pickle.UnpicklingError):
-        code = _code_in(error)
+        code = code_in(error)
         holds = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
         return f"{option}: '{path}' {holds}" if holds else _damaged(path, option)
     if isinstance(error, FileNotFoundError) and path in message:

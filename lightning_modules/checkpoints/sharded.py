@@ -7,17 +7,40 @@ The folder holds all tensors of the model and the optimizers under flat names (`
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from components.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.metadata import Metadata
+
 META_FILE = "meta.pt"
+_INDEX_FILE = ".metadata"
+_INDEX_CLASSES = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "pathlib": {"Path", "PosixPath", "WindowsPath"},
+}
+"""All that PyTorch's own index of a folder names, beside shapes and dtypes."""
 _MODEL, _OPTIMIZER = "state_dict", "optimizer"
 
 Template = Callable[[str, torch.Size, torch.dtype], Tensor | None]
@@ -65,20 +88,15 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
         distributed: whether all ranks read together.
 
     Raises:
-        InputError: if the folder is damaged.
+        InputError: if the folder is damaged or holds code.
     """
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    try:
-        stored = FileSystemReader(folder).read_metadata().state_dict_metadata
-        checkpoint: dict[str, Any] = torch.load(folder / META_FILE, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError) as error:
-        raise InputError(f"checkpoint '{folder}' is damaged ({error}); give another one") from None
+    checkpoint, index = read_table(folder)
     tensors: dict[str, Tensor] = {}
     unread: dict[str, Tensor] = {}
-    for name, kept in stored.items():
+    for name, kept in index.state_dict_metadata.items():
         if not isinstance(kept, TensorStorageMetadata):
             continue
         place = template(name, kept.size, kept.properties.dtype)
@@ -86,8 +104,61 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
             unread[name] = torch.empty(kept.size, dtype=kept.properties.dtype, device="meta")
         else:
             tensors[name] = place
-    load(tensors, checkpoint_id=folder, no_dist=not distributed)
+    load(tensors, storage_reader=_reader(folder, index), no_dist=not distributed)
     return _unflattened(checkpoint, {**tensors, **unread})
+
+
+def read_table(folder: Path) -> tuple[dict[str, Any], Metadata]:
+    """Everything in ``folder`` but its tensors, and the index that says where these are; nothing in it is ever run.
+
+    Raises:
+        InputError: if either file is damaged or names anything that is neither data nor a tensor's place.
+    """
+    try:
+        rest: dict[str, Any] = torch.load(folder / META_FILE, map_location="cpu", weights_only=True)
+        with (folder / _INDEX_FILE).open("rb") as stream:
+            index: Metadata = _IndexUnpickler(stream).load()
+        places = [Path(place.relative_path) for place in (index.storage_data or {}).values()]
+        stray = [place for place in places if place != Path(place.name) or not (folder / place).is_file()]
+    except pickle.UnpicklingError as error:
+        code = code_in(error)
+        told = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
+        raise InputError(f"checkpoint '{folder}' {told or 'is damaged; give another one'}") from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise InputError(f"checkpoint '{folder}' is damaged ({error}); give another one") from None
+    if stray:
+        raise InputError(f"checkpoint '{folder}' is damaged (its part {stray[0]} is not there); give another one")
+    return rest, index
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads PyTorch's index, which is a pickle, and refuses every name that does not belong there."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if an index may name it."""
+        own = name in _INDEX_CLASSES.get(module, ())
+        if own or (module == "torch" and (name == "Size" or isinstance(getattr(torch, name, None), torch.dtype))):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed")
+
+
+def code_in(error: pickle.UnpicklingError) -> str | None:
+    """The first Python object a pickle names that is neither tensor nor plain type."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else None
+
+
+def _reader(folder: Path, index: Metadata) -> FileSystemReader:
+    """PyTorch's reader, with the index that has been looked through instead of the file's."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    class Reader(FileSystemReader):
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+            if index.storage_meta is not None:
+                index.storage_meta.load_id = self.load_id
+            return index
+
+    return Reader(folder)
 
 
 def read_whole(folder: Path) -> dict[str, Any]:

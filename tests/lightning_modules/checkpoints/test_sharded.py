@@ -1,0 +1,125 @@
+"""A folder of shards is opened without running anything that is in it, whoever made it."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
+
+from components.errors import InputError
+from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+from lightning_modules.checkpoints.check import check_checkpoint
+from lightning_modules.checkpoints.sharded import META_FILE, read_table, read_whole, write_shards
+from lightning_modules.command_line.cli import main
+
+ROOT = Path(__file__).resolve().parents[3]
+INDEX = ".metadata"
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards.ckpt"
+    folder.mkdir()
+    checkpoint = {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "pytorch-lightning_version": "2.6.0"}
+    write_shards(checkpoint, folder, is_global_zero=True)
+    return folder
+
+
+def index_of(folder: Path) -> Metadata:
+    return FileSystemReader(folder).read_metadata()
+
+
+def whole_index(folder: Path, trace: Path) -> None:
+    (folder / INDEX).write_bytes(pickle.dumps(Malicious(trace)))
+
+
+def inside_the_index(folder: Path, trace: Path) -> None:
+    index = index_of(folder)
+    index.planner_data = Malicious(trace)
+    (folder / INDEX).write_bytes(pickle.dumps(index))
+
+
+def rest_of_the_checkpoint(folder: Path, trace: Path) -> None:
+    torch.save({"loops": Malicious(trace)}, folder / META_FILE)
+
+
+@pytest.mark.parametrize("plant", [whole_index, inside_the_index, rest_of_the_checkpoint])
+def test_code_is_named_and_never_run(
+    folder: Path, tmp_path: Path, plant: Callable[[Path, Path], None], capsys: pytest.CaptureFixture[str]
+):
+    trace = tmp_path / "was_run"
+    plant(folder, trace)
+    sentence = r"shards\.ckpt' holds code \(posix\.mkdir\), which is not run; give one that avsync fit has written"
+    for use in (lambda: check_checkpoint(str(folder)), lambda: AtomicCheckpointIO().load_checkpoint(folder)):
+        with pytest.raises(InputError, match=sentence):
+            use()
+    config = str(ROOT / "configs/quickstart.yaml")
+    assert main(["validate", "--config", config, "--ckpt_path", str(folder)]) == 2
+    assert f"ckpt_path: checkpoint '{folder}' holds code (posix.mkdir)" in capsys.readouterr().err
+    assert not trace.exists()
+
+
+def test_the_example_of_malice_would_run(tmp_path: Path):
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "was_run")))
+    assert (tmp_path / "was_run").exists()
+
+
+def test_values_that_are_pickles_in_a_shard_are_left_alone(folder: Path, tmp_path: Path):
+    """PyTorch's loader unpickles such values without asking; ours wants tensors alone."""
+    index = index_of(folder)
+    tensor, place = next(iter(index.storage_data.items()))
+    index.state_dict_metadata["state_dict.hook"] = BytesStorageMetadata()
+    index.storage_data[MetadataIndex("state_dict.hook")] = place
+    (folder / place.relative_path).write_bytes(
+        (folder / place.relative_path).read_bytes() + pickle.dumps(Malicious(tmp_path / "was_run"))
+    )
+    (folder / INDEX).write_bytes(pickle.dumps(index))
+    assert read_whole(folder)["state_dict"].keys() == {"weight"} and tensor.fqn == "state_dict.weight"
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_parts_outside_the_folder_and_missing_ones_are_refused(folder: Path):
+    index = index_of(folder)
+    part = next(iter(index.storage_data.values())).relative_path
+    moved = folder.parent / part
+    shutil.move(folder / part, moved)
+    with pytest.raises(InputError, match=rf"is damaged \(its part {part} is not there\)"):
+        check_checkpoint(str(folder))
+    for place in index.storage_data.values():
+        place.relative_path = f"../{part}"
+    (folder / INDEX).write_bytes(pickle.dumps(index))
+    with pytest.raises(InputError, match=rf"is damaged \(its part \.\./{part} is not there\)"):
+        read_table(folder)
+
+
+@pytest.mark.parametrize("name", [INDEX, META_FILE])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2]])
+def test_damage_is_told_before_anything_is_built(folder: Path, name: str, damage: Callable[[bytes], bytes]):
+    file = folder / name
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InputError, match=r"ckpt_path: checkpoint '.*shards\.ckpt' is damaged"):
+        check_checkpoint(str(folder))
+
+
+def test_folders_of_something_else_are_no_checkpoints(folder: Path, tmp_path: Path):
+    check_checkpoint(str(folder))
+    with pytest.raises(InputError, match=r"is a folder without a checkpoint \(it lacks meta\.pt\)"):
+        check_checkpoint(str(tmp_path))
+    torch.save({"loops": {}}, folder / META_FILE)
+    with pytest.raises(InputError, match=r"shards\.ckpt' holds no training checkpoint"):
+        check_checkpoint(str(folder))
