@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from components.backbones.sharding import is_sharded
 from components.errors import InputError
-from components.weights.whole_folder import whole_folder
+from components.weights.whole_folder import check_target, whole_folder
 
 
 class ExportPretrained(Callback):
@@ -18,10 +18,11 @@ class ExportPretrained(Callback):
     The folder is written under another name and then renamed, so a whole one is never replaced by a part.
 
     Args:
-        folder: where to; a folder that is there already is replaced.
+        folder: where to; an earlier export is replaced.
 
     Raises:
-        InputError: at the start of training, if the model has no ``save_pretrained`` or no process holds all of it.
+        InputError: at the start of training, if the model has no ``save_pretrained``, no process holds all of it or
+            ``folder`` holds anything but an earlier export.
     """
 
     def __init__(self, folder: str) -> None:
@@ -34,6 +35,8 @@ class ExportPretrained(Callback):
                 f"ExportPretrained: {type(pl_module).__name__} has no save_pretrained(folder); "
                 "remove the callback from trainer.callbacks"
             )
+        if trainer.is_global_zero:
+            check_target(Path(self.folder))
         if is_sharded(pl_module):
             raise InputError(
                 "ExportPretrained: the model is sharded over the processes and none has all of it; remove the callback "

@@ -10,7 +10,6 @@ Event times from a curve of event probability.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from components.metrics.cyclesync.matching import match_events, onset_iou
 from components.metrics.cyclesync.motion_peaks import motion_curve
 from components.v2a.bursts import render_bursts
 from components.weights.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
+from components.weights.whole_folder import whole_folder
 
 STEPS_PER_FRAME = 4
 _DIFFERENCE_GAIN = 4.0
@@ -277,15 +277,7 @@ class OnsetV2A(V2AModel):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors``; the folder appears, or changes, as a whole."""
-        folder = Path(folder)
-        partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("part", "old"))
-        for left_over in (partial, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        partial.mkdir(parents=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        (partial / WEIGHTS_FILE).write_bytes(save(weights))
-        (partial / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(Path(folder)) as partial:
+            (partial / WEIGHTS_FILE).write_bytes(save(weights))
+            (partial / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")

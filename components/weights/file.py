@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from components.errors import InputError
+from components.weights.identity import check_sum, renew_sum
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Names of weight files without their ending, as diffusers, transformers and older releases spell them."""
@@ -72,11 +73,13 @@ def open_weights_file(file: str | Path) -> Weights:
     """The tensors of one ``.safetensors`` file, or of one pickle that ``torch.load(weights_only=True)`` accepts.
 
     Raises:
-        InputError: if the file is absent, damaged or holds anything but tensors.
+        InputError: if the file is absent, damaged (also by its checksum, where it has one) or holds anything but
+            tensors.
     """
     file = Path(file)
     if not file.is_file():
         raise InputError(f"weights file '{file}' does not exist")
+    check_sum(file)
     tensors = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
     return Weights(tensors, (file,), file)
 
@@ -102,6 +105,7 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype |
         save_file(held, partial)
         partial.chmod(mode)
         partial.replace(file)
+        renew_sum(file)
     finally:
         partial.unlink(missing_ok=True)
 

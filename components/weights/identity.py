@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from components.errors import InputError
 
+SUMS_FILE = "SHA256SUMS"
+"""Beside what we export: digests in the form that ``sha256sum -c`` reads."""
 _ATTRIBUTE = "_weights_identity"
 _REMEMBERED_BYTES = 32 * 2**20
 """Files from this size on are hashed once and remembered; smaller ones take milliseconds."""
@@ -124,6 +126,52 @@ def sha256_of(file: str | Path) -> str:
         with contextlib.suppress(OSError):  # a home that cannot be written to costs time, nothing else
             _write_whole(note, digest + "\n")
     return digest
+
+
+def write_sums(folder: Path) -> None:
+    """Writes the digest of every file in ``folder`` and below into its `SUMS_FILE`."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
+    _write_sums(folder, {file.relative_to(folder).as_posix(): sha256_of(file) for file in files})
+
+
+def renew_sum(file: Path) -> None:
+    """Notes the digest of a file that was written anew into an export that is there already."""
+    for folder in file.absolute().parents[:2]:
+        sums, name = summed_files(folder), file.absolute().relative_to(folder).as_posix()
+        if name in sums:
+            _write_sums(folder, sums | {name: sha256_of(file)})
+
+
+def _write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    _write_whole(folder / SUMS_FILE, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+
+
+def summed_files(folder: Path) -> dict[str, str]:
+    """Digests by the path within ``folder``, from its `SUMS_FILE`; none where there is no such file."""
+    try:
+        lines = (folder / SUMS_FILE).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    parts = [line.partition(" ") for line in lines]
+    return {name.removeprefix(" ").removeprefix("*"): digest for digest, _, name in parts if name}
+
+
+def check_sum(file: Path) -> None:
+    """Compares a file with its digest, where the folder it is in (or the one above) says what that is.
+
+    Raises:
+        InputError: if they differ.
+    """
+    for folder in file.absolute().parents[:2]:
+        wanted = summed_files(folder).get(file.absolute().relative_to(folder).as_posix())
+        if wanted is None:
+            continue
+        if sha256_of(file) != wanted:
+            raise InputError(
+                f"weights file '{file}' is damaged or was changed: its SHA-256 is not the one in "
+                f"'{folder / SUMS_FILE}'; write it anew"
+            )
+        return
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
@@ -25,7 +26,8 @@ _FIX = "give a .ckpt file"
 def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
     """Finds a wrong path, a damaged file or one of something else before anything is built.
 
-    Tensors are mapped, not read.
+    The whole file is read once, by the first process of a machine, and compared with the checksums it holds: a block
+    that the disk has lost would otherwise become weights.
 
     Args:
         path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, and files with code in
@@ -45,7 +47,7 @@ def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
         return
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
-    if Path(path).is_file() and (sentence := _content_problem(path, option)):
+    if Path(path).is_file() and (sentence := _content_problem(path, option) or _lost_blocks(path, option)):
         raise InputError(sentence)
 
 
@@ -73,6 +75,18 @@ def _content_problem(path: str, option: str) -> str | None:
         return _damaged(path, option)
     lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
     return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_FIX}" if lacking else None
+
+
+def _lost_blocks(path: str, option: str) -> str | None:
+    """What is wrong with the bytes of a checkpoint file: a zip file holds a checksum of every tensor."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return None
+    try:
+        with zipfile.ZipFile(path) as records:
+            lost = records.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+        return _damaged(path, option)
+    return f"{option}: '{path}' is damaged (the checksum of {lost} is wrong); give another .ckpt file" if lost else None
 
 
 def _damaged(path: str, option: str) -> str:

@@ -23,6 +23,7 @@ from callbacks.nan_guard import NaNGuard
 from callbacks.results import ResultsWriter
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
 from lightning_modules.command_line.class_paths import class_path_sentence
@@ -116,6 +117,8 @@ class AVSyncCLI(LightningCLI):
                 f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
                 "'clip: ClipShape | None', or set clip to null"
             )
+        if self.subcommand == "export":
+            check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
             check_checkpoint(str(ckpt_path))
 

@@ -31,12 +31,13 @@ class AVSyncTrainer(Trainer):
         Args:
             model: the model, with the pre-trained weights it was trained on top of.
             datamodule: not used; a configuration has one.
-            folder: where to; a folder that is there already is replaced.
+            folder: where to; an earlier export that is there is replaced.
             ckpt_path: the checkpoint to take the trained weights from; without one the model is written as it is.
             averaged: write the moving average of the weights, which validation judged, where the checkpoint has one.
 
         Raises:
-            InputError: if the model cannot be exported or the checkpoint does not fit it.
+            InputError: if the model cannot be exported, the checkpoint does not fit it, or ``folder`` holds anything
+                but an earlier export.
         """
         write: Any = getattr(model, "save_pretrained", None)
         if not callable(write):

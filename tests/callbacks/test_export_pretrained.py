@@ -4,6 +4,8 @@ import torch
 
 from callbacks.export_pretrained import ExportPretrained
 from components.errors import InputError
+from components.weights.identity import SUMS_FILE
+from components.weights.whole_folder import whole_folder
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 
 
@@ -23,11 +25,11 @@ def fit(module, folder, steps=2):
 
 def test_the_trained_weights_replace_an_earlier_export(tmp_path):
     target = tmp_path / "weights/squares"
-    target.mkdir(parents=True)
-    (target / "stale.pt").touch()
+    with whole_folder(target) as earlier:
+        (earlier / "stale.pt").touch()
     module = JumpingSquares()
     fit(module, target)
-    assert [file.name for file in target.iterdir()] == ["layer.pt"]
+    assert {file.name for file in target.iterdir()} == {"layer.pt", SUMS_FILE}
     assert torch.equal(torch.load(target / "layer.pt")["weight"], module.layer.weight)
     assert [file.name for file in target.parent.iterdir()] == ["squares"]
 
@@ -39,13 +41,13 @@ def test_a_failed_run_or_export_leaves_the_earlier_one(tmp_path):
             raise OSError("no space left")
 
     target = tmp_path / "squares"
-    target.mkdir()
-    (target / "good.pt").touch()
+    with whole_folder(target) as earlier:
+        (earlier / "good.pt").touch()
     with pytest.raises(OSError, match="disk"):
         fit(JumpingSquares(fail_at=1), target)
     with pytest.raises(OSError, match="space"):
         fit(Breaks(), target)
-    assert [file.name for file in target.iterdir()] == ["good.pt"]
+    assert {file.name for file in target.iterdir()} == {"good.pt", SUMS_FILE}
 
 
 def test_a_model_that_cannot_be_exported_is_refused_before_training(tmp_path):
@@ -57,3 +59,14 @@ def test_a_model_that_cannot_be_exported_is_refused_before_training(tmp_path):
 
     with pytest.raises(InputError, match=r"Plain has no save_pretrained\(folder\)"):
         fit(Plain(), tmp_path / "x")
+
+
+def test_a_folder_of_something_else_is_refused_before_training(tmp_path):
+    class Untrained(JumpingSquares):
+        def training_step(self, batch, batch_idx):
+            raise AssertionError("training had begun")
+
+    (tmp_path / "results.csv").write_text("1,2")
+    with pytest.raises(InputError, match=r"holds results\.csv, which would be deleted"):
+        fit(Untrained(), tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "1,2"

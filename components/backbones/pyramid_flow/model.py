@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from components.backbones.pyramid_flow.blocks import ColumnState, Modulation, modulate
 from components.backbones.pyramid_flow.column import Column
 from components.weights.file import STEMS, save_weights
+from components.weights.identity import renew_sum
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
@@ -81,6 +82,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
         partial = folder / ".config.json.part"
         partial.write_text(text)
         partial.replace(folder / "config.json")
+        renew_sum(folder / "config.json")
 
 
 def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:

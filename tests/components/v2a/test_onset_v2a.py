@@ -6,6 +6,7 @@ import torch
 from components.contracts import clip_generator
 from components.errors import InputError
 from components.v2a.onset_v2a import CONFIG_FILE, WEIGHTS_FILE, OnsetV2A
+from components.weights.identity import SUMS_FILE
 from components.weights.pretrained import sha256_of
 from lightning_modules.judges.v2a import onset_targets
 
@@ -104,7 +105,7 @@ def test_round_trip(model, video, tmp_path):
     assert (loaded.threshold, loaded.bias_s) == (model.threshold, model.bias_s)
     assert torch.equal(loaded.eval().curve(video, 24.0), model.eval().curve(video, 24.0))
     assert [entry.name for entry in tmp_path.iterdir()] == ["v2a"]
-    assert sorted(entry.name for entry in (tmp_path / "v2a").iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert sorted(entry.name for entry in (tmp_path / "v2a").iterdir()) == [SUMS_FILE, CONFIG_FILE, WEIGHTS_FILE]
 
 
 def test_same_model_same_bytes(model, tmp_path):

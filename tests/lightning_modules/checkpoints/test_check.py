@@ -45,6 +45,19 @@ def test_a_damaged_index_of_tensors_is_found(tmp_path: Path):
         check_checkpoint(str(file))
 
 
+@pytest.mark.parametrize("block", range(3))
+def test_a_lost_block_is_found(tmp_path: Path, block: int):
+    file = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(8192)}, "pytorch-lightning_version": "2.6.0"}, file)
+    check_checkpoint(str(file))
+    content = bytearray(file.read_bytes())
+    start = content.index(torch.ones(64).numpy().tobytes()) + 4096 * block
+    content[start : start + 4096] = bytes(4096)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.ckpt' is damaged \(the checksum of .*/data/0 is wrong\)"):
+        check_checkpoint(str(file))
+
+
 class Malicious:
     def __reduce__(self):
         return os.system, ("echo code of a checkpoint ran",)

@@ -87,7 +87,7 @@ def test_training_sees_what_the_scorer_sees(batch):
 
 def test_short_training_clips_are_refused(batch):
     short = replace(batch, video=batch.video[:, :4], audio=batch.audio[:, :3000])
-    with pytest.raises(InputError, match=r"clips of 4 frames at 25 fps hold no window.*data\.num_frames"):
+    with pytest.raises(InputError, match=r"clips of 4 frames at 25 fps hold no window.*clip\.num_frames"):
         module().training_step(short, 0)
 
 
