@@ -77,6 +77,7 @@ class AudioCrossAttention(nn.Module):
         """Project embedded audio tokens ``[B, N, D]``, rotate the keys, gather both per latent frame."""
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
+        # keys are rotated once per clip; queries in every step
         keys = rotate(self.norm_k(keys), windows.key_rope)
         # [B, H, N, d] -> [B, H, L, W, d]: windows overlap only by look-back and look-ahead, so little is kept twice.
         gathered = (
@@ -111,12 +112,14 @@ class AudioCrossAttention(nn.Module):
             # All patches of a frame share its time: with t next to d the table [2, t, d / 2] broadcasts over p.
             q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
             q = rotate(q, windows.query_rope[:, frames])
+            # a column is a prefix, a window belongs to its frame: later sound is never read
             keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
             audible = windows.audible[:, frames]  # [R, t, W]
             any_audible = audible.any(dim=-1, keepdim=True)
             out = attention(
                 rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),
+                # frames go into the batch: attention is local to each, and its mask is one row of W tokens
                 rearrange(values, "r t h w d -> (r t) h w d"),
                 # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
                 mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),
