@@ -40,6 +40,7 @@ class TextGuidance:
         """``(g - 1) (v_pos - v_neg)``."""
         if branches.negative is None:
             raise ValueError("text guidance needs the negative branch")
+        # g - 1, because the positive branch itself is already counted once
         return (self.scale - 1) * (branches.positive - branches.negative)
 
 
@@ -58,6 +59,7 @@ class AudioSyncGuidance:
         """``w (v_pos - v_off)``."""
         if branches.off_sync is None:
             raise ValueError("audio sync guidance needs the off-sync branch")
+        # on top of the full branch: eps + w (eps - eps_off-sync) (Syncphony, "Audio Sync Guidance")
         return self.scale * (branches.positive - branches.off_sync)
 
 

@@ -66,6 +66,7 @@ class TrainingColumn:
 
 def unit_starts(num_latents: int, frames_per_unit: int) -> list[int]:
     """First latent frame of every unit: the image alone, then ``frames_per_unit`` frames each."""
+    # the causal VAE makes latent 0 of the first frame alone
     return [0, *range(1, num_latents, frames_per_unit)]
 
 
@@ -138,7 +139,7 @@ class AutoregressivePyramid:
 
         draws = []
         for c, stage in enumerate(self.stage_of_column):
-            rows = len(range(c, batch, self.num_columns))
+            rows = len(range(c, batch, self.num_columns))  # rows c, c + K, c + 2 K ... of the batch
             unit, frames = self._last_unit(num_latents, units_per_stage[stage])
             shapes = []
             if self.autoregressive:
@@ -152,7 +153,9 @@ class AutoregressivePyramid:
                 ColumnDraws(
                     noise=normal(rows, channels, frames.stop - frames.start, height, width),
                     u=uniform(rows),
+                    # U(0, 1) and no logit-normal, as released
                     history_strength=uniform(rows),
+                    # newest first: a longer history leaves the draws of the newer clips as they are
                     history_noise=[normal(*shape) for shape in reversed(shapes)],
                 )
             )
@@ -179,7 +182,7 @@ class AutoregressivePyramid:
 
     def _last_unit(self, num_latents: int, units: int) -> tuple[int, slice]:
         """Index and latent frames of the last unit of a prefix of ``units`` units."""
-        if not self.autoregressive:
+        if not self.autoregressive:  # the whole clip is one unit
             return 0, slice(0, num_latents)
         bounds = [*unit_starts(num_latents, self.frames_per_unit), num_latents]
         if not 1 <= units < len(bounds):
@@ -196,6 +199,7 @@ class AutoregressivePyramid:
         noise = draws.noise  # [R, C, f, H, W]; all stages share one noise field
         for _ in range(schedule.stages - 1 - stage):
             noise = downsample_noise(noise)
+        # clean latents at the stage's own level, [R, C, f, h, w]
         clean = pyramid[stage][:, :, frames]
         end_level = schedule.end_sigma[stage]
         # Both ends of the stage's path carry the same noise n (Pyramid Flow, section 3.2): end = e n + (1 - e) c and
@@ -207,6 +211,7 @@ class AutoregressivePyramid:
             start_level = schedule.start_sigma[stage]
             coarse = upsample_nearest(pyramid[stage - 1][:, :, frames])
             start = start_level * noise + (1 - start_level) * coarse
+        # both from one draw: the timestep is linear in r within the stage
         timesteps, local_sigma = schedule.train_point(stage, draws.u)
         r = local_sigma.view(-1, 1, 1, 1, 1)  # 1 at the stage's start, 0 at its end
         clips = []
@@ -215,6 +220,7 @@ class AutoregressivePyramid:
             # History is corrupted so that errors in generated history, which sampling has, do less harm. One strength
             # per row, which the model is not given; sampling is the case k = 0.
             k = (draws.history_strength * self.max_history_noise).view(-1, 1, 1, 1, 1)
+            # after downsampling, one independent noise per clip, as released
             clips = [
                 (1 - k) * clip + k * extra
                 for clip, extra in zip(clean_history, reversed(draws.history_noise), strict=True)
@@ -223,8 +229,10 @@ class AutoregressivePyramid:
             stage=stage,
             rows=torch.arange(batch, device=latents.device)[rows],
             first_frame=frames.start,
+            # history and the noisy unit: x(r) on the straight path between the ends
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,
             local_sigma=local_sigma,
+            # the velocity of that path, the same at every r
             target=start - end,
         )
