@@ -61,6 +61,7 @@ class MMAudioCodec(AudioCodec):
             raise InputError(f"variant is '{variant}'; give one of {', '.join(VARIANTS)}")
         release = VARIANTS[variant]
         network = load_vae(vae, vae_subfolder, release)
+        # the mel front end is float32 whatever the networks are: logarithms of quiet bands have few bits to lose
         self.mel = network.mel_converter.float()
         self.autoencoder = network.vae.to(dtype_named(dtype))
         self.vocoder = None
@@ -73,6 +74,7 @@ class MMAudioCodec(AudioCodec):
         self.latent_hop = network.latent_hop_length
         self.latent_channels = network.config.latent_channels
         inherit_identity(self, network)  # latents depend on the VAE alone
+        # on the meta device there are no weights to take a digest of
         weights = "no weights" if builds_shapes_only() else identity_of(self).sha256
         self.latent_identity = f"{weights} on {'log10' if self.log10 else 'ln'} mels"
         self.normalisation = (
@@ -115,6 +117,7 @@ class MMAudioCodec(AudioCodec):
         Raises:
             InputError: if the waveform is shorter than the front end's padding.
         """
+        # reflection padding of (n_fft - hop) / 2 on either side, without centring, as in BigVGAN's front end
         least = (self.mel.n_fft - self.mel.hop_length) // 2 + 1  # a reflection cannot be longer than the sound
         if waveform.shape[-1] < least:
             raise InputError(
@@ -123,7 +126,7 @@ class MMAudioCodec(AudioCodec):
             )
         with no_autocast(waveform.device):
             mel: Tensor = self.mel(waveform.float())
-        return mel / math.log(10) if self.log10 else mel
+        return mel / math.log(10) if self.log10 else mel  # ln to log10: MMAudio's 16 kHz release has decimal mels
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents ``[B, C, N]`` to a waveform ``[B, N * latent_hop]`` in [-1, 1].
@@ -135,7 +138,7 @@ class MMAudioCodec(AudioCodec):
             raise InputError("this MMAudio codec was built without a vocoder and cannot decode: set vocoder")
         mel = self.decode_mel(latents).to(self.vocoder.conv_pre.weight.dtype)
         with no_autocast(mel.device):
-            waveform: Tensor = self.vocoder(mel).sample.squeeze(1)
+            waveform: Tensor = self.vocoder(mel).sample.squeeze(1)  # [B, 1, samples] to [B, samples]
         return waveform.float()
 
     def decode_mel(self, latents: Tensor) -> Tensor:
