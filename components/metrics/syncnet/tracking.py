@@ -57,7 +57,7 @@ class WholeFrame(FaceDetector):
 
 Box = Sequence[float]
 
-_PADDING_VALUE = 110 / 255
+_PADDING_VALUE = 110 / 255  # the public pipeline's grey
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class FaceTracker:
             frames = np.array([frame for frame, _ in linked])
             corners = np.stack([box for _, box in linked])
             every = np.arange(frames[0], frames[-1] + 1)
+            # gaps are filled on each of the four edges by itself
             filled = np.stack([np.interp(every, frames, corners[:, edge]) for edge in range(4)], axis=1)
             size = max((filled[:, 2] - filled[:, 0]).mean(), (filled[:, 3] - filled[:, 1]).mean())
             if len(linked) > self.min_track and size > self.min_face_size:
@@ -175,6 +176,7 @@ class FaceTracker:
         for x, y, side in zip(*self.smoothed(track), strict=True):
             padding = int(side * (1 + 2 * scale))
             column, row = x + padding, y + padding
+            # further down than up: the mouth is what counts
             top, bottom = int(row - side), int(row + side * (1 + 2 * scale))
             left, right = int(column - side * (1 + scale)), int(column + side * (1 + scale))
             found.append(Crop(padding, top, bottom, left, right))
