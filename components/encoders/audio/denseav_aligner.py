@@ -155,6 +155,7 @@ class _TokenConv(nn.Conv2d):
         super().__init__(in_dim, out_dim, kernel_size=(1, width), stride=(1, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # [B, N, C] to [B, C, 1, N], the layout of the public weights
         return super().forward(tokens.mT.unsqueeze(2)).squeeze(2).mT
 
 
@@ -179,6 +180,7 @@ class _PackedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # three of [B, heads, S, d]
         q, k, v = self.qkv(x).unflatten(-1, (3, _NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
         result: Tensor = self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return result

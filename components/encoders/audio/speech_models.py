@@ -72,7 +72,7 @@ class SpeechEncoder(FrozenAudioEncoder):
         self.dim = config.hidden_size
         self.min_samples, step = receptive_field(config.conv_kernel, config.conv_stride)
         self.rate_hz = self.sample_rate / step
-        self.first_center_s = self.min_samples / 2 / self.sample_rate
+        self.first_center_s = self.min_samples / 2 / self.sample_rate  # the middle of the first token's samples
         self.eval()
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -85,6 +85,7 @@ class SpeechEncoder(FrozenAudioEncoder):
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     """Samples that one output of a stack of convolutions looks at, and samples between outputs."""
+    # every kernel adds its taps less one, each as far apart as the strides before it say
     field = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(kernels))
     return field, prod(strides)
 

@@ -60,6 +60,7 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
         self.register_buffer("filters", mel_filters(extractor.mel_filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(self.n_fft), persistent=False)
         config = self.model.config
+        # two convolutions, the second with stride 2
         frames_per_token = self.model.conv1.stride[0] * self.model.conv2.stride[0]
         self.dim = config.d_model
         self.sample_rate = extractor.sampling_rate
@@ -70,13 +71,16 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, ceil(S / 320), dim]``."""
+        # always the full 30 s: the positions are learned for that length
         mel = self.log_mel(functional.pad(waveform, (0, (self.max_samples or 0) - waveform.shape[1])))
         tokens: Tensor = self.model(mel.to(self.model.dtype)).last_hidden_state
         return tokens[:, : self.tokens_within(waveform.shape[1])]
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, mels, S // 160]``: log10 power, at most 8 below the clip's peak, shifted and scaled."""
+        # Whisper drops the last frame
         spectrum = torch.stft(waveform, self.n_fft, self.hop, window=self.hann.float(), return_complex=True)[..., :-1]
         power = spectrum.real.square() + spectrum.imag.square()
         level = (self.filters.float().T @ power).clamp_(min=1e-10).log10()
+        # 8 in log10 is 80 dB; (x + 4) / 4 as in Whisper's front end
         return level.maximum(level.amax(dim=(1, 2), keepdim=True) - 8).add(4).div(4)
