@@ -38,6 +38,7 @@ def render_bursts(
     """
     length = round(_LENGTH_S * sample_rate)
     decay = torch.exp(-torch.arange(length) / (_DECAY_S * sample_rate))
+    # room for the tail of a burst at the end, cut off below
     tracks = torch.zeros(len(onsets), num_samples + length)
     for row, times in enumerate(onsets):
         generator = torch.Generator().manual_seed(0) if generators is None else generators[row]
@@ -45,5 +46,6 @@ def render_bursts(
             noise = torch.randn(length, generator=generator, device=generator.device).cpu() * decay
             start = round(time * sample_rate)
             if 0 <= start < num_samples:
+                # each burst to the same peak, whatever its noise
                 tracks[row, start : start + length] += noise * (_LEVEL / noise.abs().max())
     return tracks[:, :num_samples].clamp(-1.0, 1.0)

@@ -122,6 +122,7 @@ class SubprocessV2A(V2AModel):
                     "num_frames": len(clip),
                     "duration_s": len(clip) / fps,
                     "caption": "" if captions is None else captions[index],
+                    # within a signed 32-bit number
                     "seed": 0 if generators is None else generators[index].initial_seed() % 2**31,
                 }
             )
@@ -135,6 +136,7 @@ class SubprocessV2A(V2AModel):
         if command == self.command:
             command.append(jobs)
         try:
+            # no shell: the command is a list, and paths may hold anything
             done = subprocess.run(
                 command, cwd=self.workdir, capture_output=True, text=True, errors="replace", timeout=self.timeout_s
             )
@@ -144,6 +146,7 @@ class SubprocessV2A(V2AModel):
                 "raise it or give fewer clips"
             ) from None
         if done.returncode:
+            # stderr first: that is where a traceback ends
             output = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_LAST_LINES:]
             raise InputError(
                 f"the V2A command '{shlex.join(self.command)}' ended with status {done.returncode}: "
