@@ -23,6 +23,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         what = "is a file" if target.is_file() else "cannot be replaced"
         raise InputError(f"folder '{target}' {what}; give the name of a folder to make")
     partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
+    # left by a process that was killed
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
@@ -34,6 +35,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    # two renames, not one: a folder cannot replace one that is not empty
     if target.exists():
         target.rename(replaced)
     partial.rename(target)
