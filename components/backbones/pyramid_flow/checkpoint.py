@@ -63,7 +63,7 @@ def pretrained_backbone(
             f"{file} describes the {found} variant ({VARIANTS[found].class_name}), but variant is '{variant}'; give "
             f"a folder of that variant or set variant to '{found}'"
         )
-    # the release leaves rotary axes and causality out of config.json: its pipeline forces them
+    # config.json of a release is wrong about causality and stretched history: its pipeline sets both on loading
     config = as_the_pipeline_runs_it({"_class_name": VARIANTS[found].class_name, **config})
 
     def build() -> PyramidFlowTransformer:
