@@ -303,7 +303,6 @@ class CrossTaskSynergy:
         for name, noisy, velocity in outputs:
             if noisy is None or velocity is None:
                 continue
-            # [R], 0 where the modality drives
             error = noisy.errors(velocity)
             weight = noisy.weight
             if self.min_sigma:  # |v error| = |x error| / s, so s^2 turns an error of velocities into one of data

@@ -199,7 +199,6 @@ class AutoregressivePyramid:
         noise = draws.noise  # [R, C, f, H, W]; all stages share one noise field
         for _ in range(schedule.stages - 1 - stage):
             noise = downsample_noise(noise)
-        # clean latents at the stage's own level, [R, C, f, h, w]
         clean = pyramid[stage][:, :, frames]
         end_level = schedule.end_sigma[stage]
         # Both ends of the stage's path carry the same noise n (Pyramid Flow, section 3.2): end = e n + (1 - e) c and
@@ -211,7 +210,6 @@ class AutoregressivePyramid:
             start_level = schedule.start_sigma[stage]
             coarse = upsample_nearest(pyramid[stage - 1][:, :, frames])
             start = start_level * noise + (1 - start_level) * coarse
-        # both from one draw: the timestep is linear in r within the stage
         timesteps, local_sigma = schedule.train_point(stage, draws.u)
         r = local_sigma.view(-1, 1, 1, 1, 1)  # 1 at the stage's start, 0 at its end
         clips = []
@@ -233,6 +231,5 @@ class AutoregressivePyramid:
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,
             local_sigma=local_sigma,
-            # the velocity of that path, the same at every r
             target=start - end,
         )

@@ -197,7 +197,6 @@ class JointSampler:
             branches = [branch for branch in _ORDER if branch in needed]
             # by modality and branch [B, C, T, ...]; the silent branch guides the video alone, the still one the sound
             velocities = runner.run(branches, step, guide.anchor_text == "negative")
-            # each modality by its own guidance and its own solver
             for stream, modality in guided:
                 stream.advance(step, modality.combine(velocities[stream.modality]))
             if progress is not None:
@@ -332,6 +331,5 @@ def _text(
     if text is None:
         raise ValueError(f"{modality} takes part but has no text")
     prompts, transcripts = zip(*(text.of(choice) for choice in negative), strict=True)
-    # None in all branches or in none: the transcript is the same model input for all
     words = [transcript for transcript in transcripts if transcript is not None]
     return stack_text(*prompts), stack_text(*words) if words else None

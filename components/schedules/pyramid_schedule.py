@@ -106,7 +106,6 @@ class PyramidSchedule:
     def inference_points(self, stage: int, steps: int) -> tuple[list[float], list[float]]:
         """``steps`` timesteps of a stage and the ``steps + 1`` local noise levels between which Euler moves."""
         table = self.train_timesteps[stage]
-        # both ends included: the last point of training is the last of sampling
         timesteps = np.linspace(float(table[0]), float(table[-1]), steps)
         # As released: steps - 1 equal moves down to the last training point, 0.001, and a short one from there to 0.
         local = np.linspace(1.0, float(self.train_local_sigma[-1]), steps)
@@ -135,7 +134,6 @@ def block_noise(gaussian: Tensor, gamma: float) -> Tensor:
     mean = blocks.mean(dim=(-3, -1), keepdim=True)  # [..., h / 2, 1, w / 2, 1]
     # 0 at the default gamma of 1/3: each block's noise sums to nothing
     on_mean = math.sqrt(max(1 - 3 * gamma, 0.0))
-    # sqrt of the eigenvalues, so that the covariance is (1 + gamma) I - gamma 11^T
     noise = math.sqrt(1 + gamma) * (blocks - mean) + on_mean * mean
     return noise.reshape(*lead, h, w)
 
