@@ -81,6 +81,7 @@ def _unknown_key(key: str, owner: str | None, args: Sequence[str]) -> str:
 def _origin(key: str, args: Sequence[str]) -> str:
     """Where the key was given: ``a.yaml: ``, or the command line if that holds the last part of the key."""
     last = key.rpartition(".")[2]
+    # the option itself, or one of its keys
     if last and any(arg.startswith("--") and last in re.split(r"[.=]", arg.lstrip("-")) for arg in args):
         return "command line: "
     files = config_files(args)
@@ -137,6 +138,7 @@ def _parameters(owner: Any) -> list[str]:
         return list(inspect.signature(owner).parameters)
     names: dict[str, None] = {}
     for base in owner.__mro__:
+        # a class that passes ``**kwargs`` on takes its bases' arguments too
         if "__init__" not in vars(base):
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]

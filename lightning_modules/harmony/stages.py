@@ -137,6 +137,7 @@ def freeze_for(transformer: HarmonyTransformer, curriculum: CurriculumConfig) ->
     found: set[str] = set()
     for name, parameter in transformer.named_parameters():
         part = part_of(name)
+        # in an adapted tower only the adapters and what no Wan tower brings along
         parameter.requires_grad_(trains[part] and (part not in lora or trains_beside_frozen(name)))
         found.add(part)
     return tuple(part for part in PARTS if trains[part] and part in found)
@@ -181,6 +182,7 @@ def begin_from(
                 "use the same."
             )
     weights = _weights_to_begin_with(checkpoint)
+    # before names are compared: adapters that are merged become plain weights
     weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
     held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
     # The video tower and the interaction may be missing: the audio stages have neither. So may an audio tower of which
@@ -196,6 +198,7 @@ def begin_from(
         )
     with torch.no_grad():
         for name, value in weights.items():
+            # in place: dtype and device stay, and optimizer and shards do not exist yet
             held[name].copy_(value)
     forget_files_of_frozen(transformer, weights)
 
