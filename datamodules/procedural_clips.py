@@ -202,10 +202,12 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
     kind = rendering.kinds[index % len(rendering.kinds)]
     num_frames = rendering.train_frames if split == "train" else rendering.test_frames
     duration_s = num_frames / rendering.fps
+    # by split and number alone: a longer set begins with the shorter one
     rng = np.random.default_rng([rendering.seed, split == "train", index])
     events = draw_events(duration_s, rng)
     size = rng.uniform()
     times = np.arange(num_frames) / rendering.fps
+    # looks are narrowed, sounds are not
     looks = NarrowedRandom(rng.bit_generator, rendering.variety)
     seen_size = 0.5 + rendering.variety * (size - 0.5)
     frames = SCENES[kind](events, times, rendering.height, rendering.width, seen_size, looks)
@@ -226,6 +228,7 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
 def draw_events(duration_s: float, rng: np.random.Generator) -> list[Event]:
     """Onsets with uniform random gaps, none in the first ``MIN_GAP_S`` and the last 0.2 s of the recording."""
     events = []
+    # the last event is seen and heard whole
     last_s = duration_s - _TAIL_S
     time_s = rng.uniform(MIN_GAP_S, min(_MAX_GAP_S, last_s))
     while time_s <= last_s:

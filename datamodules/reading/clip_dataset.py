@@ -38,6 +38,7 @@ class UnusableClips:
     def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
         self._records = records
         self._max_fraction = max_fraction
+        # shared memory: workers are forked processes, and their marks must add up
         self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
         self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
 
@@ -187,12 +188,14 @@ class ClipDataset(Dataset[Clip]):
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
                 raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
+            # an empty tuple: the silence is known
             if record.onsets != ():  # known to hold none, it is silent on purpose
                 self.unusable.report_silent(index, span)
         onsets = None
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
         if self.clipping == "random":
+            # in seconds, so that every clip of a recording has a name of its own
             name = f"{record.id}@{start_s:.3f}"
         else:
             name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
@@ -225,13 +228,16 @@ class ClipDataset(Dataset[Clip]):
             if (index, part) not in self._cache:
                 self._cache[index, part] = self._reader.read(record, self._place(part, key))
             return self._cache[index, part]
+        # random clips: the whole recording is kept, and clips are slices of it
         if (index, 0) not in self._cache:
             self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
         begin_s, video, audio, usable_s = self._cache[index, 0]
         held = shape.frames_of(len(audio))
         length = shape.longest(held, self._reader.frame_step)
         num_samples = shape.samples_of(length)
+        # every start is equally likely; ``min`` for a place of exactly 1
         frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        # rounding may leave the sound a sample short of the picture's end
         sample = min(shape.samples_of(frame), len(audio) - num_samples)
         return Cut(
             begin_s + frame / shape.fps,
@@ -254,6 +260,7 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
     num_samples = min(len(clip.audio) for clip in clips)
     num_frames = shape.frames_of(num_samples)
     end_s = num_frames / shape.fps
+    # onsets beyond the shortest clip's end are cut off with it
     onsets = [tuple(onset for onset in clip.onsets if onset < end_s) for clip in clips if clip.onsets is not None]
     references = [clip.reference for clip in clips if clip.reference is not None]
     # the words of a clip that had to be cut by much would say more than is heard
@@ -279,4 +286,5 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
 
 def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
     """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
+    # + 1, because seeds cannot be negative and -1 stands for evaluation
     return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])

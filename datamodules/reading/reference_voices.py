@@ -90,6 +90,7 @@ class ReferenceVoices:
             return
         voice = self._voices[record.speaker]
         following = self._places[record.id] + 1
+        # in evaluation the next in the list, always the same; in training any order
         order = range(following, following + len(voice)) if generator is None else generator.permutation(len(voice))
         for index in order:
             other = voice[index % len(voice)]
@@ -113,6 +114,7 @@ class ReferenceVoices:
             length = min(self.num_samples, int((end_s - begin_s) * self.sample_rate))
             if length < 1:
                 raise InputError(f"the reference {path} has no sound in its span; correct or remove its row")
+            # the slot moves within the utterance; 0 where it does not fit
             start_s = begin_s + place * max(0.0, end_s - begin_s - slot_s)
             samples = sound.read(start_s, length, self.sample_rate)
         found = pad(samples, (0, self.num_samples - length)), length
@@ -129,4 +131,4 @@ def _share_sound(one: ClipRecord, other: ClipRecord) -> bool:
         return False
     if one.span_s is None or other.span_s is None:
         return True
-    return one.span_s[0] < other.span_s[1] and other.span_s[0] < one.span_s[1]
+    return one.span_s[0] < other.span_s[1] and other.span_s[0] < one.span_s[1]  # spans that only touch share nothing
