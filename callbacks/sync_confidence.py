@@ -103,6 +103,7 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
                 same = item.audio is generation.audio
                 own = sounds if same else self.scorer.sounds(item.audio[rows], item.sample_rate)
                 scores[name] = [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, own, strict=True)]
+                # only the generation is compared with other sounds
                 if item is generation:
                     kept = ([track.cpu() for track in tracks] for tracks in lips)
                     self._lips |= dict(zip(ids, kept, strict=True))
@@ -113,6 +114,7 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 scores={name: found[index] for name, found in scores.items()},
+                # a copy: a row's view would keep the batch
                 sound=sounds[index].cpu().clone(),
             )
             for index, row in enumerate(rows)

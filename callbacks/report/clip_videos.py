@@ -26,6 +26,7 @@ _BACKGROUND = 24
 def file_stem(clip_id: str) -> str:
     """A file name for a clip: its id where that is one already, else made so and kept unique by a checksum."""
     stem = re.sub(r"[^\w.-]+", "_", clip_id).strip(".")
+    # two ids that differ in a character no file may have must not share a file
     return stem if stem == clip_id else f"{stem}-{zlib.crc32(clip_id.encode()):08x}"
 
 
@@ -45,9 +46,11 @@ def watchable(video: Tensor, min_side: int) -> Tensor:
     """
     frames, channels, height, width = video.shape
     factor = max(1, math.ceil(min_side / min(height, width)))
+    # a view: pixels are repeated when it is reshaped
     repeated = video[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
     height, width = height * factor, width * factor
     video = repeated.reshape(frames, channels, height, width)
+    # an odd side gets its last row or column once more
     return pad(video, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else video
 
 
@@ -66,10 +69,12 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
     for label, video in videos.items():
         width = video.shape[-1]
         strip = _label(label, width).expand(length, -1, -1, -1)
+        # shorter videos stay on their last frame
         held = video[torch.arange(length).clamp(max=len(video) - 1)]
         above = (height - video.shape[-2]) // 2
         held = pad(held, (0, 0, above, height - video.shape[-2] - above), value=_BACKGROUND)
         panels += [torch.cat((strip, held), dim=-2), held.new_full((length, 3, strip.shape[-2] + height, _GAP), 0)]
+    # without the gap behind the last panel
     joined = torch.cat(panels[:-1], dim=-1)
     return pad(joined, (0, joined.shape[-1] % 2, 0, joined.shape[-2] % 2))
 

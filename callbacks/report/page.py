@@ -88,6 +88,7 @@ class ReportPage:
     def _results(self) -> str:
         if not self.results:
             return ""
+        # 0 is always on the axis, which is never of length 0
         numbers = [0.0, 1e-9] + [
             n for result in self.results.values() for n in (result.value, *result.ci95) if isfinite(n)
         ]
@@ -107,6 +108,7 @@ class ReportPage:
 
     def _curves(self) -> str:
         groups: dict[str, dict[str, Sequence[Point]]] = {}
+        # results of evaluations first, training curves behind
         for name, points in sorted(self.curves.items(), key=lambda curve: curve[0] not in self.results):
             if len({step for step, *_ in points}) < 2:
                 continue  # a single evaluation is told by the table of results
@@ -185,6 +187,7 @@ def _player(path: str, kind: str = "small") -> str:
 
 def _of_kind(clip: ClipEntry, kind: str) -> str:
     """The scores that judge one kind of video of a clip: ``cyclesync_w0`` belongs to ``w0``."""
+    # the generation's entries have no suffix; those of other kinds do
     suffix = "" if kind == "generated" else f"_{kind}"
     others = [f"_{other}" for other in clip.videos if other not in (kind, "generated")]
     found = [
