@@ -220,7 +220,6 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
             known = [score for (score,) in found if score is not None]
             scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
         sound_onsets = {kind: clip.sound_onsets[kind] for kind in clip.inferred}
-        # one row for the driving sound, or one for each kind with a sound of its own
         one_sound = all(onsets == sound_onsets[GENERATED] for onsets in sound_onsets.values())
         tracks = {"true": clip.true} | ({"driving": sound_onsets[GENERATED]} if one_sound else {})
         return {

@@ -110,7 +110,6 @@ class EMA(Callback):
         reshard(module)  # gathered copies of the old values must not be used again
         for weight, average in self._pairs:
             mine, other = local(weight), local(average)
-            # a copy: both change places in the same memory
             kept = mine.clone()
             mine.copy_(other)
             other.copy_(kept)

@@ -205,7 +205,6 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
-        # the device's memory belongs to training again
         self._judging.cpu()
         clips = each_once(gathered(trainer, self._clips))
         self._clips = []

@@ -88,7 +88,6 @@ class GracefulStop(Callback):
     def _any_signalled(self) -> bool:
         if self._group is None:
             return self._signalled
-        # on the CPU, for the gloo group
         signalled = torch.tensor(int(self._signalled))
         dist.all_reduce(signalled, dist.ReduceOp.MAX, group=self._group)
         return bool(signalled)

@@ -47,7 +47,6 @@ class ComputeLatentStatistics(Callback):
             InputError: if there is no data module, no such codec, or the file cannot be used.
         """
         codec, normalisation = self._codec(pl_module)
-        # read before the first step, which is then not taken
         trainer.should_stop = True
         # rank 0's answer: the file may appear while another rank still looks
         exists = trainer.strategy.broadcast(self.file.is_file())

@@ -52,7 +52,6 @@ class PredictionWriter(Callback):
             return
         for row in outputs.valid_mask().nonzero().flatten().tolist():
             video = watchable(to_uint8(outputs.video[row]), self.min_side)
-            # the sound ends with the picture
             sound = outputs.audio[row, : round(len(video) / outputs.fps * outputs.sample_rate)]
             file = self._target / f"{file_stem(outputs.reference.ids[row])}.mp4"
             write_mp4(file, video, outputs.fps, sound, outputs.sample_rate, self.crf)

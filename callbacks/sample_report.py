@@ -81,7 +81,6 @@ class SampleReport(EvaluationCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder."""
         folder = run_folder(trainer)
-        # predictions have files of their own
         self._folder = folder if trainer.is_global_zero and stage != "predict" else None
         self._fitting = stage == "fit"
 

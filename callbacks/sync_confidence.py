@@ -103,7 +103,6 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
                 same = item.audio is generation.audio
                 own = sounds if same else self.scorer.sounds(item.audio[rows], item.sample_rate)
                 scores[name] = [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, own, strict=True)]
-                # only the generation is compared with other sounds
                 if item is generation:
                     kept = ([track.cpu() for track in tracks] for tracks in lips)
                     self._lips |= dict(zip(ids, kept, strict=True))

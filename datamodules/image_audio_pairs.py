@@ -149,7 +149,7 @@ class _Pairs(Dataset[Clip]):
         shape = self._shape
         if self._whole_videos:
             return read_video(path, 0.0, shape.num_frames, shape.fps, shape.height, shape.width)
-        return read_image(path, shape.height, shape.width)[None]  # [1, 3, H, W]
+        return read_image(path, shape.height, shape.width)[None]
 
     def _driving_sound(self, path: Path) -> Tensor:
         shape = self._shape

@@ -228,7 +228,6 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
 def draw_events(duration_s: float, rng: np.random.Generator) -> list[Event]:
     """Onsets with uniform random gaps, none in the first ``MIN_GAP_S`` and the last 0.2 s of the recording."""
     events = []
-    # the last event is seen and heard whole
     last_s = duration_s - _TAIL_S
     time_s = rng.uniform(MIN_GAP_S, min(_MAX_GAP_S, last_s))
     while time_s <= last_s:

@@ -53,7 +53,6 @@ class SpeechDataset(ClipDataset):
         clip = super()._clip(index, part, key, valid)
         if self.voices is None:
             return clip
-        # in evaluation always the same voice
         generator = sample_generator(self.seed, key, purpose=2) if self.clipping == "random" else None
         reference, length = self.voices.draw(self.records[index], generator)
         return replace(clip, reference=reference, reference_length=length)

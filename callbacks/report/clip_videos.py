@@ -46,7 +46,6 @@ def watchable(video: Tensor, min_side: int) -> Tensor:
     """
     frames, channels, height, width = video.shape
     factor = max(1, math.ceil(min_side / min(height, width)))
-    # a view: pixels are repeated when it is reshaped
     repeated = video[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
     height, width = height * factor, width * factor
     video = repeated.reshape(frames, channels, height, width)
@@ -69,12 +68,10 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
     for label, video in videos.items():
         width = video.shape[-1]
         strip = _label(label, width).expand(length, -1, -1, -1)
-        # shorter videos stay on their last frame
         held = video[torch.arange(length).clamp(max=len(video) - 1)]
         above = (height - video.shape[-2]) // 2
         held = pad(held, (0, 0, above, height - video.shape[-2] - above), value=_BACKGROUND)
         panels += [torch.cat((strip, held), dim=-2), held.new_full((length, 3, strip.shape[-2] + height, _GAP), 0)]
-    # without the gap behind the last panel
     joined = torch.cat(panels[:-1], dim=-1)
     return pad(joined, (0, joined.shape[-1] % 2, 0, joined.shape[-2] % 2))
 

@@ -108,7 +108,6 @@ class ReportPage:
 
     def _curves(self) -> str:
         groups: dict[str, dict[str, Sequence[Point]]] = {}
-        # results of evaluations first, training curves behind
         for name, points in sorted(self.curves.items(), key=lambda curve: curve[0] not in self.results):
             if len({step for step, *_ in points}) < 2:
                 continue  # a single evaluation is told by the table of results

@@ -79,7 +79,6 @@ def onset_plot(
 
 
 def _time_axis(duration_s: float, top: float, left: float, right: float) -> str:
-    # about six ticks
     step = _round_step(duration_s / 6)
     parts = []
     for index in range(int(duration_s / step + 1e-9) + 1):

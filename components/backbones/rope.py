@@ -31,7 +31,7 @@ def rotary_table(positions: Tensor, axis_dims: Sequence[int], theta: float = 100
         float32 ``[2, S, d / 2]``: cosines, sines.
     """
     angles = torch.cat([rotary_angles(positions[:, a], dim, theta) for a, dim in enumerate(axis_dims)], dim=-1)
-    return torch.stack([angles.cos(), angles.sin()]).float()  # [2, S, d / 2]
+    return torch.stack([angles.cos(), angles.sin()]).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -53,7 +53,6 @@ def load_audio_model(
             model, report = model_class.from_pretrained(
                 folder,
                 dtype=precision,
-                # keeps what lies under the prefix and takes it off
                 key_mapping=None if inside is None else {inside: ""},
                 local_files_only=True,
                 output_loading_info=True,

@@ -40,7 +40,6 @@ class TextGuidance:
         """``(g - 1) (v_pos - v_neg)``."""
         if branches.negative is None:
             raise ValueError("text guidance needs the negative branch")
-        # g - 1, because the positive branch itself is already counted once
         return (self.scale - 1) * (branches.positive - branches.negative)
 
 

@@ -51,7 +51,6 @@ class ModalityGuidance:
 
     def combine(self, velocities: Mapping[Branch, Tensor]) -> Tensor:
         """The guided velocity from those of the branches; the joint one itself where nothing guides."""
-        # the anchor takes the place of the off-sync branch
         branches = Branches(velocities["joint"], velocities.get("negative"), velocities.get(self.anchor))
         return guided_velocity(branches, self.text, self.sync)
 
@@ -111,7 +110,6 @@ class SyncCFG:
         return "sync" in self.guidance and (self.video_sync_scale, self.audio_sync_scale) != (1.0, 1.0)
 
     def video(self, sigma: float, has_anchor: bool) -> ModalityGuidance:
-        # no anchor, scale 1: nothing to guide away from
         """Guidance of the video at noise level ``sigma``; without an anchor there is no sync guidance."""
         return self._modality(sigma, self.video_text_scale, self.video_sync_scale if has_anchor else 1.0, "silent")
 

@@ -26,7 +26,6 @@ def mean_and_spread(video_sum: Tensor, video_count: Tensor) -> tuple[Tensor, Ten
     counted = video_count > 0
     means = video_sum[:, counted] / video_count[counted]
     videos = means.shape[1]
-    # NaN rather than 0: no recording is no score
     missing = means.new_full((len(means),), math.nan)
     mean = means.mean(dim=1) if videos else missing
     sd = means.std(dim=1, correction=1) if videos > 1 else missing

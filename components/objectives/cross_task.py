@@ -22,7 +22,7 @@ from components.errors import InputError
 from components.objectives.task_losses import TASKS, RowErrors
 from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
-JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)  # their order is that of `TASKS` and of the probabilities
+JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ class NoisyRows:
 
     def errors(self, velocity: Tensor) -> Tensor:
         """Mean squared error over the learnt latents of each row, float32 ``[R]``; 0 where there is none."""
-        # against v = n - x: [R, C, T, ...]
         per_latent = (velocity.float() - self.target).square()
         # over channels and pixels, so that latents in time count alike: [R, T]
         per_latent = per_latent.mean(dim=[d for d in range(per_latent.ndim) if d not in (0, 2)])

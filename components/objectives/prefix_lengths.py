@@ -52,7 +52,6 @@ def stratified_n(step: int, rank: int, world_size: int, num_units: int, first: i
             f"the clips have {num_units} latent frames (units) but shortest_prefix is {first}: raise num_frames"
         )
     # Drawn by position, not by a running generator: a resumed run and any number of ranks draw the same lengths.
-    # every cycle of N + 1 - first positions is one shuffled list
     cycle, place = divmod(step * world_size + rank, count)
     generator = torch.Generator().manual_seed(mixed_seed(seed, cycle))
     return first + int(torch.randperm(count, generator=generator)[place])

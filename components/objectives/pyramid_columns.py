@@ -139,7 +139,7 @@ class AutoregressivePyramid:
 
         draws = []
         for c, stage in enumerate(self.stage_of_column):
-            rows = len(range(c, batch, self.num_columns))  # rows c, c + K, c + 2 K ... of the batch
+            rows = len(range(c, batch, self.num_columns))
             unit, frames = self._last_unit(num_latents, units_per_stage[stage])
             shapes = []
             if self.autoregressive:
@@ -182,7 +182,7 @@ class AutoregressivePyramid:
 
     def _last_unit(self, num_latents: int, units: int) -> tuple[int, slice]:
         """Index and latent frames of the last unit of a prefix of ``units`` units."""
-        if not self.autoregressive:  # the whole clip is one unit
+        if not self.autoregressive:
             return 0, slice(0, num_latents)
         bounds = [*unit_starts(num_latents, self.frames_per_unit), num_latents]
         if not 1 <= units < len(bounds):
@@ -227,7 +227,6 @@ class AutoregressivePyramid:
             stage=stage,
             rows=torch.arange(batch, device=latents.device)[rows],
             first_frame=frames.start,
-            # history and the noisy unit: x(r) on the straight path between the ends
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,
             local_sigma=local_sigma,

@@ -46,14 +46,12 @@ class TaskLossTable:
 
     def add(self, modality: Modality, rows: RowErrors) -> None:
         """Count the rows of one batch in; nothing is read back from the device."""
-        # sigma 1 belongs to the last bucket
         bucket = (rows.sigma * self.num_buckets).long().clamp(0, self.num_buckets - 1)
         # one flat index per row, task by modality by bucket, for one ``index_add_``
         cell = (rows.tasks * len(MODALITIES) + MODALITIES.index(modality)) * self.num_buckets + bucket
         # rows in which the modality drives have an error of 0 that means nothing
         counted = rows.counted.to(torch.float64)
         sums, counts = self.state.view(2, -1)
-        # float64: sums over thousands of steps lose no small error
         sums.index_add_(0, cell, rows.error.to(torch.float64) * counted)
         counts.index_add_(0, cell, counted)
 

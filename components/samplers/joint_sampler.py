@@ -222,7 +222,6 @@ class _Stream:
         """The latents with their first frame in place: as Wan2.2's image-to-video replaces it before every step."""
         if self.image is None:
             return self.latents
-        # the given frame in front: [B, C, T, h, w]
         return torch.cat([self.image.to(self.latents.dtype), self.latents[:, :, 1:]], dim=2)
 
     def sigma(self, step: int) -> float:

@@ -160,14 +160,13 @@ class PyramidSampler:
                     )
                     # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
                     output = guided_velocity(branches, text, sync)
-                    level = x.new_full((len(x),), local[j])  # [B]
+                    level = x.new_full((len(x),), local[j])
                     velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _identity)
                     x = euler_step(x, velocity, local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
                 if on_stage is not None:
                     on_stage.append(x)
-            # at full resolution after the last stage
             latents = x if latents is None else torch.cat([latents, x], dim=2)
         if latents is None:
             raise ValueError("nothing to sample: the clip has no latent frame")

@@ -62,7 +62,7 @@ class PyramidSchedule:
 
         # Stages of three thirds meet at grid points 333 and 666: noise levels 0.667 and 0.334.
         cuts = [min(max(int(fraction * n), 0), n) for fraction in stage_range]
-        level = [float(sigmas[i]) if i < n else 0.0 for i in cuts]  # 0 at the end of the last cut: data
+        level = [float(sigmas[i]) if i < n else 0.0 for i in cuts]
         self.nominal_start = level[:-1]
         self.end_sigma = level[1:]
         # stage 0 starts from plain noise: nothing has been upsampled, nothing to correct
@@ -129,7 +129,6 @@ def block_noise(gaussian: Tensor, gamma: float) -> Tensor:
     on it, so its square root acts on mean and remainder separately; unlike a Cholesky factor it exists at gamma = 1/3.
     """
     *lead, h, w = gaussian.shape
-    # [..., h / 2, 2, w / 2, 2]: the block's sides are axes -3 and -1
     blocks = gaussian.reshape(*lead, h // 2, 2, w // 2, 2)
     mean = blocks.mean(dim=(-3, -1), keepdim=True)  # [..., h / 2, 1, w / 2, 1]
     # 0 at the default gamma of 1/3: each block's noise sums to nothing
@@ -141,7 +140,6 @@ def block_noise(gaussian: Tensor, gamma: float) -> Tensor:
 def downsample_mean(latents: Tensor) -> Tensor:
     """2x2 means of ``[B, C, T, h, w]`` (what half-pixel bilinear resampling by exactly 1/2 computes)."""
     b, c, t, h, w = latents.shape
-    # one pooling for all frames: time is not pooled
     return F.avg_pool2d(latents.reshape(b, c * t, h, w), 2).reshape(b, c, t, h // 2, w // 2)
 
 

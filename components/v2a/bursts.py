@@ -38,7 +38,6 @@ def render_bursts(
     """
     length = round(_LENGTH_S * sample_rate)
     decay = torch.exp(-torch.arange(length) / (_DECAY_S * sample_rate))
-    # room for the tail of a burst at the end, cut off below
     tracks = torch.zeros(len(onsets), num_samples + length)
     for row, times in enumerate(onsets):
         generator = torch.Generator().manual_seed(0) if generators is None else generators[row]

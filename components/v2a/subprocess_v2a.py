@@ -122,7 +122,6 @@ class SubprocessV2A(V2AModel):
                     "num_frames": len(clip),
                     "duration_s": len(clip) / fps,
                     "caption": "" if captions is None else captions[index],
-                    # within a signed 32-bit number
                     "seed": 0 if generators is None else generators[index].initial_seed() % 2**31,
                 }
             )
@@ -146,7 +145,6 @@ class SubprocessV2A(V2AModel):
                 "raise it or give fewer clips"
             ) from None
         if done.returncode:
-            # stderr first: that is where a traceback ends
             output = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_LAST_LINES:]
             raise InputError(
                 f"the V2A command '{shlex.join(self.command)}' ended with status {done.returncode}: "

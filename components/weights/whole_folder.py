@@ -23,7 +23,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
         what = "is a file" if target.is_file() else "cannot be replaced"
         raise InputError(f"folder '{target}' {what}; give the name of a folder to make")
     partial, replaced = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
-    # left by a process that was killed
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:

@@ -80,7 +80,6 @@ def bouncing_ball(
     glow = ellipse(canvas, centre_x, floor, radius * (3.0 - 1.6 * flash), radius * 0.4)
     canvas.draw(glow, (1.0, 1.0, 0.9), 0.85 * flash, blur=0.04)
     canvas.draw(ellipse(canvas, centre_x, floor + 0.03, radius * (0.5 + 0.5 * hit), 0.025), (0, 0, 0), 0.15 + 0.3 * hit)
-    # squashed for a moment by what it hits
     tall, wide = radius * (1 - 0.3 * flash), radius * (1 + 0.25 * flash)
     centre_y = rest_y + (floor - radius - rest_y) * hit + (radius - tall) * hit
     canvas.draw(ellipse(canvas, centre_x, centre_y, wide, tall), ball)

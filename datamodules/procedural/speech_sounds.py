@@ -157,7 +157,6 @@ def _vowel(
     formants = voice.formant_scale * np.array(_FORMANTS[syllable.vowel], np.float64)
     gains = (_FORMANT_GAINS / (1 + ((harmonics[:, None] - formants) / _BANDWIDTHS) ** 2)).sum(axis=1) + 0.02
     angles = (2 * np.pi * harmonics[:, None] * (since - _VOWEL_DELAY_S)).astype(np.float32)
-    # the vowel begins a little after the burst
     wave = gains.astype(np.float32) @ np.cos(angles)
     result: np.ndarray = np.clip((since - _VOWEL_DELAY_S) / _ATTACK_S + 1, 0, 1) * wave / np.abs(wave).max()
     return result
@@ -176,7 +175,6 @@ def _consonant(
     else:
         low, high, decay_s = _BURSTS[syllable.consonant]
         scale = voice.formant_scale
-        # below the Nyquist frequency, whatever the vocal tract
         noise = _noise(length, sample_rate, low * scale, min(high * scale, 0.45 * sample_rate), rng)
         burst[:length] = noise * np.exp(-early / decay_s)
     result: np.ndarray = burst / max(1e-9, np.abs(burst).max())

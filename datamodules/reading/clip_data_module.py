@@ -136,12 +136,11 @@ class ClipDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after ``consumed_samples``."""
         self._consumed_before = int(state_dict["consumed_samples"])
-        self._batches_before = None  # unknown until the loader is made
+        self._batches_before = None
 
     def _dataset(self, split: Split) -> ClipDataset:
         records = self.records(split)
         if split != "train" and self.max_val_clips is not None:
-            # enough recordings for that many clips, rounded up
             keep = -(-self.max_val_clips // self.clips_per_video)
             if keep < len(records):
                 # evenly spread: lists are often sorted by class

@@ -38,7 +38,7 @@ class UnusableClips:
     def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
         self._records = records
         self._max_fraction = max_fraction
-        # shared memory: workers are forked processes, and their marks must add up
+        # shared memory: workers are processes of their own, and their marks must add up
         self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
         self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
 
@@ -228,7 +228,6 @@ class ClipDataset(Dataset[Clip]):
             if (index, part) not in self._cache:
                 self._cache[index, part] = self._reader.read(record, self._place(part, key))
             return self._cache[index, part]
-        # random clips: the whole recording is kept, and clips are slices of it
         if (index, 0) not in self._cache:
             self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
         begin_s, video, audio, usable_s = self._cache[index, 0]
@@ -260,7 +259,6 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
     num_samples = min(len(clip.audio) for clip in clips)
     num_frames = shape.frames_of(num_samples)
     end_s = num_frames / shape.fps
-    # onsets beyond the shortest clip's end are cut off with it
     onsets = [tuple(onset for onset in clip.onsets if onset < end_s) for clip in clips if clip.onsets is not None]
     references = [clip.reference for clip in clips if clip.reference is not None]
     # the words of a clip that had to be cut by much would say more than is heard

@@ -91,7 +91,6 @@ class RecordReader:
     def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape
         with SoundReader(record.sound or record.path) as sound:
-            # on the sound's own clock
             begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
             start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
             wanted = shape.samples_of(num_frames)

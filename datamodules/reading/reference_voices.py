@@ -90,7 +90,6 @@ class ReferenceVoices:
             return
         voice = self._voices[record.speaker]
         following = self._places[record.id] + 1
-        # in evaluation the next in the list, always the same; in training any order
         order = range(following, following + len(voice)) if generator is None else generator.permutation(len(voice))
         for index in order:
             other = voice[index % len(voice)]
@@ -131,4 +130,4 @@ def _share_sound(one: ClipRecord, other: ClipRecord) -> bool:
         return False
     if one.span_s is None or other.span_s is None:
         return True
-    return one.span_s[0] < other.span_s[1] and other.span_s[0] < one.span_s[1]  # spans that only touch share nothing
+    return one.span_s[0] < other.span_s[1] and other.span_s[0] < one.span_s[1]

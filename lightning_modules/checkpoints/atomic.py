@@ -64,11 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint '{path}' does not exist")
         result: dict[str, Any] = torch.load(
-            # mapped: only what is used is read
-            path,
-            map_location or "cpu",
-            weights_only=weights_only is not False,
-            mmap=True,
+            path, map_location or "cpu", weights_only=weights_only is not False, mmap=True
         )
         return result
 

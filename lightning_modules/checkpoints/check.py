@@ -39,7 +39,6 @@ def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
         return
     if not Path(path).exists():
         raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
-    # torch writes zip files, whose index comes last: a truncated one has none
     if Path(path).is_file() and not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
     if Path(path).is_file() and (sentence := _content_problem(path, option)):

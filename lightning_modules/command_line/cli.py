@@ -135,7 +135,6 @@ class AVSyncCLI(LightningCLI):
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
-            # only where the configuration has none of its own
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if config.logger in (None, True):

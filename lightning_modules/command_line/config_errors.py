@@ -81,7 +81,6 @@ def _unknown_key(key: str, owner: str | None, args: Sequence[str]) -> str:
 def _origin(key: str, args: Sequence[str]) -> str:
     """Where the key was given: ``a.yaml: ``, or the command line if that holds the last part of the key."""
     last = key.rpartition(".")[2]
-    # the option itself, or one of its keys
     if last and any(arg.startswith("--") and last in re.split(r"[.=]", arg.lstrip("-")) for arg in args):
         return "command line: "
     files = config_files(args)

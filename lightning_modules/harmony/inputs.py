@@ -220,7 +220,6 @@ class HarmonyRows:
         Raises:
             InputError: if the clips do not fit the experiment.
         """
-        # nothing before the transformer trains
         with torch.no_grad():
             video = self.inputs.video(batch) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
             sound = self.inputs.audio(batch)  # [B, C_a, T_a]

@@ -270,7 +270,6 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             )
         pixels, sound = batch.video.float() / 255, batch.audio  # what is not generated was given
         if "video" in encoded.shapes and video is not None and self.video_codec is not None:
-            # [-1, 1] to [0, 1]
             pixels = self.video_codec.decode(video).float().add(1).div(2).clamp_(0, 1)
         if "audio" in encoded.shapes and audio is not None:
             # the sound is as long as the pictures; what the codec's last latent has too much or too little is cut

@@ -137,7 +137,6 @@ def freeze_for(transformer: HarmonyTransformer, curriculum: CurriculumConfig) ->
     found: set[str] = set()
     for name, parameter in transformer.named_parameters():
         part = part_of(name)
-        # in an adapted tower only the adapters and what no Wan tower brings along
         parameter.requires_grad_(trains[part] and (part not in lora or trains_beside_frozen(name)))
         found.add(part)
     return tuple(part for part in PARTS if trains[part] and part in found)

@@ -199,6 +199,5 @@ def onset_targets(onsets: Sequence[Sequence[float]], num_values: int, rate_hz: f
     for curve, row in zip(curves, onsets, strict=True):
         if len(row):
             distance = times[None] - torch.as_tensor(row)[:, None]
-            # the nearest onset counts: bumps do not add up
             curve.copy_(torch.exp(-0.5 * (distance / sigma_s).square()).amax(dim=0))
     return curves

@@ -105,7 +105,6 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's ``state_dict()``, its tensors as in `lightning_module_state_dict`."""
-        # Lightning hands over its wrapper
         plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = plain.state_dict()
         return {**state, "state": {index: self._for_checkpoint(values) for index, values in state["state"].items()}}
@@ -122,7 +121,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.barrier()
             return
         partial = path.with_name(f".{path.name}.part")
-        # a folder left by a run that was killed
         if self.is_global_zero:
             if partial.exists():
                 remove(partial)

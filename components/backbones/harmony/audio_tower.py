@@ -158,7 +158,6 @@ class AudioTower(WanTower):
         """
         if latents is None:
             latents = self.null_reference.new_zeros(num_rows, self.channels, 1)
-            # every row is of length 0 and shows the null token in its only place
             lengths = torch.zeros(num_rows, dtype=torch.long, device=latents.device)
         longest = latents.shape[-1]
         if lengths is None:
@@ -190,7 +189,7 @@ class AudioTower(WanTower):
         if self.transcript_embedder is None or self.transcript_type is None:
             raise ValueError("this audio tower takes no transcript: build it with transcript_dim")
         # The embedder may train, in float32, in a tower that is frozen in bfloat16.
-        given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)  # [B, M_t, transcript_dim]
+        given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)
         words = self.transcript_embedder(given).to(self.dtype) + self.transcript_type.to(self.dtype)
         words_mask = transcript.mask.bool()[:, None, None]  # [B, 1, 1, M_t]
         # a scene whose padding is attended to (``text_len``) comes without a mask: all of it is seen

@@ -58,7 +58,7 @@ MAX_SHARD = "10GB"
 _LAYER = re.compile(r"layers\.(\d+)\.(video|audio)_block\.(.+)")
 _OVI_AUDIO = "audio_model."  # a prefix only in the file of the whole model
 _OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
-# of the video: patches of 2 x 2 pixels and 48 channels, so copies would not fit
+# made for the video's patches of 2 x 2 pixels and 48 channels
 _STEM_AND_HEAD = ("patch_embedding.", "proj_out.", "scale_shift_table")
 
 
@@ -134,7 +134,6 @@ def load_harmony(
     given: dict[Modality, WanTower | None] = {"video": video, "audio": audio}
     for side, tower in given.items():
         _check_tower(side, tower, config, path)
-    # on the meta device: shapes alone, no memory; the weights are assigned below
     with torch.device("meta"):
         if video is None and config["video"] is not None:
             video = WanTower(**config["video"])

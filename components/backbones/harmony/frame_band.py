@@ -171,7 +171,6 @@ def _flex(allowed: Tensor, per_query: int, per_key: int, device: torch.device) -
 
     table = allowed.to(device)
 
-    # asked for tokens, answered by the small table of steps
     def visible(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return table[query // per_query, key // per_key]
 

@@ -138,7 +138,6 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     # [B, H, T, S, d]: next to the table's [T, 1 or S, n]
     steps = torch.unflatten(x, 2, (num_steps, -1))
     rotated = rotate(steps[..., :num_rotated], table)
-    # Wan's time axis is 44 of 128 channels
     if num_rotated < x.shape[-1]:
         rotated = torch.cat([rotated.to(x.dtype), steps[..., num_rotated:]], dim=-1)
     return rotated.flatten(2, 3)
@@ -304,7 +303,6 @@ class DecoupledInteraction(nn.Module):
             noise: timestep embeddings ``[B, D]`` of video and audio.
             coupling: windows, tables and who drives.
         """
-        # the target alone exchanges with the video frame by frame
         lengths = [coupling.num_reference, audio.shape[1] - coupling.num_reference]
         reference, target = torch.split(audio, lengths, dim=1)
         audio_source = _detached_where(coupling.audio_drives, target) if self.detach_driver else target

@@ -126,7 +126,6 @@ class Modulation(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm without affine (eps 1e-6) of ``[R, S, D]``, scaled and shifted per row."""
-    # norm(x) (1 + scale) + shift, in one kernel
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
@@ -137,7 +136,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
     """Rotate queries and keys ``[R, H, S, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
-    # rotated queries and keys are float32; `attention` brings them to the dtype of the values
     out = attention(rotate(q, state.rope), rotate(k, state.rope), v, state.mask)
     return rearrange(out, "r h s d -> r s (h d)")
 
@@ -222,7 +220,7 @@ class JointAttention(SelfAttention):
         # [R, H, M + N, d] each, text first as in `TokenLayout`
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
         out = attend(q, k, v, state)
-        text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)  # [R, M, D], [R, N, D]
+        text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
 
 
@@ -286,7 +284,6 @@ class SingleBlock(Block):
         """One column through the block."""
         shift, scale, gate = self.norm(state.condition)
         x = modulate(state.tokens, shift, scale)
-        # on the same modulated input as the attention: the two run in parallel, not one after the other
         hidden = F.gelu(self.proj_mlp(x), approximate="tanh")
         q, k, v = self.attn.project(x)
         out = torch.cat([attend(q, k, v, state), hidden], dim=-1)  # [R, S, 5 D]

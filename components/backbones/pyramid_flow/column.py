@@ -127,7 +127,7 @@ def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causa
         text_mask: bool ``[R, num_text]``, or None if no text token is padding. Padding attends only to padding.
         temporal_causal: apply the temporal rule.
     """
-    allowed = causal_mask(layout)[None, None] if temporal_causal else None  # [1, 1, S, S]
+    allowed = causal_mask(layout)[None, None] if temporal_causal else None
     if text_mask is None:
         return allowed
     num_video = layout.positions.shape[0] - layout.num_text

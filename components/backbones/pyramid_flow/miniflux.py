@@ -109,7 +109,7 @@ class MiniFluxTransformer(PyramidFlowTransformer):
             rearrange(clip, "r c t (h p) (w q) -> r (t h w) (p q c)", p=self.patch, q=self.patch)
             for clip in column.clips
         ]
-        video = self.x_embedder(torch.cat(patches, dim=1).to(dtype))  # all clips in one product: [R, N, D]
+        video = self.x_embedder(torch.cat(patches, dim=1).to(dtype))
         return ColumnState(
             tokens=torch.cat([self.context_embedder(text), video], dim=1),
             condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),

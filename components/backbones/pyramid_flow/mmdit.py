@@ -33,7 +33,7 @@ class SpatialPatchEmbedding(nn.Module):
     def forward(self, clip: Tensor, grid: tuple[int, int], stretch: bool) -> Tensor:
         """Clip ``[R, C, t, h, w]`` to tokens ``[R, t h w / patch^2, D]``; ``grid`` is the current clip's patch grid."""
         rows, _, t, _, _ = clip.shape
-        x = self.proj(rearrange(clip, "r c t h w -> (r t) c h w"))  # every frame on its own
+        x = self.proj(rearrange(clip, "r c t h w -> (r t) c h w"))
         h, w = x.shape[-2:]
         position = self.crop(*(grid if stretch else (h, w)))
         # history of a lower level: the current clip's crop is shrunk onto it, half-pixel centres as in `token_layout`
@@ -112,7 +112,6 @@ class PyramidMMDiT(PyramidFlowTransformer):
             "joint_attention_dim": joint_attention_dim,
             "pooled_projection_dim": pooled_projection_dim,
             "pos_embed_max_size": pos_embed_max_size,
-            # constants of the release; the names are those of its config.json
             "qk_norm": "rms_norm",
             "pos_embed_type": "sincos",
             "temp_pos_embed_type": "rope",

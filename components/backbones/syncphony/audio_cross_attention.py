@@ -77,7 +77,6 @@ class AudioCrossAttention(nn.Module):
         """Project embedded audio tokens ``[B, N, D]``, rotate the keys, gather both per latent frame."""
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
-        # keys are rotated once per clip; queries in every step
         keys = rotate(self.norm_k(keys), windows.key_rope)
         # [B, H, N, d] -> [B, H, L, W, d]: windows overlap only by look-back and look-ahead, so little is kept twice.
         gathered = (

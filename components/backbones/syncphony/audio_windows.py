@@ -27,10 +27,9 @@ def latent_spans_s(num_latents: int, fps: float, temporal_factor: int) -> Tensor
 
     Latent 0 is the first frame alone, latent l >= 1 the frames ``f (l - 1) + 1 .. f l``.
     """
-    # latent l ends with frame f l: the image alone, then f frames each
     last = torch.arange(num_latents, dtype=torch.float64) * temporal_factor
     start = (last - temporal_factor + 1).clamp_(min=0)
-    return torch.stack([start, last + 1], dim=1) / fps  # frame n is on screen during [n / fps, (n + 1) / fps)
+    return torch.stack([start, last + 1], dim=1) / fps
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,6 @@ def settings_of(weights: Weights, head_dim: int | None, stem_key: str = "patch_e
         if len(patch) == 3:
             settings["patch_size"] = tuple(patch)
             area = patch[0] * patch[1] * patch[2]
-        # the head gives all numbers of a patch: channels times its area
         settings["out_channels"] = shapes["proj_out.weight"][0] // area
     except (KeyError, ValueError):
         if head_dim is None:  # the list of missing keys says it better

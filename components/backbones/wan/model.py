@@ -72,7 +72,6 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
     segments = (inputs.modulation.shape[1], -1)
 
     def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        # the norm in float32, back to the tokens' dtype at the end
         out: Tensor = norm(x.float()).unflatten(1, segments) * (1 + scale) + shift  # [B, n, S, D]
         return out.flatten(1, 2).type_as(x)
 
@@ -238,7 +237,7 @@ def wan_text(text: TextFeatures, length: int | None) -> Tensor:
             f"a prompt has {tokens.shape[1]} tokens but text_len of the tower is {length}: shorten the prompt or raise "
             "text_len."
         )
-    return F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))  # [B, length, D]
+    return F.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
 
 
 @lru_cache(maxsize=64)

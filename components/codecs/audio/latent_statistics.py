@@ -61,7 +61,7 @@ class LatentStatistics:
         """Statistics of both data sets together."""
         # Chan, Golub and LeVeque's update: exact however the values are split, and without sums of squares that cancel
         total = self.num_values + other.num_values
-        share = other.num_values / max(1, total)  # 0 where both are empty
+        share = other.num_values / max(1, total)
         difference = other.mean - self.mean
         return LatentStatistics(
             self.num_clips + other.num_clips,

@@ -119,7 +119,6 @@ class LogMelCodec(AudioCodec):
         # centred on its own hop: the window reaches equally far to both sides
         margin = (self.window - self.hop) // 2
         with no_autocast(waveform.device):
-            # whole latents alone, and zeros at the ends where the sound is unknown
             padded = F.pad(waveform[:, : count * self.latent_hop].float(), (margin, margin))
             spectrum = torch.stft(padded, self.window, self.hop, window=self.hann, center=False, return_complex=True)
             magnitude = spectrum.abs() * (2 / self.hann.sum())  # a full-scale sine has 1
@@ -137,7 +136,7 @@ class LogMelCodec(AudioCodec):
             # no sound is louder than full scale, whatever a generator says
             mel = level.clamp(max=_LOUDEST).exp() - math.exp(self.gate)
             magnitude = (mel.clamp(min=0.0) @ self.spread).clamp(min=0.0).transpose(1, 2) * (self.hann.sum() / 2)
-            return self._sound_of(magnitude).clamp(-1.0, 1.0)  # no overshoot: writers and metrics expect [-1, 1]
+            return self._sound_of(magnitude).clamp(-1.0, 1.0)
 
     def _sound_of(self, magnitude: Tensor) -> Tensor:
         """A waveform ``[B, K * hop]`` whose spectrogram is close to ``magnitude`` ``[B, bins, K]``."""

@@ -74,7 +74,6 @@ class MMAudioCodec(AudioCodec):
         self.latent_hop = network.latent_hop_length
         self.latent_channels = network.config.latent_channels
         inherit_identity(self, network)  # latents depend on the VAE alone
-        # on the meta device there are no weights to take a digest of
         weights = "no weights" if builds_shapes_only() else identity_of(self).sha256
         self.latent_identity = f"{weights} on {'log10' if self.log10 else 'ln'} mels"
         self.normalisation = (
@@ -138,7 +137,7 @@ class MMAudioCodec(AudioCodec):
             raise InputError("this MMAudio codec was built without a vocoder and cannot decode: set vocoder")
         mel = self.decode_mel(latents).to(self.vocoder.conv_pre.weight.dtype)
         with no_autocast(mel.device):
-            waveform: Tensor = self.vocoder(mel).sample.squeeze(1)  # [B, 1, samples] to [B, samples]
+            waveform: Tensor = self.vocoder(mel).sample.squeeze(1)
         return waveform.float()
 
     def decode_mel(self, latents: Tensor) -> Tensor:

@@ -82,14 +82,12 @@ class PixelCodec(VideoCodec):
         packed = torch.cat([x[:, :1].mean(dim=2), x[:, 1:].flatten(1, 2)], dim=1)
         luma = rearrange(packed[:, :, : s * s], "b t (i j) h w -> b t 1 (h i) (w j)", i=s, j=s)
         chroma = rearrange(packed[:, :, s * s :], "b t (c i j) h w -> b t c (h i) (w j)", c=2, i=s // 2, j=s // 2)
-        # repeated, the inverse of the mean
         chroma = chroma.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
         ycc = torch.cat([luma, chroma], dim=2)
         return torch.stack([self._mix(ycc.movedim(2, 1), row) for row in self.to_rgb], dim=2)
 
     def hold(self, latents: Tensor) -> Tensor:
         """The last of the f frames, f times."""
-        # the last frame's channels, C / f of them
         f = self.temporal_factor
         return repeat(latents[:, -latents.shape[1] // f :], "b c 1 h w -> b (f c) 1 h w", f=f)
 

@@ -80,7 +80,6 @@ class WanVideoCodec(VideoCodec):
         self.temporal_factor = config.scale_factor_temporal
         self.spatial_factor = config.scale_factor_spatial
         self.latent_channels = config.z_dim
-        # [C, 1, 1, 1], broadcast over [B, C, L, h, w]
         self.register_buffer("mean", torch.tensor(config.latents_mean).view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.latents_std).view(-1, 1, 1, 1), persistent=False)
         if len(self.mean) != self.latent_channels or len(self.std) != self.latent_channels:
@@ -156,7 +155,6 @@ class WanVideoCodec(VideoCodec):
         raw = latents.float() * self.std + self.mean
         tile = self._tile_for(height * factor, width * factor)
         for clips in self._slices(batch):
-            # a view: tiles and chunks are written where they belong
             pixels = video[clips].transpose(1, 2)
             if tile is None:
                 self._decode_into(pixels, raw[clips])

@@ -70,7 +70,6 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         its share of that width.
         """
         config = self.model.config
-        # the side of the last grid: patches, halved between stages
         side, shrink = config.spec_size, config.patch_stride[1] * 2 ** (len(config.depths) - 1)
         # the mel picture is cut into pieces that are stacked to a square
         folds = side // config.num_mel_bins
@@ -98,7 +97,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         """``[B, S]`` to decibels of mel power ``[B, frames, mels]`` of a full-length sound."""
         length = self.max_samples or 0
         if self.repeats:
-            waveform = waveform.repeat(1, length // waveform.shape[1])  # whole repeats, then zeros: CLAP's repeatpad
+            waveform = waveform.repeat(1, length // waveform.shape[1])
         full = functional.pad(waveform, (0, length - waveform.shape[1]))
         # HTSAT's own front end: power, not magnitude, in decibels
         spectrum = torch.stft(full, self.n_fft, self.hop, window=self.hann.float(), return_complex=True)

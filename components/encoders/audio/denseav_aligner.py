@@ -180,7 +180,6 @@ class _PackedAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # three of [B, heads, S, d]
         q, k, v = self.qkv(x).unflatten(-1, (3, _NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
         result: Tensor = self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return result

@@ -239,7 +239,6 @@ def _read_lightning(file: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():  # what the sentence about a file that cannot be read says better
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # memory-mapped where the file is a zip (torch since 1.6)
             stored = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         named = re.findall(r"GLOBAL ([\w.]+)", str(error))

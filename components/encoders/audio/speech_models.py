@@ -72,7 +72,7 @@ class SpeechEncoder(FrozenAudioEncoder):
         self.dim = config.hidden_size
         self.min_samples, step = receptive_field(config.conv_kernel, config.conv_stride)
         self.rate_hz = self.sample_rate / step
-        self.first_center_s = self.min_samples / 2 / self.sample_rate  # the middle of the first token's samples
+        self.first_center_s = self.min_samples / 2 / self.sample_rate
         self.eval()
 
     def encode(self, waveform: Tensor) -> Tensor:

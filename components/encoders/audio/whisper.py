@@ -60,7 +60,6 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
         self.register_buffer("filters", mel_filters(extractor.mel_filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(self.n_fft), persistent=False)
         config = self.model.config
-        # two convolutions, the second with stride 2
         frames_per_token = self.model.conv1.stride[0] * self.model.conv2.stride[0]
         self.dim = config.d_model
         self.sample_rate = extractor.sampling_rate

@@ -95,7 +95,7 @@ class CachedText(TextEncoder):
         # all that the features depend on: the same prompt under another encoder is another file
         parts = [identity_of(self).sha256, self.source.settings(), prompt]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"  # 256 folders, so that none holds too many files
+        return self.folder / key[:2] / f"{key}.safetensors"
 
     def _look_up(self, prompts: Sequence[str]) -> dict[str, TextRow]:
         """Features of distinct ``prompts``: from memory, else from disk, else encoded."""

@@ -21,7 +21,7 @@ def motion_curve(video: Tensor) -> Tensor:
     Returns:
         float ``[B, T]``; frame 0 has no predecessor and is 0.
     """
-    return pad((video[:, 1:] - video[:, :-1]).abs().mean(dim=(2, 3, 4)), (1, 0))  # frame 0: nothing before it
+    return pad((video[:, 1:] - video[:, :-1]).abs().mean(dim=(2, 3, 4)), (1, 0))
 
 
 def strict_local_maxima(curve: Sequence[float] | Tensor, floor: float = 0.0) -> list[int]:

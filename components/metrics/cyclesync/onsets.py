@@ -170,7 +170,6 @@ class OnsetDetector:
         scaled = (envelope - lowest).masked_fill(~inside, 0.0)
         # to [0, 1] by track; ``tiny`` keeps a silent one at 0
         scaled = scaled / (scaled.amax(dim=-1, keepdim=True) + torch.finfo(scaled.dtype).tiny)
-        # looks back alone: a peak is the highest of itself and the ``short`` frames before
         highest = F.max_pool1d(F.pad(scaled, (short, 0), value=-math.inf), short + 1, stride=1)
         # means over the frames that exist: zeros outside, divided by the number inside
         neighbours = F.pad(torch.stack((scaled, inside.to(scaled.dtype)), dim=1), (wide, wide))

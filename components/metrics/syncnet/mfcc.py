@@ -50,7 +50,7 @@ def mfcc(samples: Tensor) -> Tensor:
     energy = power.sum(dim=-1)
     filters, cosines = (torch.from_numpy(table).to(samples.device) for table in (_mel_filters(), _liftered_cosines()))
     bands = power @ filters
-    cepstra = torch.where(bands == 0, tiny, bands).log() @ cosines  # log of 0: the smallest number instead
+    cepstra = torch.where(bands == 0, tiny, bands).log() @ cosines
     # the frame's energy takes the place of coefficient 0, after the lifter
     cepstra[..., 0] = torch.where(energy == 0, tiny, energy).log()
     return cepstra

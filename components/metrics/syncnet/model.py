@@ -189,7 +189,6 @@ def _conv2d(inside: int, outside: int, kernel: int | tuple[int, int] = 3, paddin
 
 
 def _conv3d(inside: int, outside: int, kernel: tuple[int, int, int], stride: int, padding: int) -> list[nn.Module]:
-    # stride and padding in space alone
     conv = nn.Conv3d(inside, outside, kernel, stride=(1, stride, stride), padding=(0, padding, padding))
     return [conv, nn.BatchNorm3d(outside), nn.ReLU(inplace=True)]
 

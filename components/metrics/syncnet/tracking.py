@@ -136,7 +136,6 @@ class FaceTracker:
             frames = np.array([frame for frame, _ in linked])
             corners = np.stack([box for _, box in linked])
             every = np.arange(frames[0], frames[-1] + 1)
-            # gaps are filled on each of the four edges by itself
             filled = np.stack([np.interp(every, frames, corners[:, edge]) for edge in range(4)], axis=1)
             size = max((filled[:, 2] - filled[:, 0]).mean(), (filled[:, 3] - filled[:, 1]).mean())
             if len(linked) > self.min_track and size > self.min_face_size:

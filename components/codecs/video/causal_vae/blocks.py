@@ -88,7 +88,6 @@ class CausalConv3d(nn.Module):
         """``[B, C_in, T, H, W]`` to ``[B, C_out, T', H', W']``; ``stream`` supplies and keeps the past frames."""
         result: Tensor
         if self.taps == 1:
-            # one tap reads no past
             result = self.conv(x)
             return result
         x, past = stream.extend(self, x, self.carry)
@@ -158,7 +157,7 @@ class FrameAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to the same shape; frames are independent of each other."""
         batch, _, time, height, _ = x.shape
-        frames = x.transpose(1, 2).flatten(0, 1)  # [B T, C, H, W]
+        frames = x.transpose(1, 2).flatten(0, 1)
         tokens = self.group_norm(frames).flatten(2).transpose(1, 2)[:, None]  # [B T, 1 head, H W, C]
         # one head as wide as the channels, 512 in the public VAE
         attended = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
@@ -264,6 +263,5 @@ class UpBlock(nn.Module):
 
 def _resnets(in_channels: int, out_channels: int, num_layers: int, num_groups: int) -> nn.ModuleList:
     """``num_layers`` residual units, the first of which changes the width."""
-    # [in, out, out ...]: pairs of neighbours are the units' widths
     widths = [in_channels] + [out_channels] * num_layers
     return nn.ModuleList([CausalResnetBlock(a, b, num_groups) for a, b in pairwise(widths)])

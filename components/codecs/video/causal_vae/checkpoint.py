@@ -90,7 +90,6 @@ def load_vae(
         )
 
     def contradictions(_vae: CausalVideoVAE, shapes: Shapes) -> list[str]:
-        # what config.json leaves out counts as the constructor's default
         defaults = {key: argument.default for key, argument in inspect.signature(CausalVideoVAE).parameters.items()}
         return contradicting({**defaults, **config}, vae_settings(shapes))
 

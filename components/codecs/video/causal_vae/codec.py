@@ -214,7 +214,6 @@ class CausalVideoCodec(VideoCodec):
                     _fill(place, self.vae.decode_windows(raw, self.decode_window))
                 else:
                     map_tiles(self._decode_tile, raw, place, tile // self.spatial_factor, tile)
-        # in place: a video at full size is large
         return video.clamp_(-1.0, 1.0)
 
     def uniform_scale(self, latents: Tensor) -> Tensor:
@@ -246,7 +245,6 @@ class CausalVideoCodec(VideoCodec):
         height, width = video.shape[-2:]
         factor = self.spatial_factor
         if height % factor or width % factor or not height or not width:
-            # for the message: the nearest sides that fit, at least one factor
             fix = " x ".join(str(max(round(side / factor), 1) * factor) for side in (height, width))
             raise InputError(
                 f"frames are {height} x {width} pixels (height x width), but the causal video VAE needs multiples of "
@@ -259,7 +257,6 @@ def _fill(canvas: Tensor, chunks: Iterator[Tensor]) -> None:
     start = 0
     for chunk in chunks:
         end = start + chunk.shape[2]
-        # casts to the canvas's float32
         canvas[:, :, start:end] = chunk
         start = end
 

@@ -36,7 +36,6 @@ class CausalEncoder(nn.Module):
         num_groups: int,
     ) -> None:
         super().__init__()
-        # the width of a block's input is the width of the block before
         inputs = [widths[0], *widths[:-1]]
         self.conv_in = CausalConv3d(in_channels, widths[0])
         self.down_blocks = nn.ModuleList(
@@ -151,7 +150,7 @@ class CausalVideoVAE(nn.Module):
         self.latent_channels = encoder_out_channels
         self.spatial_factor = 2 ** down[2]
         self.temporal_factor = 2**halvings
-        moments = 2 * encoder_out_channels  # mean and log-variance
+        moments = 2 * encoder_out_channels
         self.encoder = CausalEncoder(
             encoder_in_channels,
             moments,
