@@ -179,8 +179,8 @@ def plan_of(rendering: SpeechRendering, split: str) -> list[Plan]:
         mood: Mood = "sounding"
         if _is_due(index, moods["silent"]):
             mood = "silent"
-        # half a turn later than the silent ones, so that they are not due together
         elif _is_due(index, moods["still"], 0.5):
+            # half a turn later than the silent ones, so that they are not due together
             mood = "still"
         plans.append(Plan(index, mood, *next(turns[mood])))
     return plans

@@ -40,8 +40,8 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int, start: float, nu
     step, phases = from_rate // divisor, to_rate // divisor
     whole, fraction = divmod(round(start * _START_STEPS), _START_STEPS)
     table, offsets = _filters(step, phases, fraction)
-    # one row of output per ``phases`` samples: every phase is one strided product
     reach = table.shape[1] // 2
+    # one row of output per ``phases`` samples: every phase is one strided product
     rows = ceil(num_samples / phases)
     source = _padded(samples, whole - reach, (rows + 1) * step + table.shape[1])
     windows = sliding_window_view(source, table.shape[1])

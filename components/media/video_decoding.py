@@ -116,9 +116,9 @@ def _timed_frames(container: InputContainer, stream: VideoStream, origin_s: floa
 class _CoverCrop:
     """Scales frames until they cover the wanted size and cuts out the centre."""
 
-    # one scaler for all frames: its tables are made once
     def __init__(self, height: int, width: int, pixel_aspect: float) -> None:
         self.height, self.width, self.pixel_aspect = height, width, pixel_aspect
+        # one scaler for all frames: its tables are made once
         self._reformatter = VideoReformatter()
 
     def write(self, timed: _Timed, out: np.ndarray) -> None:

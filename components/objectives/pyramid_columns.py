@@ -152,8 +152,8 @@ class AutoregressivePyramid:
             draws.append(
                 ColumnDraws(
                     noise=normal(rows, channels, frames.stop - frames.start, height, width),
-                    u=uniform(rows),
                     # U(0, 1) and no logit-normal, as released
+                    u=uniform(rows),
                     history_strength=uniform(rows),
                     # newest first: a longer history leaves the draws of the newer clips as they are
                     history_noise=[normal(*shape) for shape in reversed(shapes)],

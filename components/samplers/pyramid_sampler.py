@@ -147,8 +147,8 @@ class PyramidSampler:
             noise_at += frames
             # A unit runs through all stages before the next one begins: later units build on its final latents.
             for stage, steps in enumerate(self.image_steps if unit == 0 else self.video_steps):
-                # the jump renews the noise; without it the upsampled noise would be correlated in 2x2 blocks
                 if stage > 0:
+                    # the jump renews the noise; without it the upsampled noise would be correlated in 2x2 blocks
                     up_shape = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
                     alpha, beta = schedule.jump(stage)
                     x = jump_to_stage(x, noise.block(unit - first_unit, stage, up_shape, schedule.gamma), alpha, beta)

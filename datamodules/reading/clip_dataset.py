@@ -188,7 +188,6 @@ class ClipDataset(Dataset[Clip]):
             span = f"{start_s:.3f}..{end_s:.3f} s"
             if not self.allow_silence:
                 raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
-            # an empty tuple: the silence is known
             if record.onsets != ():  # known to hold none, it is silent on purpose
                 self.unusable.report_silent(index, span)
         onsets = None

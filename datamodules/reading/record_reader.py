@@ -94,8 +94,8 @@ class RecordReader:
             begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
             start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
             wanted = shape.samples_of(num_frames)
-            held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             # without a picture the clip may end in silence, from the file's end on
+            held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             if held < 1:
                 raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")
             audio = pad(sound.read(start_s, held, shape.sample_rate), (0, wanted - held))

@@ -73,8 +73,8 @@ def known_classes() -> set[str]:
     roots = (*OWN_PACKAGES, "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
     return {
         name
-        for module_name, module in list(sys.modules.items())
         # a copy: importing may add modules meanwhile
+        for module_name, module in list(sys.modules.items())
         if module_name.startswith(roots)
         for name, item in vars(module).items()
         if isinstance(item, type) and item.__module__.startswith(roots)

@@ -137,11 +137,11 @@ def _parameters(owner: Any) -> list[str]:
         return list(inspect.signature(owner).parameters)
     names: dict[str, None] = {}
     for base in owner.__mro__:
-        # a class that passes ``**kwargs`` on takes its bases' arguments too
         if "__init__" not in vars(base):
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         names |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        # a class that passes ``**kwargs`` on takes its bases' arguments too
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names)

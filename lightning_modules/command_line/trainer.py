@@ -43,7 +43,7 @@ class AVSyncTrainer(Trainer):
             raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
         if ckpt_path in ("best", "last", "hpc"):
             raise InputError(f"ckpt_path is '{ckpt_path}', which only fit can tell; give the path of a .ckpt file")
-        # without a trainer of its own: export runs no strategy, so the checkpoint is loaded here
+        # no strategy runs that would load it
         if ckpt_path is not None:
             checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
             averages = _averages(checkpoint["state_dict"]) if averaged else {}

@@ -115,10 +115,10 @@ class AudioCrossAttention(nn.Module):
             keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
             audible = windows.audible[:, frames]  # [R, t, W]
             any_audible = audible.any(dim=-1, keepdim=True)
+            # frames go into the batch: attention is local to each, and its mask is one row of W tokens
             out = attention(
                 rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),
-                # frames go into the batch: attention is local to each, and its mask is one row of W tokens
                 rearrange(values, "r t h w d -> (r t) h w d"),
                 # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
                 mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),

@@ -259,8 +259,8 @@ def rotary_grid(axes: Sequence[Tensor], head_dim: int, device: torch.device) -> 
         # float64 until the table is made: the angles of late positions need it
         cos, sin = get_1d_rotary_pos_embed(channels, cast(Any, axis), use_real=True, freqs_dtype=torch.float64)
         view = [side if j == i else 1 for j, side in enumerate(sides)]
-        cosines.append(cos.view(*view, channels).expand(*sides, channels))
         # each axis along its own side, repeated over the others; [T, rows, columns, channels]
+        cosines.append(cos.view(*view, channels).expand(*sides, channels))
         sines.append(sin.view(*view, channels).expand(*sides, channels))
     cos, sin = (torch.cat(parts, dim=-1).reshape(1, -1, 1, head_dim).to(device) for parts in (cosines, sines))
     return RotaryTable(cos, sin)

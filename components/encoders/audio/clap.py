@@ -44,8 +44,8 @@ class ClapAudioEncoder(FrozenAudioEncoder):
     ) -> None:
         super().__init__()
         check_frequency(frequency)
-        # a whole CLAP keeps the audio tower under this prefix
         self.frequency = frequency
+        # a whole CLAP keeps the audio tower under this prefix
         self.model = load_audio_model("ClapAudioModel", checkpoint, dtype, PUBLIC, inside=r"^audio_model\.(?=audio_)")
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("ClapFeatureExtractor", checkpoint)

@@ -133,7 +133,6 @@ def audio_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found["aligner." + key.removeprefix("audio_aligner.")] = tensor
         elif key == "audio_cls":
             found[key] = tensor
-    # only masked training has a use for it
     found.pop("hubert.masked_spec_embed", None)
     for key in [key for key in found if _LORA.fullmatch(key)]:
         _merge_lora(found, key)

@@ -32,8 +32,8 @@ def match_events(first: Sequence[float], second: Sequence[float], tolerance_s: f
             pairs.append((order_first[i], order_second[j]))
             i += 1
             j += 1
-        # no partner is left for it: what follows in ``second`` is further away still
         elif gap > 0:
+            # no partner is left for it: what follows in ``second`` is further away still
             i += 1
         else:
             j += 1
