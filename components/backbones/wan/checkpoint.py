@@ -137,7 +137,7 @@ def wan_config(folder: Path) -> dict[str, Any]:
     if config.get("_class_name") == _ORIGINAL_CLASS:
         return _original_config(config, file)
     check_class(config, "WanTransformer3DModel", folder)
-    # image cross-attention of Wan 2.1; Wan 2.2 conditions on the first latent instead
+    # image cross-attention of Wan 2.1; TI2V-5B is given the first latent instead
     for key in ("image_dim", "added_kv_proj_dim"):
         if config.get(key) is not None:
             raise InputError(

@@ -99,7 +99,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         if self.repeats:
             waveform = waveform.repeat(1, length // waveform.shape[1])
         full = functional.pad(waveform, (0, length - waveform.shape[1]))
-        # HTSAT's own front end: power, not magnitude, in decibels
+        # as in CLAP's front end: power, not magnitude, in decibels
         spectrum = torch.stft(full, self.n_fft, self.hop, window=self.hann.float(), return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return (power.mT @ self.filters.float()).clamp_(min=1e-10).log10() * 10

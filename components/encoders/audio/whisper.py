@@ -70,7 +70,7 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, ceil(S / 320), dim]``."""
-        # always the full 30 s: the positions are learned for that length
+        # always the full 30 s: the encoder takes no other length
         mel = self.log_mel(functional.pad(waveform, (0, (self.max_samples or 0) - waveform.shape[1])))
         tokens: Tensor = self.model(mel.to(self.model.dtype)).last_hidden_state
         return tokens[:, : self.tokens_within(waveform.shape[1])]
