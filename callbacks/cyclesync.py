@@ -125,6 +125,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         with tqdm(videos.items(), "CycleSync", leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, video in bar:
                 inferred[name] = self._infer(video[rows], generation.fps, batch, rows, duration_s)
+        # a first frame alone, or a silent clip, has no ceiling
         if batch.video.shape[1] > 1 and batch.audio.shape[1]:
             inferred[REAL] = self._infer_real(batch, rows, duration_s)
         sounds = self._listen(generation, rows, duration_s)
@@ -147,9 +148,11 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         captions = [batch.captions[row] for row in rows]
         drawn = []
         for sample in range(self.num_samples):
+            # seeded by clip: the same sounds in every validation, whatever the batch
             generators = [clip_generator(batch.ids[row], self.seed + sample) for row in rows]
             with torch.autocast(video.device.type, enabled=False):
                 sound, rate = self.v2a(video.float(), fps, captions, generators)
+            # a shorter sound would shorten the comparison in silence
             if sound.shape[-1] / rate < duration_s - 1 / fps:
                 raise InputError(
                     f"the V2A model {self._judge['v2a']} made {sound.shape[-1] / rate:.2f} s of sound for "
@@ -173,6 +176,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         if batch.audio.shape[1]:
             sound_onsets[REAL] = self._listen_to_real(batch, rows, duration_s)
         for kind, made in sounds.items():
+            # the same object: audio-to-video models hand the driving sound through
             given = made.audio is batch.audio  # it drove the generation
             sound_onsets[kind] = (
                 sound_onsets[REAL] if given else self.detector(made.audio[rows], made.sample_rate, duration_s)
@@ -230,6 +234,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
 
 def _compared(judge: JudgedClip, clip: JudgedClip, kind: str, sample: int) -> tuple[list[float], list[float]]:
     """Onsets of ``judge``'s sound and of those inferred from ``clip``, in the time both cover."""
+    # a clip is compared with another's sound as far as both reach
     end_s = min(judge.duration_s, clip.duration_s)
     sound, video = judge.sound_onsets[kind], clip.inferred[kind][sample]
     return [time for time in sound if time <= end_s], [time for time in video if time <= end_s]

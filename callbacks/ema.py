@@ -41,7 +41,9 @@ class EMA(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copies the weights in the layout, sharded or not, that they will train in."""
+        # Lightning calls it after this hook, but averages need the layout, sharded or not, that the weights train in
         pl_module.configure_model()
+        # once: fit and a later test of the same module both come here
         if not hasattr(pl_module, "ema"):
             reshard(pl_module)
             trainable = {n: p for n, p in pl_module.named_parameters() if p.requires_grad}
@@ -67,6 +69,7 @@ class EMA(Callback):
         self._averaged_steps = step
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         weights, averages = ([local(tensor) for tensor in tensors] for tensors in zip(*self._pairs, strict=True))
+        # average += rate (weight - average), all tensors in few kernels, shards only
         torch._foreach_lerp_(averages, [weight.float() for weight in weights], rate)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,6 +120,7 @@ def mirror(parameters: dict[str, nn.Parameter]) -> nn.Module:
     """A module whose parameters have the same names, hold float32 copies and do not train."""
     root = nn.Module()
     for name, parameter in parameters.items():
+        # nested as the original, since names of parameters cannot hold dots
         *path, leaf = name.split(".")
         place = root
         for part in path:

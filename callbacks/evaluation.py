@@ -101,6 +101,7 @@ class EvaluationCallback(Callback):
         if trainer.sanity_checking:
             return
         self.stage = stage
+        # outside of ``fit`` the trainer counts from 0, and the number of the loaded checkpoint stays
         if trainer.training or trainer.state.fn == "fit":
             self.global_step = trainer.global_step
         self.start(trainer, module)
@@ -239,6 +240,7 @@ def gathered(trainer: Trainer, items: list[T]) -> list[T]:
     if trainer.world_size == 1:
         return items
     parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    # objects, not tensors: ranks may have different numbers of clips
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
 
@@ -248,6 +250,7 @@ def each_once(clips: Sequence[Recorded]) -> list[Recorded]:
 
     A clip that evens out the batches of several ranks may come without a mask: its id tells.
     """
+    # reversed, so that the first of several wins
     by_id = {clip.id: clip for clip in reversed(clips)}
     return [by_id[name] for name in sorted(by_id)]
 

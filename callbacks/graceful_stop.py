@@ -54,12 +54,14 @@ class GracefulStop(Callback):
             # Ranks ask each other after every step; on the CPU that does not make them wait for their devices.
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
+            # handlers can be set in the main thread alone
             self._previous = {one: signal.signal(one, self._note) for one in _SIGNALS}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stops if any rank was told to."""
+        # between two optimizer steps: accumulated gradients are in no checkpoint
         if _accumulates(trainer) or not self._any_signalled():
             return
         folder = run_folder(trainer)

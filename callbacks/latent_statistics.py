@@ -48,6 +48,7 @@ class ComputeLatentStatistics(Callback):
         """
         codec, normalisation = self._codec(pl_module)
         trainer.should_stop = True
+        # rank 0's answer: the file may appear while another rank still looks
         exists = trainer.strategy.broadcast(self.file.is_file())
         if exists and not self.overwrite:
             held = LatentStatistics.load(self.file, codec.latent_channels, codec.latent_identity)
@@ -61,6 +62,7 @@ class ComputeLatentStatistics(Callback):
         statistics = statistics_of(latents, codec.latent_channels, codec.latent_identity)
         if trainer.is_global_zero:
             statistics.save(self.file)
+        # the file is there before any rank says so
         trainer.strategy.barrier()
         rank_zero_info(
             f"'{self.file}' now has statistics of {statistics.num_clips} clips "
@@ -91,6 +93,7 @@ class ComputeLatentStatistics(Callback):
         for batch in batches:
             num_latents = codec.num_latents_for(batch.video.shape[1] / batch.fps)
             waveform = codec.fit(batch.audio.to(device), num_latents, batch.sample_rate)
+            # raw latents: the codec's present normalisation is taken off
             yield normalisation.inverse(codec.encode(waveform))
             num_seen += len(batch) * world_size
             if num_seen >= self.num_clips:  # the training loader never ends

@@ -28,6 +28,7 @@ class NaNGuard(Callback):
         """Looks at the loss and, if it is bad, at everything logged beside it."""
         if trainer.global_step % self.every_n_steps:
             return
+        # decided together: a rank that stopped alone would leave the others in a collective
         if not trainer.strategy.reduce_boolean_decision(not torch.isfinite(loss).all(), all=False):
             return
         parts = [name for name, value in trainer.callback_metrics.items() if not torch.isfinite(value).all()]

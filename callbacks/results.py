@@ -50,6 +50,7 @@ class ResultsWriter(EvaluationCallback):
         """Finds the run folder and removes what an earlier run left there."""
         self._folder = run_folder(trainer)
         self._collected = {}
+        # a run that fails must not leave the last one's numbers behind
         if self._folder is not None and trainer.is_global_zero and stage != "predict":
             (self._folder / RESULTS_FILE).unlink(missing_ok=True)
 
@@ -62,6 +63,7 @@ class ResultsWriter(EvaluationCallback):
         if stage == "predict" or not trainer.is_global_zero:
             return
         check_finite(self._collected)
+        # no evaluation ran: the step is that of the training
         if stage == "fit" and not self._collected:
             self.global_step = trainer.global_step
         if self._folder is not None:
@@ -118,6 +120,7 @@ def write_json(file: Path, record: Mapping[str, Any]) -> None:
     """Writes a JSON file that is never seen in part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.part")
+    # NaN is no JSON: refused here rather than by whoever reads the file
     partial.write_text(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
     partial.replace(file)
 

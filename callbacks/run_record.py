@@ -16,6 +16,7 @@ _PACKAGES = ("avsync", "torch", "torchaudio", "lightning", "torchmetrics", "diff
 
 def run_folder(trainer: Trainer) -> Path | None:
     """The run folder, or None where the trainer writes nothing (``fast_dev_run``). Every rank has to call it."""
+    # collective: Lightning broadcasts the folder from rank 0
     folder = trainer.log_dir
     return None if folder is None or trainer.fast_dev_run else Path(folder)  # type: ignore[attr-defined]
 

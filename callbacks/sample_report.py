@@ -93,6 +93,7 @@ class SampleReport(EvaluationCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the curves of the run that is resumed; a validation starts its own."""
+        # other commands load the checkpoint too, and start curves of their own
         if self._fitting:
             self._stride = state_dict["stride"]
             self._history = {
@@ -112,6 +113,7 @@ class SampleReport(EvaluationCallback):
                 continue
             points.append((step, trainer.callback_metrics[name].item(), math.nan, math.nan))
         if any(len(self._history[name]) > _MOST_POINTS for name in self.curves):
+            # thinned by half, and taken half as often from now on
             self._stride *= 2
             self._history |= {name: self._history[name][1::2] for name in self.curves}
 
@@ -172,6 +174,7 @@ class SampleReport(EvaluationCallback):
         """Renews the page with the results of all callbacks."""
         self._latest = collect_results(trainer)
         for name, result in self._latest.items():
+            # a resumed run repeats steps: their points are replaced
             earlier = [point for point in self._history.get(name, []) if point[0] < self.global_step]
             self._history[name] = [*earlier, (self.global_step, result.value, *result.ci95)]
         self._shown = _collect_rows(trainer)
@@ -209,6 +212,7 @@ class SampleReport(EvaluationCallback):
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{PAGE}.part")
         partial.write_text(page.html())
+        # renamed into place: a browser may reload at any time
         partial.replace(file)
 
 

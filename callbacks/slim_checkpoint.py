@@ -32,6 +32,7 @@ class SlimCheckpoint(Callback):
             return
         file = folder / "checkpoints" / self.name
         partial = file.with_name(f".{file.name}.part")
+        # collective where the weights are sharded: every rank calls it
         trainer.save_checkpoint(partial, weights_only=True)
         if trainer.is_global_zero:
             checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=True)

@@ -113,6 +113,7 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 scores={name: found[index] for name, found in scores.items()},
+                # a copy: a row's view would keep the batch
                 sound=sounds[index].cpu().clone(),
             )
             for index, row in enumerate(rows)

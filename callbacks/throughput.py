@@ -60,6 +60,7 @@ class Throughput(Callback):
         if self._batches < self.every_n_steps:
             return
         if pl_module.device.type == "cuda":
+            # once per window: kernels still in flight belong to it
             torch.cuda.synchronize(pl_module.device)
             self._seconds += time.perf_counter() - now
         figures = {
@@ -85,4 +86,4 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / _MIB if sys.platform == "darwin" else peak / 1024
+    return peak / _MIB if sys.platform == "darwin" else peak / 1024  # bytes on macOS, KiB on Linux

@@ -32,6 +32,7 @@ class _Movable:
         moved = copy(self)
         for name, item in vars(self).items():
             if isinstance(item, Tensor | _Movable):
+                # frozen dataclasses forbid assignment, but this one is still ours alone
                 object.__setattr__(moved, name, item.to(device, non_blocking=non_blocking))
         return moved
 
@@ -158,6 +159,7 @@ def clip_generator(clip_id: str, seed: int, device: torch.device | str = "cpu") 
 
 def mixed_seed(*parts: object) -> int:
     """A 32-bit seed that changes with every part: a CPU generator looks at no more bits than that."""
+    # blake2b, because Python's own hash of a string differs from run to run
     text = " ".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
@@ -259,6 +261,7 @@ class AudioCodec(nn.Module, ABC):
 
     def num_latents_for(self, duration_s: float) -> int:
         """How many whole latents fit into ``duration_s`` seconds (121 frames at 24 fps: 157 at 31.25 Hz)."""
+        # whole latents only; 1e-6 so that rounding does not lose one
         return math.floor(duration_s * self.latent_rate_hz + 1e-6)
 
     def latent_centers_s(self, num_latents: int) -> Tensor:
@@ -276,10 +279,12 @@ class AudioCodec(nn.Module, ABC):
                 f"{type(self).__name__} works at {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
                 "set clip.sample_rate to match"
             )
+        # a negative pad cuts
         return torch.nn.functional.pad(waveform, (0, num_latents * self.latent_hop - waveform.shape[-1]))
 
     def silence(self, num_latents: int) -> Tensor:
         """Latents ``[C, N]`` of digital silence (the muted driver of SyncCFG); computed once per length."""
+        # codecs without weights have buffers alone, and some have neither
         device = next(itertools.chain(self.buffers(), self.parameters()), torch.zeros(())).device
         if num_latents not in self._silence:
             with torch.no_grad():

@@ -62,6 +62,7 @@ def read_avsync15(root: Path, split: str) -> list[ClipRecord]:
         if not path.is_file():
             raise InputError(f"{listing} lists {name} but {path} does not exist; unpack it or remove the line")
         stem = name.removesuffix(path.suffix)
+        # not listed: unknown, which is not the same as none
         onsets = tuple(float(onset) for onset in truth[name]) if name in truth else None
         records.append(ClipRecord(stem, path, str(prompts[label]), stem, onsets))
     return records

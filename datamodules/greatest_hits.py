@@ -15,6 +15,7 @@ from datamodules.reading.records import ClipRecord
 Track = Literal["denoised", "mic"]
 _THUMB_HEIGHT = 256
 _ACTIONS = ("hit", "scratch", "None")
+# folders that the archives make when they are unpacked
 _NESTED = ("vis-data-256", "vis-data", "vis-data-256/vis-data-256", "vis-data/vis-data")
 _VIDEO_NAME = re.compile(r"(?P<id>.+)_(?P<track>denoised|mic)(_thumb)?\.mp4")
 
@@ -77,6 +78,7 @@ class TheGreatestHits(ClipDataModule):
             listing = folder / "test.txt"
         if not listing.is_file():
             raise InputError(f"{listing} does not exist; root must be a folder with train.txt and test.txt")
+        # AVSyncD's layout keeps recordings in a folder of their own
         videos = folder / "videos"
         names = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not names:
@@ -100,6 +102,7 @@ class TheGreatestHits(ClipDataModule):
         other = "mic" if self.track == "denoised" else "denoised"
         # the small pictures decode faster
         endings = ("_thumb.mp4", ".mp4") if self.clip.height <= _THUMB_HEIGHT else (".mp4", "_thumb.mp4")
+        # both microphones' files show the same picture; which sound counts is decided by `_sound`
         for track in (self.track, other):
             for ending in endings:
                 video = folder / f"{name}_{track}{ending}"
@@ -125,6 +128,7 @@ class TheGreatestHits(ClipDataModule):
     def _onsets(self, folder: Path, identity: str) -> tuple[float, ...] | None:
         path = (self.times or folder) / f"{identity}_times.txt"
         if not path.is_file():
+            # only AVSyncD's layout may come without times
             if self.times is None and folder.name == "videos":
                 return None
             raise InputError(f"{path} does not exist; unpack it or remove {identity} from the list")
@@ -157,6 +161,7 @@ def read_times(path: Path, actions: Collection[str] = ("hit", "scratch")) -> tup
         time_s = _seconds(fields[0])
         if time_s is None:
             raise InputError(f"{path}, line {number}: {fields[0]!r} is no time in seconds; repair the line")
+        # the action "None" is known too: a line of it is no mistake, but never counts
         if fields[2] not in _ACTIONS:
             raise InputError(f"{path}, line {number}: unknown action {fields[2]!r}; it must be hit, scratch or None")
         if fields[2] in actions:

@@ -123,10 +123,12 @@ class _Pairs(Dataset[Clip]):
 
     def __getitem__(self, key: SampleKey) -> Clip:
         given = self._given[key.item]
+        # the number keeps names apart where files are given twice
         name = "_".join([f"{key.item:03d}", given.image.stem, *([given.sound.stem] if given.sound else [])])
         reference, length = None, 0
         if self._voices is not None and given.reference is not None:
             voice = ClipRecord(name, given.image, given.caption, name, reference=given.reference)
+            # without a generator: the beginning of the voice, the same in every run
             reference, length = self._voices.draw(voice, None)
         return Clip(
             id=name,
@@ -160,6 +162,7 @@ class _Pairs(Dataset[Clip]):
                 len(sound) / shape.sample_rate,
                 shape.duration_s,
             )
+        # the whole clip: what is missing is silence, what is too long is cut
         sound = torch.nn.functional.pad(sound, (0, max(0, missing)))[: shape.num_samples]
         if float(sound.abs().max()) < SILENCE_PEAK:
             raise InputError(f"{path} is silent in its first {shape.duration_s:.3f} s; give a sound to move to")

@@ -202,10 +202,12 @@ def _render_recording(rendering: Rendering, videos: Path, split: str, index: int
     kind = rendering.kinds[index % len(rendering.kinds)]
     num_frames = rendering.train_frames if split == "train" else rendering.test_frames
     duration_s = num_frames / rendering.fps
+    # by split and number alone: a longer set begins with the shorter one
     rng = np.random.default_rng([rendering.seed, split == "train", index])
     events = draw_events(duration_s, rng)
     size = rng.uniform()
     times = np.arange(num_frames) / rendering.fps
+    # looks are narrowed, sounds are not
     looks = NarrowedRandom(rng.bit_generator, rendering.variety)
     seen_size = 0.5 + rendering.variety * (size - 0.5)
     frames = SCENES[kind](events, times, rendering.height, rendering.width, seen_size, looks)

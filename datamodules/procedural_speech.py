@@ -172,6 +172,7 @@ def plan_of(rendering: SpeechRendering, split: str) -> list[Plan]:
     """What the recordings of a split show: every kind evenly spread, and a longer list begins with the shorter one."""
     train = split == "train"
     moods = {"silent": rendering.silent_share if train else 0.0, "still": rendering.still_share if train else 0.0}
+    # turns of its own for each mood, so that silent and still clips show every speaker and scene
     turns = {mood: _turns(rendering) for mood in ("sounding", "silent", "still")}
     plans = []
     for index in range(rendering.num_train if train else rendering.num_test):
@@ -179,6 +180,7 @@ def plan_of(rendering: SpeechRendering, split: str) -> list[Plan]:
         if _is_due(index, moods["silent"]):
             mood = "silent"
         elif _is_due(index, moods["still"], 0.5):
+            # half a turn later than the silent ones, so that they are not due together
             mood = "still"
         plans.append(Plan(index, mood, *next(turns[mood])))
     return plans
@@ -198,6 +200,7 @@ def _turns(rendering: SpeechRendering) -> Iterator[tuple[int | None, str | None]
 
 def _is_due(index: int, share: float, phase: float = 0.0) -> bool:
     """True for a ``share`` of the indices, evenly spread."""
+    # the whole number changes ``share`` times per index
     return int((index + 1) * share + phase + 1e-9) > int(index * share + phase + 1e-9)
 
 
@@ -262,6 +265,7 @@ def _add_references(rows: list[dict[str, Any]]) -> None:
     mute = 0
     for row in rows:
         if "speaker" in row and "transcript" not in row:
+            # a face without words loses its speaker: its silence must be nobody's reference
             utterances = spoken.get((row["split"], row.pop("speaker")))
             if utterances:
                 row["reference_audio"] = utterances[mute % len(utterances)]

@@ -125,6 +125,7 @@ class SpeechClips(ClipDataModule):
                 raise InputError(
                     "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
+            # a transcript that was checked for its own clip may be too long for a batch that is cut
             if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
                 raise InputError(
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
@@ -175,6 +176,7 @@ class SpeechClips(ClipDataModule):
         speakers: dict[str, int] = {}
         splits: RecordsBySplit = {}
         for record in found[None]:
+            # a row without speaker is a speaker of its own
             index = speakers.setdefault(record.speaker or f"row {record.id}", len(speakers))
             held_out = index % self.hold_out_every == self.hold_out_every - 1
             splits.setdefault("test" if held_out else "train", []).append(record)

@@ -104,6 +104,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         if not trainable:
             raise InputError(f"nothing to train: {self.why_nothing_trains}.")
         groups: list[dict[str, Any]] = [
+            # norms and biases are vectors: decay would pull their scales to zero
             {"params": [p for p in trainable if p.ndim > 1]},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
@@ -112,6 +113,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
     def configure_model(self) -> None:
         """Shards the transformer if the strategy shards; codecs and encoders are whole on every device."""
         transformer = self.trained_transformer()
+        # called for fit, validate, test and predict alike, so it must do no harm a second time
         if self.device_mesh is None:
             for parameter in transformer.parameters():
                 if parameter.requires_grad:
@@ -130,6 +132,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         processes share the work.
         """
         if batch.position is not None:
+            # positions count samples of all processes, and batches are alike in size
             return batch.position // len(batch)
         if self.run is None:
             return batch_idx
@@ -164,5 +167,6 @@ def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallabl
         return optimizer
     return {
         "optimizer": optimizer,
+        # the training loader is endless: no epoch ends
         "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
     }

@@ -26,6 +26,7 @@ _BACKGROUND = 24
 def file_stem(clip_id: str) -> str:
     """A file name for a clip: its id where that is one already, else made so and kept unique by a checksum."""
     stem = re.sub(r"[^\w.-]+", "_", clip_id).strip(".")
+    # two ids that differ in a character no file may have must not share a file
     return stem if stem == clip_id else f"{stem}-{zlib.crc32(clip_id.encode()):08x}"
 
 
@@ -48,6 +49,7 @@ def watchable(video: Tensor, min_side: int) -> Tensor:
     repeated = video[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
     height, width = height * factor, width * factor
     video = repeated.reshape(frames, channels, height, width)
+    # an odd side gets its last row or column once more
     return pad(video, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else video
 
 

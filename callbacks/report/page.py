@@ -88,6 +88,7 @@ class ReportPage:
     def _results(self) -> str:
         if not self.results:
             return ""
+        # 0 is always on the axis, which is never of length 0
         numbers = [0.0, 1e-9] + [
             n for result in self.results.values() for n in (result.value, *result.ci95) if isfinite(n)
         ]
@@ -185,6 +186,7 @@ def _player(path: str, kind: str = "small") -> str:
 
 def _of_kind(clip: ClipEntry, kind: str) -> str:
     """The scores that judge one kind of video of a clip: ``cyclesync_w0`` belongs to ``w0``."""
+    # the generation's entries have no suffix; those of other kinds do
     suffix = "" if kind == "generated" else f"_{kind}"
     others = [f"_{other}" for other in clip.videos if other not in (kind, "generated")]
     found = [

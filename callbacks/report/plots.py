@@ -63,6 +63,7 @@ def onset_plot(
             parts.append(f'<rect class="band" x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="{ROW}"/>')
         parts.append(f'<text class="row-label" x="{LABEL_WIDTH - 10}" y="{top + 17}">{escape(label_of(name))}</text>')
         parts.append(f'<line class="rule" x1="{LABEL_WIDTH}" x2="{x(duration_s)}" y1="{top + ROW}" y2="{top + ROW}"/>')
+        # the reference's own marks are always full
         full = set(range(len(times)))
         if name not in REFERENCE_TRACKS:
             full = {second for _, second in match_events(list(sound_onsets.get(name, ())), list(times), tolerance_s)}
@@ -128,6 +129,7 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
         kind = color_class(name)
         bounded = [point for point in curve if math.isfinite(point[2] + point[3])]
         if len(bounded) > 1:
+            # along the upper ends and back along the lower ones
             around = [(x(s), y(high)) for s, _, _, high in bounded] + [(x(s), y(low)) for s, _, low, _ in bounded[::-1]]
             parts.append(f'<polygon class="ribbon {kind}" points="{_path(around)}"/>')
         else:

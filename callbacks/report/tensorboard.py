@@ -30,6 +30,7 @@ def add_clip(writer: SummaryWriter, tag: str, video: Tensor, fps: float, step: i
         Image.fromarray(frame).quantize(method=Image.Quantize.FASTOCTREE)
         for frame in video[::every].permute(0, 2, 3, 1).numpy()
     ]
+    # TensorBoard takes an animated GIF as an image and plays it
     encoded = BytesIO()
     frames[0].save(encoded, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * every / fps), loop=0)
     height, width = video.shape[-2:]

@@ -21,6 +21,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         mask: bool, broadcastable to ``[B, H, S_q, S_k]``, True where attention is allowed; None allows all.
     """
     if v.device.type == "cpu":
+        # autocast would cast the float32 inputs back: attention is on its list of products
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(v.dtype)
+    # rotation and query-key norms give float32, but fused kernels want one dtype, and the values have the blocks' own
     return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)

@@ -68,6 +68,7 @@ def add_adapters(block: nn.Module, config: LoRAConfig) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     linear = [name for name, part in block.named_modules() if isinstance(part, nn.Linear)]
+    # a dot in front: ``q`` must not pass as the end of ``to_q``
     unknown = [target for target in config.targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
     if unknown:
         raise InputError(
@@ -84,6 +85,7 @@ def add_adapters(block: nn.Module, config: LoRAConfig) -> None:
         ),
         block,
     )
+    # peft makes them in the precision of the layer they adapt
     for name, parameter in block.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.float()
@@ -123,6 +125,7 @@ def merged(tensors: Mapping[str, Tensor], scale: Callable[[str], float]) -> dict
 @contextmanager
 def dropout_drawn_from(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, dropout is a function of ``seed``; outside, torch's generators go on as if nothing had been drawn."""
+    # the CPU's generator is forked in any case; without a list those of all GPUs would be
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -14,6 +14,7 @@ from torch import Tensor
 
 def rotary_angles(positions: Tensor, dim: int, theta: float = 10000.0) -> Tensor:
     """Angles ``[..., dim / 2]`` (float64) of ``positions`` ``[...]`` on one axis of ``dim`` channels."""
+    # float64: a late position multiplies the rounding error of its frequency
     exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim
     return positions.double().unsqueeze(-1) * theta**-exponent
 
@@ -42,5 +43,6 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 def wan_axis_dims(head_dim: int) -> tuple[int, int, int]:
     """Channels of Wan's rotary axes: time, row, column (44, 42, 42 of 128)."""
+    # as diffusers splits it: a third each, rounded down to even, and time takes the rest
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side

@@ -33,6 +33,7 @@ def shard_units(
             weights have. Gradients are summed over the processes in float32 either way.
     """
     # Inputs are not cast: timesteps on the 0-1000 scale would be rounded to multiples of four.
+    # summed in float32: in bfloat16 the gradients of many processes lose what is small
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in units:
         _place(unit, mesh, device)
@@ -69,10 +70,13 @@ def _place(unit: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
     for parameter in _unsharded(unit.parameters()):
         # Small steps of an optimizer are lost in bfloat16.
         dtype = torch.float32 if parameter.requires_grad else parameter.dtype
+        # through ``.data``, so that the parameter stays the same object in its module
         parameter.data = parameter.data.to(device, dtype)
     for part in unit.modules():
         for name, buffer in part.named_buffers(recurse=False):
+            # registered again under its name, which keeps whether it is saved
             part.register_buffer(name, buffer.to(device), persistent=name not in part._non_persistent_buffers_set)
+    # rank 0's, for fresh layers too: each process has drawn its own
     for tensor in chain(_unsharded(unit.parameters()), unit.buffers()):
         dist.broadcast(tensor.detach(), group=mesh.get_group(), group_src=0)
 

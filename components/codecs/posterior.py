@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.errors import InputError
 
-_LOGVAR_RANGE = (-30.0, 20.0)
+_LOGVAR_RANGE = (-30.0, 20.0)  # as in the released VAEs of both video models: exp(0.5 logvar) cannot overflow
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,6 @@ def latents_of(posterior: DiagonalGaussian, generators: Sequence[torch.Generator
         return mean
     if len(generators) != len(mean):
         raise InputError(f"{len(generators)} generators were given for {len(mean)} clips; give one for each clip")
+    # one generator per clip: its latents do not depend on the batch it is in
     rows = [torch.randn(mean.shape[1:], generator=g, device=g.device, dtype=mean.dtype) for g in generators]
     return posterior.sample(torch.stack([row.to(mean.device) for row in rows]))

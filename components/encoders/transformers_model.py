@@ -46,6 +46,7 @@ def load_audio_model(
             config = model_class.config_class.from_pretrained(resolve_folder(name, files="*.json"), **settings)
         return model_class(config).requires_grad_(False).eval().to(precision)
     folder = resolve_folder(name)
+    # our own reader first: it names the files, and says which one is damaged
     files = open_weights(folder).files
     try:
         with _quiet():
@@ -60,6 +61,7 @@ def load_audio_model(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"'{folder}' does not load as {class_name} ({reason}); download it anew") from None
+    # transformers leaves them random and only warns
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(

@@ -58,6 +58,7 @@ class AudioSyncGuidance:
         """``w (v_pos - v_off)``."""
         if branches.off_sync is None:
             raise ValueError("audio sync guidance needs the off-sync branch")
+        # on top of the full branch: eps + w (eps - eps_off-sync) (Syncphony, "Audio Sync Guidance")
         return self.scale * (branches.positive - branches.off_sync)
 
 

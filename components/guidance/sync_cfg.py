@@ -106,6 +106,7 @@ class SyncCFG:
     @property
     def guides_sync(self) -> bool:
         """Whether anchors are read at all."""
+        # scale 1 leaves J as it is: s_v (J - V0) + V0 = J
         return "sync" in self.guidance and (self.video_sync_scale, self.audio_sync_scale) != (1.0, 1.0)
 
     def video(self, sigma: float, has_anchor: bool) -> ModalityGuidance:

@@ -48,6 +48,7 @@ def decode_span(
         av.error.FFmpegError: the data cannot be decoded.
     """
     end_s = begin_s + num_samples / sample_rate
+    # the resampling filter reads beyond both ends of the span
     margin_s = filter_reach(stream.rate, sample_rate) / stream.rate + 0.01
     target = int((begin_s - margin_s - _PREROLL_S) / float(stream.time_base or 1))
     # A target before the first packet is right: the one at 0 needs its predecessor, the encoder's priming.
@@ -98,6 +99,7 @@ def _blocks(container: InputContainer, stream: AudioStream) -> Iterator[_Block]:
         if rate and frame.sample_rate != rate:
             raise RateChangeError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
         rate = frame.sample_rate
+        # a frame without a time stamp follows the one before
         if frame.pts is not None:
             clock_s = frame.pts * base
         block = _Block(_mono(frame), clock_s, rate)
@@ -109,9 +111,10 @@ def _mono(frame: AudioFrame) -> np.ndarray:
     """Mean over the channels, float32 in [-1, 1]: ``[S]``."""
     array = frame.to_ndarray()
     channels = frame.layout.nb_channels
+    # interleaved samples, as PCM has them
     if not frame.format.is_planar and channels > 1:
         array = array.reshape(-1, channels).T
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8:  # unsigned 8-bit: silence is 128
         array = (array.astype(np.float32) - 128) / 128
     elif np.issubdtype(array.dtype, np.integer):
         array = array.astype(np.float32) / (1 << (8 * array.dtype.itemsize - 1))
@@ -139,6 +142,7 @@ def _place(blocks: list[_Block], begin_s: float, span_s: float) -> tuple[np.ndar
     if len(runs) == 1:
         line = np.concatenate([block.samples for block in blocks])
         return line, starts[0], _overlap_s(starts[0], len(line), rate, span_s)
+    # gaps become zeros, overlaps are taken from the later run
     first = min(starts)
     offsets = [round(start - first) for start in starts]
     lengths = [sum(len(block.samples) for block in run) for run in runs]

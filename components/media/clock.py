@@ -71,6 +71,7 @@ class ClipShape:
 
     def samples_of(self, num_frames: int) -> int:
         """Sound samples of a clip of ``num_frames`` frames."""
+        # rounded once from the frames: sums of rounded parts would drift
         return round(num_frames / self.fps * self.sample_rate)
 
     def frames_of(self, num_samples: int) -> int:

@@ -109,6 +109,7 @@ class MediaReader:
             path=self.path,
             duration_s=duration_s,
             fps=fps,
+            # MPEG-TS and WebM do not count frames
             num_frames=video.frames or round(duration_s * fps),
             width=video.codec_context.width,
             height=video.codec_context.height,

@@ -35,11 +35,13 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int, start: float, nu
     """
     if from_rate == to_rate:
         return _padded(samples, round(start), num_samples)
+    # the rates' ratio in lowest terms: the filter has ``phases`` different fractions, then repeats
     divisor = gcd(from_rate, to_rate)
     step, phases = from_rate // divisor, to_rate // divisor
     whole, fraction = divmod(round(start * _START_STEPS), _START_STEPS)
     table, offsets = _filters(step, phases, fraction)
     reach = table.shape[1] // 2
+    # one row of output per ``phases`` samples: every phase is one strided product
     rows = ceil(num_samples / phases)
     source = _padded(samples, whole - reach, (rows + 1) * step + table.shape[1])
     windows = sliding_window_view(source, table.shape[1])
@@ -63,6 +65,7 @@ def _filters(step: int, phases: int, fraction: int) -> tuple[np.ndarray, list[in
     offsets = [floor(p) for p in position]
     taps = np.arange(-reach, reach + 1)
     distance = (taps[None, :] - (position - np.array(offsets))[:, None]) * cutoff
+    # Hann over the sinc's 16 zero crossings
     window = np.where(np.abs(distance) < _ZERO_CROSSINGS, np.cos(np.pi * distance / (2 * _ZERO_CROSSINGS)) ** 2, 0.0)
     kernel = np.sinc(distance) * window
     # Unit gain at 0 Hz for every phase: a constant stays exactly constant.

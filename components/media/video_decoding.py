@@ -60,6 +60,7 @@ def decode_frames(
     held: _Timed | None = None
     for timed in _frames_from(container, stream, origin_s, float(times_s[0]) + slack):
         if held is not None:
+            # times before this frame's stamp are shown by the one before
             upto = int(np.searchsorted(times_s, timed.time_s - slack, side="left"))
             if upto > filled:
                 scaler.write(held, out[filled:upto])
@@ -71,6 +72,7 @@ def decode_frames(
         raise ClipTooShortError(0.0)
     step_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else held.duration_s
     end_s = held.time_s + held.duration_s
+    # within half a step the last frame counts as still on screen
     if times_s[-1] >= end_s + 0.5 * step_s:
         raise ClipTooShortError(end_s)
     scaler.write(held, out[filled:])
@@ -116,6 +118,7 @@ class _CoverCrop:
 
     def __init__(self, height: int, width: int, pixel_aspect: float) -> None:
         self.height, self.width, self.pixel_aspect = height, width, pixel_aspect
+        # one scaler for all frames: its tables are made once
         self._reformatter = VideoReformatter()
 
     def write(self, timed: _Timed, out: np.ndarray) -> None:
@@ -144,5 +147,6 @@ class _CoverCrop:
         top, left = (rows - height) // 2, (columns - width) // 2
         planes: Any = planar.planes  # their buffer protocol is missing from the type stubs; order green, blue, red
         for channel, plane in zip((1, 2, 0), planes, strict=True):
+            # rows may be padded to the scaler's alignment, hence the cut
             image = np.frombuffer(plane, np.uint8).reshape(rows, -1)[top : top + height, left : left + width]
             out[:, channel] = np.rot90(image, turns) if turns else image

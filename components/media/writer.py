@@ -55,6 +55,7 @@ def write_mp4(
     try:
         # faststart: the index comes first, so a browser can play while it loads.
         with av.open(partial, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            # 24000/1001 and its like stay exact
             picture = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             picture.width, picture.height, picture.pix_fmt = frames.shape[3], frames.shape[2], "yuv420p"
             picture.options = {"crf": f"{crf:g}", "preset": preset}
@@ -84,6 +85,7 @@ def write_wav(path: str | Path, audio: Tensor, sample_rate: int) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part.wav")
+    # 32767, not 32768: +1 must fit
     pcm = (audio.detach().cpu().double().clamp(-1, 1).numpy() * 32767.0).round().astype("<i2")
     try:
         with wave.open(str(partial), "wb") as file:
@@ -116,7 +118,7 @@ def _encode_video(container: OutputContainer, stream: VideoStream, frames: np.nd
         )
         frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
         container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+    container.mux(stream.encode())  # flush: the encoder holds frames back
 
 
 def _encode_audio(container: OutputContainer, stream: AudioStream, samples: np.ndarray, sample_rate: int) -> None:

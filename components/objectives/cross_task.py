@@ -76,6 +76,7 @@ class NoiseLevels:
     def __call__(self, draws: LevelDraws) -> Tensor:
         """Noise levels ``[B]``, float32. On the same draws, laws of different shifts differ by the bend alone."""
         u = torch.sigmoid(self.mean + self.deviation * draws.normal)
+        # k u / (1 + (k - 1) u) bends levels towards noise, as the sampler's `FlowSchedule` bends its own
         bent = self.shift * u / (1 + (self.shift - 1) * u)
         return torch.where(draws.choice < self.uniform_share, draws.uniform, bent)
 
@@ -124,6 +125,7 @@ class NoisyRows:
     def errors(self, velocity: Tensor) -> Tensor:
         """Mean squared error over the learnt latents of each row, float32 ``[R]``; 0 where there is none."""
         per_latent = (velocity.float() - self.target).square()
+        # over channels and pixels, so that latents in time count alike: [R, T]
         per_latent = per_latent.mean(dim=[d for d in range(per_latent.ndim) if d not in (0, 2)])
         return (per_latent * self.mask).sum(dim=1) / self.mask.sum(dim=1).clamp(min=1)
 
@@ -185,6 +187,7 @@ class CrossTaskSynergy:
     ) -> None:
         if task_mode not in ("all", "sample"):
             raise InputError(f"CrossTaskSynergy.task_mode is '{task_mode}': give all or sample.")
+        # 1, lambda_v, lambda_a (Harmony, "Cross-Task Synergy"); lambda_v weighs the video, although the sound drives
         self.weights = (1.0, audio_driven_weight, video_driven_weight)
         for name, value in (
             ("audio_driven_weight", audio_driven_weight),
@@ -236,6 +239,7 @@ class CrossTaskSynergy:
         uniform, given = torch.rand(2, num, generator=generator, device=device)
         levels = LevelDraws.draw(num, generator, device)
         return TaskDraws(
+            # right=True: a draw of exactly 0 must not fall into a task of probability 0
             tasks=torch.bucketize(uniform, cumulative[:-1], right=True),
             first_frame=given < self.first_frame_probability,
             video_levels=levels,
@@ -266,6 +270,7 @@ class CrossTaskSynergy:
             # a drawn task stands for all: over the draws, E[weight / probability] is the paper's sum of three losses
             weights = weights / torch.tensor(self.probabilities, device=device).clamp(min=1e-12)
         else:
+            # [R] task by task: rows of one task stand together, as ``repeat`` below lays the clips
             tasks = torch.arange(len(TASKS), device=device).repeat_interleave(num)
         weight = weights[tasks]
         first_frame = draws.first_frame.repeat(repeats) & (tasks != VIDEO_DRIVEN)  # there the whole video is given
@@ -301,7 +306,9 @@ class CrossTaskSynergy:
             weight = noisy.weight
             if self.min_sigma:  # |v error| = |x error| / s, so s^2 turns an error of velocities into one of data
                 weight = weight * (noisy.sigma / self.min_sigma).clamp(max=1).square()
+            # over clips, not rows: three rows of a clip add up to the paper's L
             total = total + (weight * error).sum() / num_clips
+            # detached: the table of errors would keep the graph of every step
             errors[name] = RowErrors(error.detach(), noisy.mask.any(dim=1), rows.tasks, noisy.sigma)
         return total, errors
 
@@ -317,8 +324,10 @@ def _noisy(data: Tensor, noise: Tensor, sigma: Tensor, clean: Tensor, learnt: Te
         learnt: bool ``[R, T]``, latents in the loss.
         weight: ``[R]``.
     """
+    # draws are the clip's: the three rows share noise, so that only the task tells them apart
     repeats = len(sigma) // len(data)
     tail = [1] * (data.ndim - 3)
+    # a row that drives reports level 0; a given first frame alone leaves its row's level as it is
     sigma = sigma.masked_fill(clean.all(dim=1), 0)
     level = (sigma[:, None] * ~clean).view(len(sigma), 1, -1, *tail).to(data.dtype)  # [R, 1, T, ...]
     data, noise = (x.repeat(repeats, 1, 1, *tail) if repeats > 1 else x for x in (data, noise))

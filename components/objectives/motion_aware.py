@@ -61,6 +61,7 @@ class MotionAwareLoss(nn.Module):
             previous: clean latents of the frames before each of them, or None for the image frame.
         """
         error = (prediction.float() - target.float()).square()
+        # a mean, not the paper's sum: columns of different resolution weigh alike
         base = error.flatten(1).mean(dim=1)
         if previous is None:
             return MotionAwareTerms(base, base, base.new_zeros(base.shape))

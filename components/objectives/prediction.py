@@ -102,18 +102,22 @@ class CleanPrediction(Prediction):
         noisy = clips[-1]
         clean = output.float()
         if self.from_still and len(clips) > 1:
+            # the newest history frame stands at the stage's own resolution, so it can be held without resampling
             clean = clean + hold(clips[-2][:, :, -1:]).float()
         r = local_sigma.float().view(-1, 1, 1, 1, 1)
         start, end = schedule.start_sigma[stage], schedule.end_sigma[stage]
+        # the two ends of the stage's path without their noise: (1 - e) c and (1 - S) up(down(c))
         from_clean = (1 - end) * clean
         # stage 0 starts from pure noise (S = 1): nothing coarser to upsample
         from_coarse = (1 - start) * upsample_nearest(downsample_mean(clean)) if stage > 0 else 0.0
         # s reaches 0 at the very end of the last stage, where no noise is left to solve for.
         sigma = (r * start + (1 - r) * end).clamp(min=1e-6)
         noise = (noisy.float() - r * from_coarse - (1 - r) * from_clean) / sigma
+        # v = start - end = (S - e) n + (1 - S) up(down(c)) - (1 - e) c
         return (start - end) * noise + from_coarse - from_clean
 
     def loss_weight(self, stage: int, local_sigma: Tensor, schedule: PyramidSchedule) -> Tensor:
         """``min(1, s / min_sigma)^2``."""
+        # s = r S + (1 - r) e
         sigma = local_sigma * schedule.start_sigma[stage] + (1 - local_sigma) * schedule.end_sigma[stage]
         return (sigma / self.min_sigma).clamp(max=1).square()

@@ -66,6 +66,7 @@ class TrainingColumn:
 
 def unit_starts(num_latents: int, frames_per_unit: int) -> list[int]:
     """First latent frame of every unit: the image alone, then ``frames_per_unit`` frames each."""
+    # the causal VAE makes latent 0 of the first frame alone
     return [0, *range(1, num_latents, frames_per_unit)]
 
 
@@ -151,8 +152,10 @@ class AutoregressivePyramid:
             draws.append(
                 ColumnDraws(
                     noise=normal(rows, channels, frames.stop - frames.start, height, width),
+                    # U(0, 1) and no logit-normal, as released
                     u=uniform(rows),
                     history_strength=uniform(rows),
+                    # newest first: a longer history leaves the draws of the newer clips as they are
                     history_noise=[normal(*shape) for shape in reversed(shapes)],
                 )
             )
@@ -215,6 +218,7 @@ class AutoregressivePyramid:
             # History is corrupted so that errors in generated history, which sampling has, do less harm. One strength
             # per row, which the model is not given; sampling is the case k = 0.
             k = (draws.history_strength * self.max_history_noise).view(-1, 1, 1, 1, 1)
+            # after downsampling, one independent noise per clip, as released
             clips = [
                 (1 - k) * clip + k * extra
                 for clip, extra in zip(clean_history, reversed(draws.history_noise), strict=True)

@@ -53,16 +53,21 @@ class PyramidObjective:
             generator: of all noise, on the latents' device.
         """
         schedule = self.pyramid.schedule
+        # 1. stages, noise and history of every column
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
         inputs = [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in columns]
+        # 2. the sound
         # Projected once for whole clips: columns are prefixes and read the frames they have.
         context = None if audio is None else dit.encode_audio(audio, latents.shape[2], fps, codec.temporal_factor)
         sounds = None if context is None else [context.rows(column.rows) for column in columns]
+        # 3. velocities
         velocities = [
             self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)
             for output, column in zip(dit(inputs, sounds, off_sync=audio is None), columns, strict=True)
         ]
+        # 4. the motion-aware loss
         terms = self.loss.over_columns(columns, velocities, codec.uniform_scale(latents), schedule.stages)
+        # by column: the weight belongs to the prediction, not to the motion
         terms = [
             term.weighted(self.prediction.loss_weight(column.stage, column.local_sigma, schedule))
             for term, column in zip(terms, columns, strict=True)

@@ -59,8 +59,11 @@ class SyncContrastiveLoss:
             )
         distances = torch.cdist(lips, sound)  # [B, N, N]
         frames = torch.arange(num_windows, device=lips.device)
-        shift = (frames[:, None] - frames).abs()
+        shift = (frames[:, None] - frames).abs()  # [N, N] frames between lips and sound
         false = (shift >= self.min_shift) & (shift <= self.max_shift)
+        # y d^2, over windows of the same time
         close = (lips - sound).square().sum(dim=-1).mean()
+        # [B, false pairs]: (1 - y) max(margin - d, 0)^2
         apart = (self.margin - distances[:, false]).clamp(min=0).square().mean()
+        # the 1/2 of 1/2N
         return (close + apart) / 2

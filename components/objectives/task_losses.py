@@ -47,7 +47,9 @@ class TaskLossTable:
     def add(self, modality: Modality, rows: RowErrors) -> None:
         """Count the rows of one batch in; nothing is read back from the device."""
         bucket = (rows.sigma * self.num_buckets).long().clamp(0, self.num_buckets - 1)
+        # one flat index per row, task by modality by bucket, for one ``index_add_``
         cell = (rows.tasks * len(MODALITIES) + MODALITIES.index(modality)) * self.num_buckets + bucket
+        # rows in which the modality drives have an error of 0 that means nothing
         counted = rows.counted.to(torch.float64)
         sums, counts = self.state.view(2, -1)
         sums.index_add_(0, cell, rows.error.to(torch.float64) * counted)
@@ -55,6 +57,7 @@ class TaskLossTable:
 
     def means(self) -> dict[str, float]:
         """Mean error per modality, per task and modality, and per noise bucket of these; empty cells are left out."""
+        # the only wait for the device
         sums, counts = self.state.cpu()
         found: dict[str, float] = {}
 

@@ -174,6 +174,7 @@ class JointSampler:
             ValueError: if a modality has both noise and latents, nothing is to be generated, or a text is missing.
         """
         guide = guidance or self.guidance
+        # a video that is given has its first frame already
         image = conditions.image if video is None else None
         video_stream = _stream("video", video, video_noise, self.video_schedule, self.num_steps, image)
         audio_stream = _stream("audio", audio, audio_noise, self.audio_schedule, self.num_steps)
@@ -191,6 +192,7 @@ class JointSampler:
             if audio_stream is not None and audio_stream.trajectory is not None:
                 anchored = together and conditions.still is not None
                 guided.append((audio_stream, guide.audio(audio_stream.sigma(step), anchored)))
+            # the joint branch is always run: all corrections start from it
             needed = {"joint", *(branch for _, modality in guided for branch in modality.branches())}
             branches = [branch for branch in _ORDER if branch in needed]
             # by modality and branch [B, C, T, ...]; the silent branch guides the video alone, the still one the sound
@@ -203,6 +205,7 @@ class JointSampler:
         return video_out, audio_out
 
 
+# a fixed order, so that the same branches make the same batch
 _ORDER: tuple[Branch, ...] = ("joint", "negative", "silent", "still")
 
 
@@ -243,7 +246,9 @@ def _stream(
     if latents is not None and noise is not None:
         raise ValueError(f"{modality} has both noise and latents: it is either generated or given")
     if noise is not None:
+        # float32 from step to step: bfloat16 latents would round small moves away
         return _Stream(modality, noise.float(), schedule.start(num_steps), image)
+    # timesteps of a given modality are 0: it drives (Cross-Task Synergy's tasks)
     return None if latents is None else _Stream(modality, latents, None)
 
 
@@ -265,12 +270,14 @@ class _BranchRunner:
         self, branches: Sequence[Branch], step: int, negative_anchors: bool
     ) -> dict[Modality, dict[Branch, Tensor]]:
         """Velocities of every branch, float32, by modality."""
+        # later entries win: what changes in every step
         rows = {"z_v": None, "z_a": None, **self._fixed(tuple(branches), negative_anchors)}
         if self.video is not None:
             rows["z_v"], rows["t_v"] = _rows(self.video, step, branches, "still", self.given.still)
         if self.audio is not None:
             rows["z_a"], rows["t_a"] = _rows(self.audio, step, branches, "silent", self.given.silence)
         outputs = self.model(**rows, clock=self.given.clock, active=self.active)
+        # rows are stacked branch by branch: R = branches x B
         return {
             modality: dict(zip(branches, out.float().chunk(len(branches)), strict=True))
             for modality, out in zip(MODALITIES, outputs, strict=True)
@@ -291,6 +298,7 @@ class _BranchRunner:
             if self.audio is not None:
                 fixed["text_a"], fixed["transcript"] = _text(given.audio_text, "audio", negative)
                 if given.reference is not None:
+                    # the same reference in every branch, so that guidance does not move the voice
                     fixed["z_r"] = given.reference.repeat(num, 1, 1)
                 if given.reference_lengths is not None:
                     fixed["ref_len"] = given.reference_lengths.repeat(num)
@@ -306,6 +314,7 @@ def _rows(
     latents, timesteps = [], []
     for branch in branches:
         if branch == anchor and clean is not None:
+            # silence is one sound for all clips, [C, T_a]: it is expanded over them
             latents.append(clean.to(moving.dtype).expand_as(moving))
             timesteps.append(moving.new_zeros(len(moving)))
         else:

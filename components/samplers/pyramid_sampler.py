@@ -123,6 +123,7 @@ class PyramidSampler:
         """
         schedule = self.schedule
         # Slice g of the noise belongs to the g-th generated unit (with a given image the last slice stays unused).
+        # at full resolution: the coarse noise is a downsampled view of it, as in training
         level0_noise = noise.initial(shape)
         for _ in range(schedule.stages - 1):
             level0_noise = downsample_noise(level0_noise)
@@ -132,18 +133,22 @@ class PyramidSampler:
         sync = AudioSyncGuidance(0.0 if off_sync else self.sync_scale if sync_scale is None else sync_scale)
 
         latents = image_latent
+        # unit u is made of latent frames bounds[u] .. bounds[u + 1]
         bounds = [*unit_starts(shape[2], self.frames_per_unit), shape[2]]
         first_unit = 0 if image_latent is None else 1
         noise_at = 0
         for unit in range(first_unit, len(bounds) - 1):
             frames = bounds[unit + 1] - bounds[unit]
+            # a generated image has a text scale of its own (7, and 4 for the rest, are reported for Syncphony)
             text = TextGuidance(self.image_text_scale if unit == 0 else self.video_text_scale)
+            # all that is generated so far, at every level; history is clean in sampling
             pyramid = [] if latents is None else latent_pyramid(latents, schedule.stages)
             x = level0_noise[:, :, noise_at : noise_at + frames]
             noise_at += frames
             # A unit runs through all stages before the next one begins: later units build on its final latents.
             for stage, steps in enumerate(self.image_steps if unit == 0 else self.video_steps):
                 if stage > 0:
+                    # the jump renews the noise; without it the upsampled noise would be correlated in 2x2 blocks
                     up_shape = (*x.shape[:3], 2 * x.shape[3], 2 * x.shape[4])
                     alpha, beta = schedule.jump(stage)
                     x = jump_to_stage(x, noise.block(unit - first_unit, stage, up_shape, schedule.gamma), alpha, beta)
@@ -197,13 +202,16 @@ def evaluate_branches(
     if negative:
         if conditions.negative_text is None:
             raise ValueError("text guidance is on but there is no negative prompt")
+        # positive rows first, as `Branches` is read below
         text = stack_text(text, conditions.negative_text)
         twice = torch.arange(rows, device=device).repeat(2)
         clips = [clip[twice] for clip in clips]
+        # the negative branch hears the sound too: text guidance must not change what is heard
         audio = None if audio is None else audio.rows(twice)
     column = Column(clips, torch.full((clips[-1].shape[0],), timestep, device=device), text)
     sounds = None if audio is None else [audio]
     twins = torch.arange(rows, device=device) if off_sync_too else None
+    # float32 before differences of branches are scaled up
     velocity = model([column], sounds, off_sync, twins)[0].float()
     return Branches(
         positive=velocity[:rows],

@@ -39,12 +39,14 @@ class FlowSchedule:
 
     def start(self, num_steps: int) -> FlowTrajectory:
         """The way from noise to data in ``num_steps`` steps."""
+        # imported late: diffusers takes seconds, and training needs no solver
         from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
         scheduler_class: Any  # diffusers has no types
         settings: dict[str, object]
         if self.solver == "unipc":
             scheduler_class = UniPCMultistepScheduler
+            # as in Wan2.2's scheduler config: the model gives velocities, and its shift bends the levels
             settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": self.shift}
         else:
             scheduler_class, settings = FlowMatchEulerDiscreteScheduler, {"shift": self.shift}
@@ -72,6 +74,8 @@ class FlowTrajectory:
 
     def step(self, index: int, velocity: Tensor, sample: Tensor) -> Tensor:
         """``sample`` one noise level further down, float32. Indices are taken in order, each once."""
+        # the scheduler wants its own number back, whole in UniPC; sigmas follow from its inner index
         timestep = self._scheduler.timesteps[index]
+        # float32: multistep differences of velocities cancel in bfloat16
         moved: Tensor = self._scheduler.step(velocity.float(), timestep, sample.float(), return_dict=False)[0]
         return moved

@@ -55,6 +55,7 @@ class PyramidSchedule:
         self.gamma = gamma
         self.num_train_timesteps = n = num_train_timesteps
 
+        # float32 as released: 1.0, 0.999, ... 0.001
         sigmas = np.arange(n, 0, -1, dtype=np.float32) / np.float32(n)
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
         global_timesteps = sigmas * n
@@ -64,6 +65,7 @@ class PyramidSchedule:
         level = [float(sigmas[i]) if i < n else 0.0 for i in cuts]
         self.nominal_start = level[:-1]
         self.end_sigma = level[1:]
+        # stage 0 starts from plain noise: nothing has been upsampled, nothing to correct
         self.start_sigma = [o if s == 0 else self._corrected(o) for s, o in enumerate(self.nominal_start)]
 
         # Every stage gets a share of the timestep axis as long as its stretch of noise levels, start - end.
@@ -82,6 +84,7 @@ class PyramidSchedule:
 
     def _corrected(self, nominal: float) -> float:
         """Start level whose law matches upsampled latents plus block noise: ``1 - (1-o) / (o sqrt(1+1/g) + 1-o)``."""
+        # gamma = 1/3 makes it 2 o / (1 + o)
         return 1 - (1 - nominal) / (nominal * math.sqrt(1 + 1 / self.gamma) + 1 - nominal)
 
     def jump(self, stage: int) -> tuple[float, float]:
@@ -95,6 +98,7 @@ class PyramidSchedule:
 
     def train_point(self, stage: int, u: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps and local noise levels for uniform draws ``u`` in [0, 1): float32, both of ``u``'s shape."""
+        # on the CPU, where the tables are; float64, because 1000 u in float32 may round up to the next point
         index = (u.double() * self.num_train_timesteps).long().clamp_(max=self.num_train_timesteps - 1).cpu()
         timesteps = self.train_timesteps[stage][index].float()
         return timesteps.to(u.device), self.train_local_sigma[index].float().to(u.device)
@@ -127,6 +131,7 @@ def block_noise(gaussian: Tensor, gamma: float) -> Tensor:
     *lead, h, w = gaussian.shape
     blocks = gaussian.reshape(*lead, h // 2, 2, w // 2, 2)
     mean = blocks.mean(dim=(-3, -1), keepdim=True)  # [..., h / 2, 1, w / 2, 1]
+    # 0 at the default gamma of 1/3: each block's noise sums to nothing
     on_mean = math.sqrt(max(1 - 3 * gamma, 0.0))
     noise = math.sqrt(1 + gamma) * (blocks - mean) + on_mean * mean
     return noise.reshape(*lead, h, w)

@@ -45,5 +45,6 @@ def render_bursts(
             noise = torch.randn(length, generator=generator, device=generator.device).cpu() * decay
             start = round(time * sample_rate)
             if 0 <= start < num_samples:
+                # each burst to the same peak, whatever its noise
                 tracks[row, start : start + length] += noise * (_LEVEL / noise.abs().max())
     return tracks[:, :num_samples].clamp(-1.0, 1.0)

@@ -55,6 +55,7 @@ class Degrade:
         video = (video - 0.5) * _per_clip(gain) + _per_clip(offset)
         # squared, so that most clips stay nearly clean
         video = video + _per_clip(self.noise * draw().square()) * _noise(video.shape, generator).to(video)
+        # [B T, 3, 4, 4]: new in each frame, smooth in space
         coarse = _noise((clips * video.shape[1], 3, 4, 4), generator).to(video)
         coarse = interpolate(coarse, size=video.shape[-2:], mode="bilinear").view(video.shape)
         return (video + _per_clip(self.flicker * draw()) * coarse).clamp(0, 1)
@@ -76,6 +77,7 @@ def _move(video: Tensor, shift: Tensor, mirror: Tensor) -> Tensor:
         (torch.arange(width, device=video.device) + 0.5) * 2 / width - 1,
         indexing="ij",
     )
+    # mirroring turns the sampling grid's x around
     sign = 1 - 2 * mirror.to(video)
     grid_x = x * sign[:, None, None] + 2 * shift[:, 0, None, None]
     grid_y = y + 2 * shift[:, 1, None, None]
@@ -96,6 +98,7 @@ def _smear(video: Tensor, share: Tensor) -> Tensor:
 def _blur(video: Tensor, sigma: Tensor) -> Tensor:
     """Separable Gaussian blur, ``sigma`` ``[B]`` in pixels."""
     offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=video.device)
+    # softmax of -x^2 / (2 sigma^2): a Gaussian whose taps sum to 1
     kernels = torch.softmax(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]).square(), dim=-1)  # [B, K]
     clips = len(video)
     # clips as channel groups: every clip has its own kernel

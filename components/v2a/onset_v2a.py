@@ -59,9 +59,12 @@ class OnsetNetwork(nn.Module):
         """``[B, T, 3, H, W]`` in [0, 1] to logits ``[B, N]``; value ``4 n`` stands for the start of frame n."""
         frames = video.transpose(1, 2)  # [B, 3, T, H, W]
         change = pad(frames.diff(dim=2), (0, 0, 0, 0, 1, 0))
+        # centred, and differences amplified: they are small beside the pictures
         x = torch.cat((frames - 0.5, _DIFFERENCE_GAIN * change), dim=1)
         x = gelu(self.stem(x))
+        # time alone repeats its edges here; space was padded by the layer
         x = gelu(self.motion(pad(x, (0, 0, 0, 0, 1, 1), mode="replicate")))
+        # rows kept, columns averaged: height tells where something falls to
         x = adaptive_avg_pool3d(x, (None, self.rows, 1)).squeeze(-1)  # [B, C, T, rows]
         x = x.transpose(2, 3).flatten(1, 2)  # [B, C * rows, T]
         x = gelu(self.context(x))
@@ -249,6 +252,7 @@ class OnsetV2A(V2AModel):
             for truth, row in zip(onsets, rows, strict=True)
             for event, found in match_events(truth, row, _MATCH_S)
         )
+        # the median: a few wrong pairs do not move it
         self.bias_s.fill_(lags[len(lags) // 2] if lags else 0.0)
         return best
 

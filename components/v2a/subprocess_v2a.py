@@ -135,6 +135,7 @@ class SubprocessV2A(V2AModel):
         if command == self.command:
             command.append(jobs)
         try:
+            # no shell: the command is a list, and paths may hold anything
             done = subprocess.run(
                 command, cwd=self.workdir, capture_output=True, text=True, errors="replace", timeout=self.timeout_s
             )

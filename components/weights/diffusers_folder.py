@@ -51,6 +51,7 @@ def load_diffusers(
     check_class(config, model_class.__name__, folder)
     try:
         return load_module(lambda: model_class.from_config(config), folder, full_name(name, subfolder), dtype)
+    # diffusers checks some arguments with bare asserts
     except (TypeError, AssertionError) as error:
         raise InputError(
             f"'{folder / 'config.json'}' does not describe a {model_class.__name__} ({error}); download it anew"

@@ -123,6 +123,7 @@ def _open_shards(index: Path) -> Weights:
         ) from None
     if not shards:
         raise InputError(f"'{index}' names no weight file; download it anew")
+    # a name with slashes could reach outside of the folder
     for shard in shards:
         if Path(shard).name != shard:
             raise InputError(f"'{index}' names the weight file '{shard}', which is not beside it; download it anew")
@@ -181,6 +182,7 @@ def _unpickle(file: Path) -> object:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
+        # only zip files can be mapped, pickles from before torch 1.6 cannot
         if "mmap can only be used" not in str(error):
             raise
     with warnings.catch_warnings():  # what the sentence about a file that cannot be read says better
@@ -194,6 +196,8 @@ def _separate(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     separate = {}
     for name, tensor in named:
         tensor = tensor.detach()
+        # a view of another tensor, a slice of a larger one or a transposed one: safetensors and in-place writes need
+        # their own
         storage = tensor.untyped_storage()
         if storage.data_ptr() in taken or storage.nbytes() != tensor.nbytes or not tensor.is_contiguous():
             tensor = tensor.clone(memory_format=torch.contiguous_format)

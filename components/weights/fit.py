@@ -79,9 +79,13 @@ def assign_weights(
     check_fit(module, weights, contradictions)
     assigned: dict[str, Tensor] = {}
     for key in list(weights.tensors):
+        # popped, so that no more than one tensor is held twice
         tensor = weights.tensors.pop(key)
+        # integer tensors (counts, indices) keep their type
         assigned[key] = tensor.to(precision_of(key, dtype, float32)) if tensor.is_floating_point() else tensor
+    # ``assign``: the mapped tensors themselves become the parameters
     module.load_state_dict(assigned, strict=True, assign=True)
+    # what no file holds, such as tables that are computed, was built without memory
     unset = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if unset:
         raise RuntimeError(f"{type(module).__name__} must compute on device='cpu' what no file holds: {unset}")

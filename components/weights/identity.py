@@ -110,6 +110,7 @@ def sha256_of(file: str | Path) -> str:
     file = Path(file)
     try:
         with file.open("rb") as stream:
+            # size and time before and after: a file that is being written must not be remembered
             before = os.fstat(stream.fileno())
             if before.st_size < _REMEMBERED_BYTES:
                 return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -180,6 +181,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # bytes as they are, without a copy; NumPy has no bfloat16
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

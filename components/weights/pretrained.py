@@ -229,6 +229,7 @@ def located(name: str | Path) -> Path:
 def _places(given: Path) -> list[Path]:
     """Where on this disk ``given`` may be: the first that exists is meant."""
     packaged = PACKAGE_ROOT / given
+    # an absolute path joined to another stays itself
     return [given.absolute()] if packaged == given else [given.absolute(), packaged]
 
 

@@ -38,6 +38,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     write_sums(partial)
+    # two renames, not one: a folder cannot replace one that is not empty
     if target.exists():
         target.rename(replaced)
     partial.rename(target)

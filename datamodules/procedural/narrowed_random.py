@@ -25,6 +25,7 @@ class NarrowedRandom(np.random.Generator):
 
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         """Uniform in the middle share of ``[low, high)``."""
+        # drawn in full and pulled to the middle: the stream of random bits is the same for every variety
         drawn = super().uniform(low, high, size)
         middle = (low + high) / 2
         return drawn if size is not None else middle + self.variety * (drawn - middle)

@@ -39,14 +39,17 @@ def render_once(folder: Path, settings: Mapping[str, Any], render: Callable[[Pat
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder.with_name(f".{folder.name}.lock")):
+        # another process may have rendered while this one waited for its turn
         if is_rendered(folder, settings):
             return
         partial = folder.with_name(f".{folder.name}.part")
+        # what a killed process left, or a folder without its manifest
         for left_over in (partial, folder):
             if left_over.exists():
                 shutil.rmtree(left_over)
         partial.mkdir()
         render(partial)
+        # last, so that a folder with a manifest is whole
         (partial / _MANIFEST).write_text(json.dumps(settings, indent=1))
         partial.rename(folder)
 
@@ -54,6 +57,7 @@ def render_once(folder: Path, settings: Mapping[str, Any], render: Callable[[Pat
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
     """Holds a lock that the system releases even when the process is killed."""
+    # the lock file stays: one that is removed and made anew could be held twice
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

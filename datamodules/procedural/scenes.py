@@ -42,6 +42,7 @@ def contact(times: np.ndarray, events: Sequence[Event]) -> np.ndarray:
     """How close the moving part is to contact: 0 at rest, 1 exactly at each event; accelerates in, slows down out."""
     onsets = _onsets(events)
     until = onsets[None, :] - times[:, None]
+    # falls in before an event, flies off after it; each is 0 outside its own side
     dive = np.clip(1 - until / ANTICIPATION_S, 0, 1) * (until >= 0)
     fly = np.clip(1 + until / RECOVERY_S, 0, 1) * (until < 0)
     result: np.ndarray = np.maximum(dive, fly).max(axis=1, initial=0.0) ** 2
@@ -70,9 +71,11 @@ def bouncing_ball(
     wall = hsv(hue + rng.uniform(0.35, 0.65), rng.uniform(0.08, 0.3), shade)
     ground = hsv(hue + 0.5, 0.25, shade * 0.55)
 
+    # drawn once: wall and ground
     canvas = Canvas(height, width)
     canvas.gradient(wall, tuple(0.85 * c for c in wall))
     canvas.draw(canvas.below(floor), ground)
+    # from here on each frame is drawn anew
     canvas.animate(len(times))
     glow = ellipse(canvas, centre_x, floor, radius * (3.0 - 1.6 * flash), radius * 0.4)
     canvas.draw(glow, (1.0, 1.0, 0.9), 0.85 * flash, blur=0.04)
@@ -109,16 +112,19 @@ def striking_mallet(
     shade = rng.uniform(0.12, 0.38)
     wall = hsv(rng.uniform(), 0.25, shade)
 
+    # drawn once: wall and feet
     canvas = Canvas(height, width)
     canvas.gradient(wall, tuple(1.35 * c for c in wall))
     for foot in (-0.6, 0.6):
         canvas.draw(box(canvas, middle + foot * bar_half[0], bar_top + 0.14, 0.025, 0.07, 0.01), (0.35, 0.25, 0.18))
+    # from here on each frame is drawn anew
     canvas.animate(len(times))
     dip = 0.035 * flash
     lit = np.stack([c + (1.0 - c) * flash for c in metal], axis=-1)
     halo = box(canvas, middle, bar_top + 0.05, bar_half[0] + 0.04, 0.09, 0.08)
     canvas.draw(halo, (1.0, 0.95, 0.75), 0.6 * flash, blur=0.16)
     canvas.draw(box(canvas, middle, bar_top + bar_half[1] + dip, bar_half[0], bar_half[1], 0.02), lit)
+    # the arm's angle at which the head touches the bar
     low = np.arcsin((bar_top - head_radius - pivot_y) / arm)
     angle = np.deg2rad(-62) + (low - np.deg2rad(-62)) * hit
     head_x, head_y = pivot_x + side * arm * np.cos(angle), pivot_y + arm * np.sin(angle)
@@ -147,6 +153,7 @@ def speaking_face(
     # Open at once, hold for 0.04 s, closed again 0.18 s after the onset.
     openings = np.where(since >= 0, 0.5 + 0.5 * np.cos(np.pi * np.clip((since - 0.04) / 0.14, 0, 1)), 0.0)
     opening = openings.max(axis=1, initial=0.0)
+    # the syllable that was spoken last decides the shape of the mouth
     last = np.maximum(np.searchsorted(onsets, times, side="right") - 1, 0)
     vowels = np.array([event.vowel for event in events] or [0])
     mouth_wide, mouth_tall = _MOUTHS[vowels[last]].T
@@ -159,6 +166,7 @@ def speaking_face(
     wall = hsv(rng.uniform(), rng.uniform(0.2, 0.5), rng.uniform(0.35, 0.8))
     eye_open = 1 - blinks(times, rng)
 
+    # drawn once: all that a face keeps
     canvas = Canvas(height, width)
     canvas.gradient(wall, tuple(0.75 * c for c in wall))
     canvas.draw(box(canvas, x, 1.05, 0.36 * scale, 0.14, 0.12), hsv(rng.uniform(), 0.6, 0.6))
@@ -166,6 +174,7 @@ def speaking_face(
     canvas.draw(ellipse(canvas, x, y + 0.02 * scale, 0.3 * scale, 0.39 * scale), skin)
     canvas.draw(ellipse(canvas, x, y - 0.33 * scale, 0.25 * scale, 0.1 * scale), hair)
     canvas.draw(ellipse(canvas, x, y + 0.06 * scale, 0.03 * scale, 0.05 * scale), tuple(0.86 * c for c in skin))
+    # from here on each frame is drawn anew: eyes, brows, mouth
     canvas.animate(len(times))
     lift = 0.02 * opening
     for side in (-1, 1):
@@ -191,6 +200,7 @@ SCENES: Mapping[str, Scene] = {
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
     """Red, green, blue in [0, 1] of a hue (in turns), saturation and value."""
+    # hue by closed form; the offsets are those of red, green and blue
     channels = ((hue * 6 + offset) % 6 for offset in (5, 3, 1))
     red, green, blue = (value - value * saturation * max(0.0, min(k, 4 - k, 1.0)) for k in channels)
     return red, green, blue
@@ -201,6 +211,7 @@ class Canvas:
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
+        # centres of pixels, in units of the height
         self.y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[None, :, None]
         self.x = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / height)[None, None, :]
         self._frames = np.zeros((1, 3, height, width), np.float32)
@@ -254,6 +265,7 @@ def ellipse(canvas: Canvas, x: Scalar, y: Scalar, wide: Scalar, tall: Scalar) ->
     wide, tall = np.maximum(_per_frame(wide), 1e-4), np.maximum(_per_frame(tall), 1e-4)
     level = _length(dx / wide, dy / tall)
     slope = _length(dx / wide**2, dy / tall**2)
+    # level set over its slope
     result: np.ndarray = level * (level - 1) / np.maximum(slope, 1e-6)
     return result
 

@@ -33,6 +33,7 @@ def render_sound(
     voice = VOICES[kind](size, sample_rate, rng)
     track = np.zeros(num_samples, np.float64)
     for event in events:
+        # the first sample after the onset, which lies between two samples
         first = int(np.ceil(event.time_s * sample_rate))
         last = min(num_samples, first + int(_LENGTH_S * sample_rate))
         if first >= last:
@@ -66,6 +67,7 @@ def _bell(size: float, sample_rate: int, rng: np.random.Generator) -> Voice:
     """Partials of a free bar (1 : 2.76 : 5.40) that die out the faster the higher they are."""
     fundamental = (880 - 380 * size) * rng.uniform(0.92, 1.08)
     partials = [(1.0, 1.0, 0.075), (2.756, 0.6, 0.05), (5.404, 0.35, 0.03)]
+    # partials above the Nyquist frequency would fold back
     audible = [(r, a, tau) for r, a, tau in partials if fundamental * r < 0.45 * sample_rate]
 
     def sound(since: np.ndarray, event: Event) -> np.ndarray:

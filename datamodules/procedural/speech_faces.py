@@ -60,6 +60,7 @@ def face_of(speaker: int) -> Face:
 
 def opening(num_frames: int, fps: float, syllables: Sequence[Syllable]) -> np.ndarray:
     """How far the mouth is open in each frame, ``[T]`` in [0, 1]: the mean loudness while the frame is on screen."""
+    # sixteen instants a frame: a syllable may begin anywhere within it
     instants = (np.arange(num_frames * _INSTANTS) + 0.5) / (_INSTANTS * fps)
     result: np.ndarray = loudness(instants, syllables).reshape(num_frames, _INSTANTS).mean(axis=1)
     return result
@@ -107,6 +108,7 @@ def draw_face(
         canvas.draw(ellipse(canvas, eye_x, eye_y, 0.075, 0.006 + 0.05 * eye_open), (1, 1, 1))
         canvas.draw(ellipse(canvas, eye_x, eye_y, 0.035, 0.006 + 0.04 * eye_open), (0.1, 0.1, 0.15))
     mouth_y = y + 0.2
+    # twice as fast as the height: the vowel's shape shows in a mouth half open
     wide_now = _CLOSED_WIDE + (mouth_wide - _CLOSED_WIDE) * np.minimum(1, 2 * opened)
     canvas.draw(ellipse(canvas, x, mouth_y, wide_now, 0.012 + mouth_tall * opened), (0.1, 0.0, 0.03))
     return canvas.pixels()

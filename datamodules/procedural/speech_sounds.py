@@ -24,7 +24,7 @@ _ATTACK_S = 0.002
 _RELEASE_S = 0.04
 _PITCH_HZ = (95.0, 260.0)
 _FORMANT_SCALE = (0.85, 1.2)
-_GOLDEN = 0.618034
+_GOLDEN = 0.618034  # spreads any number of formant scales evenly
 
 _FORMANTS = {"a": (760, 1200, 2500), "i": (300, 2250, 3000), "o": (460, 820, 2400), "e": (520, 1850, 2550)}
 _FORMANT_GAINS = np.array([1.0, 0.6, 0.3])
@@ -90,6 +90,7 @@ def draw_utterance(duration_s: float, rng: np.random.Generator) -> list[Syllable
     """Three to six syllables (as far as there is room) at irregular times."""
     count = int(rng.integers(MIN_SYLLABLES, most_syllables(duration_s) + 1))
     spare_s = duration_s - FIRST_S - TAIL_S - (count - 1) * MIN_DISTANCE_S
+    # sorted times in the spare room, each pushed on by the distance: never closer than that
     times = FIRST_S + np.sort(rng.uniform(0, spare_s, count)) + np.arange(count) * MIN_DISTANCE_S
     return [
         Syllable(
@@ -123,6 +124,7 @@ def render_speech(
     track = NOISE_FLOOR * rng.standard_normal(num_samples)
     for syllable in syllables:
         first = int(np.ceil(syllable.time_s * sample_rate))
+        # eight time constants, -69 dB
         last = min(num_samples, first + int((syllable.hold_s + 8 * _RELEASE_S) * sample_rate))
         # time since the exact onset: the attack is right below a sample
         since = np.arange(first, last) / sample_rate - syllable.time_s
@@ -150,6 +152,7 @@ def _vowel(
 ) -> np.ndarray:
     """A train of pulses through the speaker's formants of the vowel, with a peak of 1."""
     pitch = voice.pitch_hz * rng.uniform(0.97, 1.03)
+    # no harmonic above the Nyquist frequency, or of more than 5 kHz
     harmonics = pitch * np.arange(1, 1 + int(min(5000, 0.45 * sample_rate) / pitch))
     formants = voice.formant_scale * np.array(_FORMANTS[syllable.vowel], np.float64)
     gains = (_FORMANT_GAINS / (1 + ((harmonics[:, None] - formants) / _BANDWIDTHS) ** 2)).sum(axis=1) + 0.02

@@ -100,6 +100,7 @@ class ClipDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Clip]:
         """Endless loader of random clips that goes on after the samples consumed so far."""
         dataset = self._datasets["train"]
+        # what was consumed so far is the new beginning; batches count from here
         self._consumed_before = self.consumed_samples
         self._batches_before = self._batches_seen
         rank, world_size = rank_and_world_size(self.trainer)
@@ -142,6 +143,7 @@ class ClipDataModule(L.LightningDataModule):
         if split != "train" and self.max_val_clips is not None:
             keep = -(-self.max_val_clips // self.clips_per_video)
             if keep < len(records):
+                # evenly spread: lists are often sorted by class
                 records = [records[i * len(records) // keep] for i in range(keep)]
         return self._dataset_class(split)(
             records,

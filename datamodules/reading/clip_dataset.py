@@ -38,6 +38,7 @@ class UnusableClips:
     def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
         self._records = records
         self._max_fraction = max_fraction
+        # shared memory: workers are processes of their own, and their marks must add up
         self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
         self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
 
@@ -193,6 +194,7 @@ class ClipDataset(Dataset[Clip]):
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
         if self.clipping == "random":
+            # in seconds, so that every clip of a recording has a name of its own
             name = f"{record.id}@{start_s:.3f}"
         else:
             name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
@@ -231,7 +233,9 @@ class ClipDataset(Dataset[Clip]):
         held = shape.frames_of(len(audio))
         length = shape.longest(held, self._reader.frame_step)
         num_samples = shape.samples_of(length)
+        # every start is equally likely; ``min`` for a place of exactly 1
         frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        # rounding may leave the sound a sample short of the picture's end
         sample = min(shape.samples_of(frame), len(audio) - num_samples)
         return Cut(
             begin_s + frame / shape.fps,
@@ -279,4 +283,5 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
 
 def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
     """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
+    # + 1, because seeds cannot be negative and -1 stands for evaluation
     return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])

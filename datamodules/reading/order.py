@@ -54,11 +54,13 @@ class ConsumedSampler(Sampler[SampleKey]):
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[SampleKey]:
+        # a rank's first batch; the others' lie in between
         first, current, order = self.start + self.rank * self.batch_size, -1, []
         while True:
             for position in range(first, first + self.batch_size):
                 epoch, offset = divmod(position, self.num_items)
                 if epoch != current:
+                    # far apart: no epoch of one seed is an epoch of the next
                     generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
                     order, current = torch.randperm(self.num_items, generator=generator).tolist(), epoch
                 yield SampleKey(order[offset], position)
@@ -81,6 +83,7 @@ class EvaluationSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         for row in range(len(self)):
             index = row * self.world_size + self.rank
+            # beyond the end the first items again, not counted
             yield SampleKey(index % self.num_items, valid=index < self.num_items)
 
 
@@ -92,6 +95,7 @@ def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:
     """
     if trainer is None:
         return 0, 1
+    # private in Lightning; without it the setting counts as off
     connector = getattr(trainer, "_accelerator_connector", None)
     if trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
         raise InputError(

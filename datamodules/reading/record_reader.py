@@ -72,6 +72,7 @@ class RecordReader:
             info = media.info
             begin_s, end_s = 0.0, info.duration_s
             if info.audio_span_s is not None:
+                # only seconds that have both picture and sound
                 begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
             begin_s, end_s = self._within_span(record, begin_s, end_s)
             length = self._clip_length(begin_s, end_s)
@@ -93,6 +94,7 @@ class RecordReader:
             begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
             start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
             wanted = shape.samples_of(num_frames)
+            # without a picture the clip may end in silence, from the file's end on
             held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             if held < 1:
                 raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")

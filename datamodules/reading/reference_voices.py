@@ -113,6 +113,7 @@ class ReferenceVoices:
             length = min(self.num_samples, int((end_s - begin_s) * self.sample_rate))
             if length < 1:
                 raise InputError(f"the reference {path} has no sound in its span; correct or remove its row")
+            # the slot moves within the utterance; 0 where it does not fit
             start_s = begin_s + place * max(0.0, end_s - begin_s - slot_s)
             samples = sound.read(start_s, length, self.sample_rate)
         found = pad(samples, (0, self.num_samples - length)), length

@@ -42,6 +42,7 @@ def read_manifest(
     found: RecordsBySplit = {}
     seen: dict[str, int] = {}
     for line, fields in _rows(path):
+        # CSV has no null: empty fields count as absent
         row = _Row(path, line, {name: value for name, value in fields.items() if value is not None and value != ""})
         unknown = [name for name in fields if name not in COLUMNS and name not in ignore_columns]
         if unknown:
@@ -74,6 +75,7 @@ class _Row:
         value = self.fields.get(name)
         if value is None or isinstance(value, str):
             return value
+        # ids of digits alone are numbers in JSON; ``bool`` is a kind of ``int`` in Python
         if name in ("id", "speaker") and isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         raise self.error(f"has {value!r} as {name}; it must be text")
@@ -95,6 +97,7 @@ class _Row:
         """A JSON list or, in CSV, numbers with spaces between; an empty list is known to hold none."""
         value = self.fields.get(name)
         if isinstance(value, str):
+            # CSV has no lists: brackets and commas are allowed, not needed
             value = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
         if value is None:
             return None
@@ -175,10 +178,12 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # utf-8-sig: spreadsheets put a byte order mark in front
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)
         try:
             for fields in rows:
+                # DictReader keeps surplus fields under None, and gives None for those that are missing
                 if None in fields or None in fields.values():
                     held = sum(value is not None for name, value in fields.items() if name is not None)
                     held += len(fields.get(None) or [])

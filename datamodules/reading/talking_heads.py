@@ -51,6 +51,7 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
     by_video: dict[str, list[str]] = {}
     for name in clips:
         parts = name.split("_")
+        # ``<video>_<index>`` or ``<video>_<session>_<first>_<last>``: any part before numbers may be the video's name
         for length in range(1, len(parts)):
             if all(part.isdigit() for part in parts[length:]):
                 by_video.setdefault("_".join(parts[:length]), []).append(name)

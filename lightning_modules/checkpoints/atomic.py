@@ -31,18 +31,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # beside the target: a rename across file systems would be a copy
         partial = path.with_name(f".{path.name}.part")
         try:
             with partial.open("wb") as stream:
                 torch.save(checkpoint, stream)
                 stream.flush()
+                # the data first: a rename that reaches the disk before it would leave an empty file after a power cut
                 os.fsync(stream.fileno())
+            # a file cannot replace a folder, such as a sharded checkpoint of the same name
             if path.is_dir():
                 remove(path)
             partial.replace(path)
+        # KeyboardInterrupt and SystemExit too: no half file stays behind
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+        # and the name itself, which belongs to the folder
         sync_folder(path.parent)
 
     def load_checkpoint(

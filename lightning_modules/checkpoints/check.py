@@ -70,6 +70,7 @@ def _content_problem(path: str, option: str) -> str | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
+        # code in the pickle may be trusted by the user; anything else is damage
         return None if code_in(error) else _damaged(path, option)
     except _UNREADABLE:
         return _damaged(path, option)
@@ -105,6 +106,7 @@ def checkpoint_error_sentence(error: BaseException, path: str, option: str = "ck
     if isinstance(error, KeyError) and error.args[:1] in [(part,) for part in _PARTS]:
         return f"{option}: '{path}' holds no training checkpoint (it lacks '{error.args[0]}'); {_FIX}"
     if isinstance(error, KeyError) and "Trying to restore" in message:  # of a checkpoint without the optimizer's state
+        # such as a slim checkpoint, which has no optimizer state
         return (
             f"{option}: '{path}' holds weights alone, with which no training can go on; give a checkpoint that fit "
             "has written to go on from, such as last.ckpt"

@@ -64,12 +64,15 @@ def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bo
         for i, state in enumerate(checkpoint["optimizer_states"]):
             rest["optimizer_values"].append({})
             for index, values in state["state"].items():
+                # tensors are written by all ranks, plain values (steps) once, with the rest
                 for name, value in values.items():
                     if isinstance(value, Tensor):
                         tensors[f"{_OPTIMIZER}.{i}.{index}.{name}"] = value
                     else:
                         rest["optimizer_values"][i][f"{index}.{name}"] = value
+    # collective: every rank writes its own shards
     save(tensors, checkpoint_id=folder)
+    # last: without it the folder is no checkpoint yet
     if is_global_zero:
         with (folder / META_FILE).open("wb") as stream:
             torch.save(rest, stream)
@@ -99,6 +102,7 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
     for name, kept in index.state_dict_metadata.items():
         if not isinstance(kept, TensorStorageMetadata):
             continue
+        # read straight into the shards it is for, so that no rank holds the whole
         place = template(name, kept.size, kept.properties.dtype)
         if place is None:
             unread[name] = torch.empty(kept.size, dtype=kept.properties.dtype, device="meta")
@@ -176,6 +180,7 @@ def _unflattened(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
         if kind == _MODEL:
             state_dict[rest] = tensor
         else:
+            # parameter index before the name, which may have dots
             i, index, key = rest.split(".", 2)
             states[int(i)].setdefault(int(index), {})[key] = tensor
     for state, plain in zip(states, values, strict=True):
@@ -193,6 +198,7 @@ def _unflattened(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
 def remove(path: Path) -> None:
     """Remove a checkpoint, file or folder; a folder under a dot-name first, so that nobody takes the rest for whole."""
     if path.is_dir():
+        # under a dot-name first: what is left after a kill is taken for no checkpoint
         dead = path.with_name(f".{path.name}.dead")
         shutil.rmtree(dead, ignore_errors=True)
         path.rename(dead)

@@ -39,6 +39,7 @@ class TrainableCheckpoint(L.LightningModule, ABC):
 
         Of a part that was loaded from files it is theirs, else that of the tensors that do not train.
         """
+        # before sharding, when every rank still has whole tensors
         if self._identities is None:
             self._identities = {
                 name: identity_of(part, _frozen_tensors(part)) for name, part in self.frozen_parts().items()
@@ -53,6 +54,7 @@ class TrainableCheckpoint(L.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop what does not train, and say what it was."""
         kept = self.checkpoint_tensors().keys()
+        # Lightning has collected everything; frozen weights can be loaded from where they came from
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["frozen"] = {
             name: {"name": identity.name, "sha256": identity.sha256} for name, identity in self.identities().items()
@@ -86,6 +88,7 @@ class TrainableCheckpoint(L.LightningModule, ABC):
             rank_zero_info(f"{self._named_checkpoint()} also holds averaged weights; the EMA callback would use them")
         elif wanted and not averages:
             weights = {name: found.get(name.removeprefix(EMA_PREFIX)) for name in wanted}
+            # a weight that is not there stays missing, for `on_load_checkpoint` to name
             checkpoint["state_dict"] = found | {name: value for name, value in weights.items() if value is not None}
             rank_zero_info(f"{self._named_checkpoint()} holds no averaged weights; the average begins at its weights")
 

@@ -47,6 +47,7 @@ def import_problem(name: str) -> str | None:
         while depth < len(parts) and (depth == 0 or hasattr(found, "__path__")):
             place = ".".join(parts[: depth + 1])
             if not _is_module(place):
+                # a name that is no module may be a class of the last one
                 break
             found = importlib.import_module(place)
             depth += 1
@@ -72,6 +73,7 @@ def known_classes() -> set[str]:
     roots = (*OWN_PACKAGES, "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
     return {
         name
+        # a copy: importing may add modules meanwhile
         for module_name, module in list(sys.modules.items())
         if module_name.startswith(roots)
         for name, item in vars(module).items()

@@ -43,6 +43,7 @@ class ConfigInCheckpoint(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds ``config_yaml``."""
+        # ``skip_none=False``: a null that was given must still say so
         checkpoint["config_yaml"] = self.parser.dump(self.config, skip_none=False)
 
 
@@ -60,6 +61,7 @@ class AVSyncCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], **kwargs: Any) -> None:
+        # before the parser: it would take both places and keep one in silence
         refuse_clips_of_data(args)
         self._callback_names = callback_names(args)
         super().__init__(args=args, **kwargs)
@@ -75,6 +77,7 @@ class AVSyncCLI(LightningCLI):
             parser.add_argument(f"--callbacks.{name}", type=Callback | None, default=None, help=text)
         text = "What every clip of the experiment looks like (default: what the data set says)."
         parser.add_argument("--clip", type=ClipShape | None, default=None, help=text)
+        # overwrites what the data section says, hence `refuse_clips_of_data`
         parser.link_arguments("clip", "data.init_args.clip")
 
     @staticmethod
@@ -102,6 +105,7 @@ class AVSyncCLI(LightningCLI):
         chosen = self.config.get(self.config.get("subcommand"), self.config)
         chosen.base = None  # its files stand before it already; a saved configuration stands on its own
 
+    # Lightning would load the whole checkpoint on every rank for its hyperparameters, and let them win
     def _parse_ckpt_path(self) -> None:
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
@@ -117,6 +121,7 @@ class AVSyncCLI(LightningCLI):
                 f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
                 "'clip: ClipShape | None', or set clip to null"
             )
+        # now, not after minutes of building models
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
@@ -126,6 +131,7 @@ class AVSyncCLI(LightningCLI):
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
         config = self._chosen(self.config_init, "trainer")
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
+        # a user's own way of writing checkpoints stays
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         named = self._chosen(self.config_init, "callbacks") or {}

@@ -145,6 +145,7 @@ def _parameters(owner: Any) -> list[str]:
             continue
         parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
         names |= dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+        # a class that passes ``**kwargs`` on takes its bases' arguments too
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return list(names)

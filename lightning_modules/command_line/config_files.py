@@ -40,6 +40,7 @@ def with_bases(args: Sequence[str]) -> list[str]:
         if option is None:
             expanded.append(value)
             continue
+        # bases first: in jsonargparse later files win
         for file in _chain(located(value), ()):
             expanded += [option, str(file)]
     return expanded
@@ -109,6 +110,7 @@ def config_files(args: Sequence[str]) -> list[str]:
 
 def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
     """The file behind everything it builds on."""
+    # resolved: the same file by another path is the same file
     if file.resolve() in above:
         circle = " -> ".join(path.name for path in (*above, file.resolve()))
         raise InputError(f"base: configuration files build on each other in a circle ({circle}); remove one base")

@@ -96,6 +96,7 @@ def _descend(message: str) -> tuple[list[str], str | None, str, list[str]]:
             text = text[match.end() :]
         if not text or text.startswith(_SCAFFOLD):
             continue
+        # the alternatives of a union stand side by side, equally deep
         same = [other.strip().removeprefix("- ") for other in lines[index:] if _indent(other) == indent]
         if path and path[-1] == "init_args" and any(COMPLAINTS[kind].match(text) for kind in _ABOUT_THE_CLASS):
             path.pop()

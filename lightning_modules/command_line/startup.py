@@ -50,6 +50,7 @@ def import_torchmetrics() -> None:
     if "transformers" in sys.modules or "torchmetrics" in sys.modules:
         return
     stand_in = ModuleType("transformers")
+    # None in place of classes: any use of them fails loudly
     vars(stand_in).update(dict.fromkeys(NAMES_TORCHMETRICS_TAKES))
     sys.modules["transformers"] = stand_in
     try:

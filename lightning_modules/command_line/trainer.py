@@ -44,10 +44,12 @@ class AVSyncTrainer(Trainer):
             raise InputError(f"{type(model).__name__} has no save_pretrained(folder): it cannot be exported")
         if ckpt_path in ("best", "last", "hpc"):
             raise InputError(f"ckpt_path is '{ckpt_path}', which only fit can tell; give the path of a .ckpt file")
+        # no strategy runs that would load it
         if ckpt_path is not None:
             checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
             averages = _averages(checkpoint["state_dict"]) if averaged else {}
             model.on_load_checkpoint(checkpoint)
+            # after the check: averages stand under the names of their weights
             checkpoint["state_dict"] |= averages
             model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
         with whole_folder(Path(folder)) as partial:

@@ -172,11 +172,13 @@ class HarmonyConditions:
                     f"clip {batch.ids[0]} has no picture, but videos are made from their first frame: give images or "
                     "videos, or set generation.from_image to false."
                 )
+            # one frame is encoded by itself: the first latent of a causal video VAE is that of the image alone
             first = self.inputs.pixels(batch.video[:, :1])  # [B, 1 or 0, 3, H, W]
             if makes_video:
                 num = codec.num_latents(self._num_frames(batch, codec))
                 side = codec.spatial_factor
                 shapes["video"] = (codec.latent_channels, num, first.shape[-2] // side, first.shape[-1] // side)
+                # without generators: the posterior's mean, as Wan's image-to-video takes
                 image = codec.encode(first) if self.generation.from_image else None
             else:
                 given["video"] = self.inputs.video(batch)
@@ -240,10 +242,12 @@ class HarmonyConditions:
             first: first frames ``[B, 1, 3, H, W]``.
             num_latents: T_v.
         """
+        # the clip's own first frame: what differs from the joint branch is motion alone
         if self.generation.from_image or self.task == "video_to_audio":
             return codec.still(first[:, 0], num_latents)
         if self.generation.still_without_image == "none":
             return None
+        # -1 .. 1 pixels: 0 is grey
         grey = first.new_zeros(1, *first.shape[2:])  # there may be no frame at all
         return codec.still(grey, num_latents).expand(len(first), -1, -1, -1, -1)
 

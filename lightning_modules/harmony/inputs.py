@@ -111,6 +111,7 @@ class HarmonyInputs:
             )
         num = self.num_latents(batch)
         waveform = self.audio_codec.fit(batch.audio, num, batch.sample_rate)
+        # a begun latent counts: its sound is real
         real = math.ceil(num_samples / self.audio_codec.latent_hop)
         lengths = None
         if real < num:
@@ -120,6 +121,7 @@ class HarmonyInputs:
     def num_latents(self, batch: ClipBatch) -> int:
         """T_a of the clips: as many as fit into the pictures' duration, or into the sound's where there are none."""
         frames = batch.video.shape[1]
+        # one frame is a picture, not a duration
         duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
         return self.audio_codec.num_latents_for(duration_s)
 
@@ -242,6 +244,7 @@ class HarmonyRows:
             rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
+            # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips
             return features if features is None or rows.repeats == 1 else stack_text(*[features] * rows.repeats)
 
         arguments: dict[str, Any] = {
@@ -261,6 +264,7 @@ class HarmonyRows:
 
 
 def _emptied(texts: Sequence[str], dropped: Tensor) -> list[str]:
+    # read back: encoders take lists of texts
     return ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
 
 

@@ -95,6 +95,7 @@ class ModalityWatch:
             if modality in self.modalities:
                 logs[f"clips_with_{_CONTENT[modality]}"] = clips[1 + m]
                 logs[f"rows/{modality}"] = counts[m]
+                # counted in steps: windows need not be equally long
                 self._empty_steps[modality] = 0 if clips[1 + m] else self._empty_steps[modality] + self.num_steps
             if counts[m]:
                 logs[f"sigma/{modality}"] = sums[m] / counts[m]
@@ -104,6 +105,7 @@ class ModalityWatch:
                 logs[f"grad_norm/{part}"] = total / count
                 self._idle_steps[part] = 0 if total else self._idle_steps[part] + self.num_steps
         self._start(self.content.device)
+        # after the logs are made: every rank has the same sums, so all stop together
         self._check()
         return logs
 

@@ -148,6 +148,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""
         index = self.global_batch_index(batch, batch_idx)
+        # from the batch's place in the training order: the same noise after a resume and on any number of processes
         generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, index))
         rows, arguments = self.rows.draw(batch, generator)
         # Dropout inside adapters is the one draw that torch makes itself: from a seed of its own, so that a resumed run
@@ -172,6 +173,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         for name, parameter in self.transformer.named_parameters():
             if parameter.grad is not None:
                 gradients[part_of(name)].append(parameter.grad)
+        # norms of shards are shards too: ``whole`` adds them up over all ranks
         norms = {part: whole(torch.nn.utils.get_total_norm(held)) for part, held in gradients.items()}
         self.watch.add_gradients(norms)
 
@@ -180,6 +182,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         if self.watch.num_steps >= getattr(self.trainer, "log_every_n_steps", 50):
             found = self.watch.flush(lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="sum"))
             self._watched = {f"train/{name}": value for name, value in found.items()}
+        # the last window's values in every step: Lightning logs on its own beat
         self.log_dict(self._watched, on_step=True, batch_size=len(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -302,5 +305,6 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def _noise(self, ids: Sequence[str], modality: Modality, shape: tuple[int, ...]) -> Tensor:
+        # seeded by clip and modality: the sound's noise is the same whether a video is generated or given
         generators = [clip_generator(f"{modality} of {name}", self.noise_seed, self.device) for name in ids]
         return ClipNoise(generators).initial((len(ids), *shape))

@@ -181,6 +181,7 @@ def begin_from(
                 "use the same."
             )
     weights = _weights_to_begin_with(checkpoint)
+    # before names are compared: adapters that are merged become plain weights
     weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
     held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
     # The video tower and the interaction may be missing: the audio stages have neither. So may an audio tower of which
@@ -196,6 +197,7 @@ def begin_from(
         )
     with torch.no_grad():
         for name, value in weights.items():
+            # in place: dtype and device stay, and optimizer and shards do not exist yet
             held[name].copy_(value)
     forget_files_of_frozen(transformer, weights)
 

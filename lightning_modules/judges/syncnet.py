@@ -77,6 +77,7 @@ class SyncNetModule(L.LightningModule):
             step = batch_idx if batch.position is None else batch.position
             generator = clip_generator(f"syncnet-{step}-{self.global_rank}", self.noise_seed)
             video = self.degrade(video, generator)
+        # [B T, ...] at once, then [B, 3, T, size, size] as the lip tower wants it
         pictures = network_pictures(video.flatten(0, 1), net.image_size).unflatten(1, video.shape[:2]).transpose(0, 1)
         lips = net.embed_lips(pictures)[:, :num_windows]
         windows = torch.cat([cepstrum_windows(clip, num_windows) for clip in cepstra])
@@ -92,10 +93,12 @@ class SyncNetModule(L.LightningModule):
         valid = [True] * len(batch) if batch.valid is None else batch.valid.tolist()
         for clip, video, tracks, sound, counts in zip(batch.ids, batch.video_ids, lips, sounds, valid, strict=True):
             if counts:
+                # on the CPU: embeddings of a whole validation are kept
                 self._held_out.append(_HeldOut(clip, video, [track.cpu() for track in tracks], sound.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Logs Sync-C and Sync-D of the held-out clips of all ranks and of mismatched pairs."""
+        # each once: samplers repeat clips to even out ranks
         clips = each_once(gathered(self.trainer, self._held_out))
         self._held_out = []
         num_recordings, index = recording_indices(clips)

@@ -102,6 +102,7 @@ class V2AModule(L.LightningModule):
             video = self.degrade(video, generator)
         still = torch.rand(len(batch), generator=generator) < self.still_fraction
         frozen = still.to(video.device)[:, None, None, None, None]
+        # a still clip is silent: pictures alone must not tell when something sounds
         video = torch.where(frozen, video[:, :1], video)
         onsets = [[] if is_still else times for times, is_still in zip(onsets, still.tolist(), strict=True)]
         logits = self.v2a.network(self.v2a.working_frames(video, batch.fps))
@@ -126,6 +127,7 @@ class V2AModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrates on the held-out clips of all ranks and logs their CycleSync and that of mismatched pairs."""
+        # sorted, so that the neighbour that gives the chance level is the same on every number of ranks
         clips = sorted(gathered(self.trainer, self._held_out), key=lambda clip: clip.id)
         self._held_out = []
         self.v2a.calibrate([clip.curve for clip in clips], [clip.wanted for clip in clips])
@@ -164,6 +166,7 @@ class V2AModule(L.LightningModule):
         onsets = self.v2a.onsets([clip.curve])
         rate = self.v2a.sample_rate
         sound = render_bursts(onsets, round(clip.duration_s * rate), rate, [clip_generator(clip.id, self.noise_seed)])
+        # through the same detector as the real sound, whose delay then cancels
         return self.detector(sound, rate, clip.duration_s)[0]
 
 

@@ -82,6 +82,7 @@ class FSDP2Strategy(ModelParallelStrategy):
                 f"trainer.precision is {precision!r} but sharded training has a precision of its own: set "
                 "trainer.precision to 32-true and choose compute_dtype of FSDP2Strategy."
             )
+        # as many data-parallel groups as processes; "auto" would be one for each machine
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
@@ -89,6 +90,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def block_backward_sync(self) -> Iterator[None]:
         """Keep gradients to this process while batches are accumulated."""
         roots = [] if self.reduce_every_micro_batch else self._sharded_parts()
+        # ``recurse=False``: the loop visits every part itself
         for part in roots:
             part.set_requires_gradient_sync(False, recurse=False)
         try:
@@ -112,6 +114,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> None:
         """Write a file or a folder that appears whole or not at all."""
         path = Path(self.broadcast(filepath))
+        # one file: the gather has happened already, rank 0 alone has the tensors
         if not self._save_distributed_checkpoint:
             if self.is_global_zero:
                 self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
@@ -122,10 +125,13 @@ class FSDP2Strategy(ModelParallelStrategy):
             if partial.exists():
                 remove(partial)
             partial.mkdir(parents=True)
+        # no rank may write before the folder is there
         self.barrier()
         write_shards(checkpoint, partial, self.is_global_zero)
+        # nor may it be renamed before all have written
         self.barrier()
         if self.is_global_zero:
+            # two renames: a folder cannot replace one that is not empty
             replaced = path.rename(path.with_name(f".{path.name}.old")) if path.exists() else None
             partial.rename(path)
             sync_folder(path.parent)
@@ -144,11 +150,13 @@ class FSDP2Strategy(ModelParallelStrategy):
             if name.startswith("state_dict."):
                 like = model.get(name)
                 return None if like is None or like.shape != size else torch.empty_like(like, dtype=dtype)
+            # ``optimizer.<optimizer>.<parameter index>.<name>``, see `write_shards`
             _, optimizer, index, _ = name.split(".", 3)
             if int(optimizer) >= len(self.optimizers):
                 return None
             parameter = _parameters(self.optimizers[int(optimizer)])[int(index)]
             same = parameter.shape == size
+            # steps and other values of another shape are whole on every rank
             return torch.empty_like(parameter, dtype=dtype) if same else torch.empty(size, dtype=dtype)
 
         return read_shards(path, template)
@@ -156,8 +164,10 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give every shard its part of the checkpoint."""
         module = self._module()
+        # after a validation the root's weights are gathered: a copy into them would be lost
         reshard(module)
         targets, found = module.state_dict(), checkpoint["state_dict"]
+        # compared here: copying by name would pass over both kinds in silence
         missing, unexpected = sorted(targets.keys() - found.keys()), sorted(found.keys() - targets.keys())
         if unexpected or (strict and missing):
             raise InputError(

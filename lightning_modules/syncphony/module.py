@@ -209,6 +209,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
     @torch.no_grad()
     def encode_conditions(self, batch: ClipBatch) -> EncodedConditions:
         """Image latent, text, keys and values of the sound: what all variants of a generation share."""
+        # one frame is a first frame: the sound decides how long the clip is
         frames = batch.video.shape[1] if batch.video.shape[1] > 1 else self._frames_of_sound(batch)
         num_latents = self.codec.num_latents(frames)
         generators = [clip_generator(name, self.noise_seed, self.device) for name in batch.ids]
@@ -325,6 +326,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             latents = (
                 batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
             )
+            # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
             dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
             prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
             text = self.text_encoder(prompts)

@@ -51,6 +51,7 @@ class ConvStem(nn.ModuleList):
         def cut(x: Tensor) -> Tensor:
             return x if real is None else x * real.unsqueeze(1).to(x.dtype)
 
+        # before every convolution: the bias of the one before has filled the padding, which the next would hear
         x = cut(act(first(cut(latents))))
         out: Tensor = gated.w2(cut(F.silu(gated.w1(x)) * gated.w3(x)))
         return out
@@ -113,12 +114,14 @@ class AudioTower(WanTower):
             eps=eps,
             text_len=text_len,
         )
+        # ``config`` holds what this class is built with; these follow from ``channels`` or never change
         for key in ("in_channels", "out_channels", "patch_size", "qk_norm"):
             del self.config[key]
         self.config.update(channels=channels, stem=stem, transcript_dim=transcript_dim, rope_scale=rope_scale)
         self.channels = channels
         self.rope_scale = rope_scale
         if stem == "conv":
+            # in the place, and under the name, that Ovi's checkpoint has for it
             self.patch_embedding = ConvStem(channels, self.dim)
         self.null_reference = nn.Parameter(torch.empty(self.dim))
         self.reference_segment = nn.Parameter(torch.empty(self.dim))
@@ -133,6 +136,7 @@ class AudioTower(WanTower):
     def reset_parameters(self) -> None:
         """The tower's own vectors; the other layers reset themselves."""
         nn.init.normal_(self.null_reference, std=0.02)
+        # zero: reference and words begin as tokens like any others, and are told apart as far as that helps
         nn.init.zeros_(self.reference_segment)
         if self.transcript_type is not None:
             nn.init.zeros_(self.transcript_type)
@@ -160,6 +164,7 @@ class AudioTower(WanTower):
             lengths = torch.full((num_rows,), longest, device=latents.device)
         at = torch.arange(longest, device=latents.device) - (longest - lengths[:, None])  # [B, T_r], below 0: padding
         real = at >= 0
+        # [B, C, T_r], right-aligned; the padding in front repeats latent 0, which ``real`` hides
         moved = latents.gather(2, at.clamp(min=0)[:, None].expand(-1, self.channels, -1))
         null = (lengths == 0)[:, None] & (at == -1)  # the last place, next to the target
         tokens = torch.where(null[:, :, None], self.null_reference.to(self.dtype), self._stem(moved, real))
@@ -186,7 +191,8 @@ class AudioTower(WanTower):
         # The embedder may train, in float32, in a tower that is frozen in bfloat16.
         given = transcript.tokens.to(next(self.transcript_embedder.parameters()).dtype)
         words = self.transcript_embedder(given).to(self.dtype) + self.transcript_type.to(self.dtype)
-        words_mask = transcript.mask.bool()[:, None, None]
+        words_mask = transcript.mask.bool()[:, None, None]  # [B, 1, 1, M_t]
+        # a scene whose padding is attended to (``text_len``) comes without a mask: all of it is seen
         scene_mask = words_mask.new_ones(len(context), 1, 1, context.shape[1]) if visible is None else visible
         return torch.cat([context, words], dim=1), torch.cat([scene_mask, words_mask], dim=-1)
 
@@ -200,7 +206,10 @@ class AudioTower(WanTower):
 @torch.inference_mode(False)
 def audio_rope(num_reference: int, num_target: int, scale: float, head_dim: int, device: torch.device) -> RotaryTable:
     """Target token j at time ``j * scale``, reference token k at ``(k - T_r) * scale``, before all of them."""
+    # on the CPU even where a model is tried on the meta device: the cache would keep an empty table
     with torch.device("cpu"):
+        # below 0 for the reference, so that it never meets the target on the clock
         time = torch.arange(-num_reference, num_target, dtype=torch.float64) * scale
+        # on the video's axes of rows and columns: position 0 rotates nothing
         nowhere = torch.zeros(1, dtype=torch.float64)
         return rotary_grid([time, nowhere, nowhere], head_dim, device)

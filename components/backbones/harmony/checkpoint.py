@@ -54,9 +54,11 @@ from components.weights.pretrained import (
 CLASS_NAME = "HarmonyTransformer"
 MAX_SHARD = "10GB"
 
+# blocks live in the layers, not in the towers they came from
 _LAYER = re.compile(r"layers\.(\d+)\.(video|audio)_block\.(.+)")
-_OVI_AUDIO = "audio_model."
+_OVI_AUDIO = "audio_model."  # a prefix only in the file of the whole model
 _OVI_FUSION = re.compile(r"\.cross_attn\.(k_fusion|v_fusion|pre_attn_norm_fusion|norm_k_fusion)\.")
+# made for the video's patches of 2 x 2 pixels and 48 channels
 _STEM_AND_HEAD = ("patch_embedding.", "proj_out.", "scale_shift_table")
 
 
@@ -81,9 +83,11 @@ def save_harmony(
     from huggingface_hub import save_torch_state_dict
 
     frozen = {plain_name(name) for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    # adapters change weights that are frozen themselves: once merged, these are trained weights too
     adapted = {adapted_weight(name) for name in model.state_dict() if is_adapter(name)}
     left_out = sorted(frozen - adapted) if only_trained else []
     values = plain_tensors(model, tensors)
+    # contiguous: safetensors refuses transposed and sliced views
     kept = {
         key: value.detach().to("cpu", dtype).contiguous() for key, value in values.items() if key not in set(left_out)
     }
@@ -94,6 +98,7 @@ def save_harmony(
         "audio": None if model.audio is None else model.audio.config,
         "interaction": None if model.interaction_config is None else asdict(model.interaction_config),
         "time_map": model.time_map,
+        # a left-out tower has to be given on loading: its digest tells whether it is the one trained beside
         "left_out": left_out,
         "left_out_from": _identities(model, left_out),
     }
@@ -139,6 +144,7 @@ def load_harmony(
     if builds_shapes_only():
         return model
     weights, held = open_weights(path), model.state_dict()
+    # what the folder leaves out comes from the towers that were given; they are already in the model
     for key in config["left_out"]:
         if key in held:
             weights.tensors[key] = held[key]
@@ -224,6 +230,7 @@ def _identities(model: HarmonyTransformer, left_out: Iterable[str]) -> dict[str,
 
 def _check_tower(side: Modality, tower: nn.Module | None, config: Mapping[str, Any], path: Path) -> None:
     """A tower that was left out must be given, and be the one that was left out."""
+    # the keys alone matter: any tensor will do as value
     needed = bool(tower_weights(dict.fromkeys(config["left_out"], torch.empty(0)), side))
     if needed and tower is None:
         raise InputError(f"{path} holds only what was trained: give the {side} tower it was trained beside as '{side}'")
@@ -270,9 +277,11 @@ def ovi_audio_tower(
         kept = {k.removeprefix(_OVI_AUDIO): v for k, v in weights.tensors.items() if k.startswith(_OVI_AUDIO)}
     else:
         kept = dict(weights.tensors)
+    # keys and values of the other modality, which Ovi adds to the text attention; ours is `DecoupledInteraction`
     kept = {key: value for key, value in kept.items() if not _OVI_FUSION.search(f".{key}")}
     weights = in_diffusers_spelling(Weights(kept, weights.files, weights.source))
     settings = settings_of(weights, head_dim or PUBLIC_HEAD_DIM, stem_key="patch_embedding.0.weight")
+    # `AudioTower` takes neither: both follow from its channels
     settings = {key: value for key, value in settings.items() if key not in ("patch_size", "out_channels")}
     channels = settings.pop("in_channels")
     config = {

@@ -104,6 +104,7 @@ def frame_bands(
     """
     num_video, rows, columns = shape.grid
     num_patches = rows * columns
+    # on the CPU even where a model is tried on the meta device: the windows are read below
     with torch.device("cpu"):
         relation = clock.relation(num_video, shape.num_audio, config.half_window, time_map)  # [T_v, T_a]
         video_at = torch.arange(num_video, dtype=torch.float64)
@@ -132,12 +133,15 @@ def _rope(at: Tensor, sides: tuple[int, int], rope: Rope, head_dim: int) -> Tens
     if rope == "none":
         return None
     if rope == "temporal":
+        # [2, T, 1, n]: the time channels come first in a head; `_rotated` lets those of rows and columns pass
         return rotary_table(at[:, None], [time_dim])[:, :, None]
+    # [T rows columns, 3] in the order of the tokens, then [2, T, S, n]
     places = torch.cartesian_prod(at, *(torch.arange(side, dtype=torch.float64) for side in sides))
     return torch.unflatten(rotary_table(places, [time_dim, row_dim, column_dim]), 1, (len(at), -1))
 
 
 def _banded(allowed: Tensor, per_query: int, per_key: int, device: torch.device) -> Attend:
+    # flash kernels take no mask
     if bool(allowed.all()):
         return lambda q, k, v: attention(q, k, v, None)
     mask = allowed.to(device).repeat_interleave(per_query, 0).repeat_interleave(per_key, 1)  # [L_q, L_k]
@@ -146,12 +150,14 @@ def _banded(allowed: Tensor, per_query: int, per_key: int, device: torch.device)
 
 def _gather(allowed: Tensor, per_query: int, per_key: int, device: torch.device) -> Attend:
     width = int(allowed.sum(dim=1).max())
+    # stable: the allowed steps first and in their order, the rest behind as padding
     inside, index = allowed.to(torch.uint8).sort(dim=1, descending=True, stable=True)
     tokens = index[:, :width, None] * per_key + torch.arange(per_key)  # [T_q, steps of a window, S_k]
     tokens, num_steps = tokens.flatten(1).to(device), len(allowed)
     mask = inside[:, :width].bool().repeat_interleave(per_key, 1)[:, None, None].to(device)  # [T_q, 1, 1, W]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # the step in time becomes part of the batch, and every step has its own keys
         keys, values = (x[:, :, tokens].transpose(1, 2).flatten(0, 1) for x in (k, v))  # [B T_q, H, W, d]
         steps = torch.unflatten(q, 2, (num_steps, per_query)).transpose(1, 2).flatten(0, 1)  # [B T_q, H, S_q, d]
         out = attention(steps, keys, values, mask.repeat(len(q), 1, 1, 1))

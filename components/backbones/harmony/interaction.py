@@ -115,7 +115,9 @@ class FrameLevelAttention(nn.Module):
             ``[B, L_q, D]``.
         """
         query = self.norm_query(query.to(self.norm_query.weight.dtype))
+        # rotation gives float32; queries, keys and values must be of one dtype
         q = _rotated(_heads(self.norm_q(self.to_q(query)), self.heads), band.query_rope).to(values.dtype)
+        # keys come unrotated, because `StyleAlignment` shares them and knows no positions
         out = band.attend(q, _rotated(keys, band.key_rope).to(values.dtype), values)
         if self.gate is not None:
             out = out * self.gate(source=noise[1], query=noise[0]).to(out.dtype)[:, :, None, None]
@@ -133,6 +135,7 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     if table is None:
         return x
     num_steps, num_rotated = table.shape[1], 2 * table.shape[-1]
+    # [B, H, T, S, d]: next to the table's [T, 1 or S, n]
     steps = torch.unflatten(x, 2, (num_steps, -1))
     rotated = rotate(steps[..., :num_rotated], table)
     if num_rotated < x.shape[-1]:
@@ -196,6 +199,7 @@ class StyleAlignment(nn.Module):
             values = _heads(self.own["to_v"](video), self.heads)
         reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
         q = _heads(self.norm_q(self.to_q(reference)), self.heads)
+        # no mask and no rotation: style has no moment in time
         out = attention(q, keys, values, None)  # [B, H, T_r, d]
         update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
         return update
@@ -228,6 +232,7 @@ class InteractionConfig:
     detach_driver: bool = False
 
     def __post_init__(self) -> None:
+        # even: rotary positions turn pairs of channels
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise ValueError(
                 f"interaction width {self.width} over {self.num_heads} heads leaves no even number of channels per head"
@@ -305,9 +310,11 @@ class DecoupledInteraction(nn.Module):
 
         keys_values = self.video_from_audio.keys_values(audio_source)
         to_video = self.video_from_audio(video, *keys_values, coupling.video_band, (noise[0], noise[1]))
+        # shared with the style: keys and values of its own would cost as much as this whole direction
         keys_values = self.audio_from_video.keys_values(video_source)
         to_audio = self.audio_from_video(target, *keys_values, coupling.audio_band, (noise[1], noise[0]))
         if coupling.num_reference:
+            # the last pair has no style alignment, but its reference keeps its place in the sequence
             styled = torch.zeros_like(reference)
             if self.style is not None:
                 styled = self.style(reference, video_source, keys_values)
@@ -319,6 +326,7 @@ class DecoupledInteraction(nn.Module):
 
 
 def _detached_where(rows: Tensor | None, tokens: Tensor) -> Tensor:
+    # per row: rows of one batch are driven by different modalities
     return tokens if rows is None else torch.where(rows[:, None, None], tokens.detach(), tokens)
 
 

@@ -45,7 +45,9 @@ def plain_tensors(model: HarmonyTransformer, tensors: Mapping[str, Tensor] | Non
         tensors: the whole values under the model's names, where those of ``model`` are sharded.
     """
     values = model.state_dict() if tensors is None else tensors
+    # by tower: an adapter on one layer makes float32 of all of them
     adapted = {part_of(name) for name in values if is_adapter(name)}
+    # peft keeps alpha / rank of every adapter by name; ours has peft's own, "default"
     plain = merged(values, lambda layer: float(cast(Any, model.get_submodule(layer)).scaling["default"]))
     return {name: tensor.float() if part_of(name) in adapted else tensor for name, tensor in plain.items()}
 
@@ -59,6 +61,7 @@ def base_identity(model: HarmonyTransformer, side: Modality, trained: Container[
         trained: plain names of what trains beside the adapters, or did where the adapters were trained.
     """
     tower = getattr(model, side)
+    # a model loaded whole has one record, a model put together from towers one for each
     for module in (model, tower):
         recorded = recorded_identity(module)
         if recorded is not None:

@@ -244,6 +244,7 @@ class JointBlock(Block):
         self.norm1_context = Modulation(dim, 2 if last else 6)
         self.attn = JointAttention(dim, heads, norm_eps, text_norm_names, text_output=not last)
         self.ff = FeedForward(dim)
+        # the last text tokens are thrown away: SD3 has no text feed-forward network there
         if not last:
             self.ff_context = FeedForward(dim)
 
@@ -276,6 +277,7 @@ class SingleBlock(Block):
         self.norm = Modulation(dim, 3)
         self.attn = SelfAttention(dim, heads, norm_eps)
         self.proj_mlp = nn.Linear(dim, 4 * dim)
+        # attention D and hidden 4 D side by side through one matrix, as in FLUX
         self.proj_out = nn.Linear(5 * dim, dim)
 
     def column(self, state: ColumnState) -> ColumnState:

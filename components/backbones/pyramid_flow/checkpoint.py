@@ -63,6 +63,7 @@ def pretrained_backbone(
             f"{file} describes the {found} variant ({VARIANTS[found].class_name}), but variant is '{variant}'; give "
             f"a folder of that variant or set variant to '{found}'"
         )
+    # config.json of a release is wrong about causality and stretched history: its pipeline sets both on loading
     config = as_the_pipeline_runs_it({"_class_name": VARIANTS[found].class_name, **config})
 
     def build() -> PyramidFlowTransformer:
@@ -105,6 +106,7 @@ def transformer_settings(shapes: Shapes) -> dict[str, object]:
         "attention_head_dim": ("transformer_blocks.0.attn.norm_q.weight", 0),
         "joint_attention_dim": ("context_embedder.weight", 1),
         "pooled_projection_dim": ("time_text_embed.text_embedder.linear_1.weight", 1),
+        # a linear layer on 2x2 patches in miniFLUX, a convolution in SD3
         "in_channels": ("pos_embed.proj.weight" if "pos_embed.proj.weight" in shapes else "x_embedder.weight", 1),
         "patch_size": ("pos_embed.proj.weight", 2),
     }
@@ -113,6 +115,7 @@ def transformer_settings(shapes: Shapes) -> dict[str, object]:
             found[setting] = shapes[key][axis]
     head_dim = shapes.get("transformer_blocks.0.attn.norm_q.weight", ())
     if len(head_dim) == 1 and head_dim[0] and "context_embedder.bias" in shapes:
+        # the width is stored, the number of heads is not
         found["num_attention_heads"] = math.prod(shapes["context_embedder.bias"]) // head_dim[0]
     if len(table := shapes.get("pos_embed.pos_embed", ())) == 3:
         found["pos_embed_max_size"] = math.isqrt(table[1])

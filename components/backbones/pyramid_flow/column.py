@@ -76,6 +76,7 @@ class TokenLayout:
         return slices
 
 
+# 512: a prefix length, stage and text length each make a shape of their own
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
 def token_layout(
@@ -98,7 +99,7 @@ def token_layout(
             # the half-pixel centres of the coarse grid, in units of the current clip's grid
             row, col = (row + 0.5) * height / h - 0.5, (col + 0.5) * width / w - 0.5
         parts.append(torch.cartesian_prod(frame, row, col))  # [t h w, 3], the column varies fastest
-        first += t
+        first += t  # absolute, as the released code counts: frame l is l, wherever its clip begins
     return TokenLayout(shapes, num_text, torch.cat(parts))
 
 
@@ -107,6 +108,7 @@ def token_layout(
 def causal_mask(layout: TokenLayout) -> Tensor:
     """Bool ``[S, S]``: query q may attend to key k iff ``time(q) >= time(k)``; text counts as time 0."""
     time = layout.positions[:, 0]
+    # text, at time 0, sees text and frame 0 alone, so that no history depends on what is denoised
     return time[:, None] >= time[None, :]
 
 
@@ -129,6 +131,7 @@ def attention_mask(layout: TokenLayout, text_mask: Tensor | None, temporal_causa
     if text_mask is None:
         return allowed
     num_video = layout.positions.shape[0] - layout.num_text
+    # [R, S]; video tokens are never padding
     real = torch.cat([text_mask, text_mask.new_ones(text_mask.shape[0], num_video)], dim=1)
     # Padding attends to itself instead of to nothing: a row without any allowed key would make the softmax NaN.
     same = (real[:, :, None] == real[:, None, :])[:, None]  # [R, 1, S, S]

@@ -104,6 +104,8 @@ class MiniFluxTransformer(PyramidFlowTransformer):
         shapes = tuple(patch_grid(clip, self.patch) for clip in column.clips)
         layout = token_layout(shapes, text.shape[1], text.device, self.stretch_history)
         patches = [
+            # row, column, channel, the channel fastest, as in the public x_embedder (a convolution would put the
+            # channel first)
             rearrange(clip, "r c t (h p) (w q) -> r (t h w) (p q c)", p=self.patch, q=self.patch)
             for clip in column.clips
         ]

@@ -36,6 +36,7 @@ class SpatialPatchEmbedding(nn.Module):
         x = self.proj(rearrange(clip, "r c t h w -> (r t) c h w"))
         h, w = x.shape[-2:]
         position = self.crop(*(grid if stretch else (h, w)))
+        # history of a lower level: the current clip's crop is shrunk onto it, half-pixel centres as in `token_layout`
         if position.shape[-2:] != (h, w):
             position = F.interpolate(position, (h, w), mode="bilinear", align_corners=False)
         x = x + position.to(x.dtype)
@@ -46,6 +47,7 @@ class SpatialPatchEmbedding(nn.Module):
         """Centre crop ``[1, D, height, width]`` of the table."""
         if max(height, width) > self.max_size:
             raise ValueError(f"a grid of {height}x{width} patches exceeds the position table's {self.max_size}")
+        # the checkpoint stores it flat, [1, max_size^2, D]
         table = rearrange(self.pos_embed, "1 (h w) d -> 1 d h w", h=self.max_size)
         top, left = (self.max_size - height) // 2, (self.max_size - width) // 2
         return table[..., top : top + height, left : left + width]
@@ -53,7 +55,9 @@ class SpatialPatchEmbedding(nn.Module):
 
 def sine_cosine_table(dim: int, size: int, base_size: int) -> Tensor:
     """Float32 ``[size * size, dim]``: half the channels for the column, half for the row; each sines then cosines."""
+    # the released table counts in units of the base grid: 192 patches over 64 are thirds
     coordinate = torch.arange(size, dtype=torch.float64) * base_size / size
+    # sines and cosines for each of two axes: a quarter of the channels each
     frequency = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     angle = coordinate[:, None] * frequency
     wave = torch.cat([angle.sin(), angle.cos()], dim=1)

@@ -81,6 +81,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
         save_weights(folder / f"{STEMS[0]}.safetensors", self.state_dict(), dtype)
         partial = folder / ".config.json.part"
         partial.write_text(text)
+        # renamed into place: no reader sees half a file
         partial.replace(folder / "config.json")
         renew_sum(folder / "config.json")
 
@@ -91,6 +92,7 @@ def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     Exact: real tokens never attend to padding and the text is discarded at the end.
     """
     real = mask.any(dim=0).nonzero()
+    # at least one position, so that no tensor is empty
     longest = int(real[-1]) + 1 if len(real) else 1
     tokens, mask = tokens[:, :longest], mask[:, :longest].bool()
     return tokens, None if bool(mask.all()) else mask

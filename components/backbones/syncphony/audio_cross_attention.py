@@ -111,9 +111,11 @@ class AudioCrossAttention(nn.Module):
             # All patches of a frame share its time: with t next to d the table [2, t, d / 2] broadcasts over p.
             q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
             q = rotate(q, windows.query_rope[:, frames])
+            # a column is a prefix, a window belongs to its frame: later sound is never read
             keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
             audible = windows.audible[:, frames]  # [R, t, W]
             any_audible = audible.any(dim=-1, keepdim=True)
+            # frames go into the batch: attention is local to each, and its mask is one row of W tokens
             out = attention(
                 rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),

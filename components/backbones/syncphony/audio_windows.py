@@ -96,15 +96,18 @@ class AudioTimeline:
         """
         device = audio.tokens.device
         num_tokens = audio.tokens.shape[1]
+        # float64 seconds on the CPU: membership at an edge must not depend on the device
         centers = audio.first_center_s + torch.arange(num_tokens, dtype=torch.float64) / audio.rate_hz
         spans = latent_spans_s(num_latents, fps, temporal_factor)
         edges = torch.stack([spans[:, 0] - self.look_back_s, spans[:, 1] + self.look_ahead_s], dim=1)
         # A centre that rounding puts just before an edge it stands on belongs to the later latent all the same.
         first, end = torch.searchsorted(centers, edges - 1e-9).unbind(1)  # [L] each
+        # 1 even where no token is near, so that no shape is empty; nothing in it is audible
         width = max(int((end - first).max()), 1)
         # At 50 Hz and 24 fps a latent has 16 or 17 tokens: windows are gathered by index, never by reshaping.
         index = first[:, None] + torch.arange(width)  # [L, W]
         inside = index < end[:, None]
+        # shorter windows repeat the last token, inaudible
         index = index.clamp_(max=num_tokens - 1).to(device)
         rope = [
             rotary_table(
@@ -112,11 +115,13 @@ class AudioTimeline:
                 [head_dim],
                 self.rope_theta,
             )
+            # centres of the latents (queries), centres of the tokens (keys): Syncphony's "Audio RoPE", one axis for
+            # both
             for seconds in (spans.mean(dim=1), centers)
         ]
         return AudioWindows(
             index=index,
-            audible=inside.to(device)[None] & audio.mask.bool()[:, index],
+            audible=inside.to(device)[None] & audio.mask.bool()[:, index],  # [B, L, W]
             query_rope=rope[0].to(device),
             key_rope=rope[1].to(device),
         )

@@ -45,6 +45,7 @@ def load_audio_layers(parts: nn.ModuleDict, folder: str) -> None:
         raise InputError(f"'{file}' does not exist; give dit.audio_weights a folder that avsync export has written")
     weights = open_weights_file(file)
     if builds_shapes_only():
+        # the check alone: parts on the meta device have nothing to copy into
         check_fit(parts, weights)
     else:
         copy_weights(parts, weights)

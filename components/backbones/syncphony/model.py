@@ -90,12 +90,14 @@ class SyncphonyDiT(nn.Module):
             self.audio_embedder = nn.Sequential(
                 nn.LayerNorm(audio_dim), nn.Linear(audio_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
             )
+            # one in front of each late block, and nowhere else (Syncphony, "Audio Cross-Attention + Audio RoPE")
             self.audio_layers = nn.ModuleList(
                 AudioCrossAttention(dim, heads) for _ in range(num_blocks - first_late_block)
             )
         if audio_weights is not None:
             load_audio_layers(self.audio_parts, audio_weights)
         self._freeze(train_embedders, train_head)
+        # nothing in here trains, so that half the memory costs no optimizer step
         if self.prefix_is_frozen:
             for module in self._frozen_modules():
                 module.to(getattr(torch, frozen_dtype))
@@ -155,6 +157,7 @@ class SyncphonyDiT(nn.Module):
             return None
         head_dim = self.backbone.dim // self.backbone.num_heads
         windows = self.timeline.windows(audio, num_latents, head_dim, fps, temporal_factor)
+        # encoders and caches may give another precision than the embedder computes in
         embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
         return AudioContext(windows, tuple(layer.keys_values(embedded, windows) for layer in self._audio_layers()))
 
@@ -185,12 +188,15 @@ class SyncphonyDiT(nn.Module):
         elif audio is None:
             raise ValueError("columns without audio can only run off-sync")
         if self.bfloat16_timesteps:
+            # through bfloat16 and back: the sinusoid itself stays float32
             columns = [replace(column, timesteps=column.timesteps.bfloat16().float()) for column in columns]
         frozen = torch.no_grad() if self.prefix_is_frozen else nullcontext()
+        # 1. embed and run the early blocks: no graph, no activations kept
         with frozen:
             states = [self.backbone.embed(column) for column in columns]
             for block in self.backbone.blocks[: self.first_late_block]:
                 states = block(states)
+        # 2. hand over to the late blocks
         weight_dtype = next(self._head()[1].parameters()).dtype
         # Under autocast products are cast anyway; elsewhere frozen_dtype must not reach the late blocks.
         if not _autocasts(states[0].tokens.device.type):
@@ -200,6 +206,7 @@ class SyncphonyDiT(nn.Module):
         # Rows and twins part only here: a guided step runs 2 n + k blocks instead of 3 n, where k of n blocks are late.
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
+        # 3. late blocks, each with its audio layer in front
         for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):
             if audio is not None:
                 states = self._add_audio(i, states, columns, audio)  # before the block's joint self-attention
@@ -211,6 +218,7 @@ class SyncphonyDiT(nn.Module):
     ) -> list[ColumnState]:
         """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
         inputs = [
+            # [:num_rows]: off-sync twins stand behind
             (state.tokens[: column.num_rows], state.layout, sound.layers[i], sound.windows)
             for state, column, sound in zip(states, columns, audio, strict=True)
         ]
@@ -234,6 +242,7 @@ def _autocasts(device_type: str) -> bool:
 def _with_change(state: ColumnState, change: Tensor) -> ColumnState:
     """``change`` ``[R, N, D]`` added to the video tokens of the first R rows."""
     rows, m, tokens = change.shape[0], state.layout.num_text, state.tokens
+    # not in place: the tokens before the change are needed in the backward pass
     changed = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)  # [R, S, D]
     return state.with_tokens(changed if rows == tokens.shape[0] else torch.cat([changed, tokens[rows:]], dim=0))
 

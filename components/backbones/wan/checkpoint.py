@@ -48,7 +48,9 @@ RENAMES = (
     ("cross_attn.k.", "attn2.to_k."),
     ("cross_attn.v.", "attn2.to_v."),
     ("cross_attn.o.", "attn2.to_out.0."),
+    # the norm before the text attention: third in Wan, second in diffusers
     (".norm3.", ".norm2."),
+    # the longer spelling first
     (".modulation.modulation", ".scale_shift_table"),
     (".modulation", ".scale_shift_table"),
 )
@@ -106,6 +108,7 @@ def settings_of(weights: Weights, head_dim: int | None, stem_key: str = "patch_e
             "cross_attn_norm": "blocks.0.norm2.weight" in shapes,
         }
         area = 1
+        # the convolution over patches has three sides, the convolutional stem of an audio tower one
         if len(patch) == 3:
             settings["patch_size"] = tuple(patch)
             area = patch[0] * patch[1] * patch[2]
@@ -134,6 +137,7 @@ def wan_config(folder: Path) -> dict[str, Any]:
     if config.get("_class_name") == _ORIGINAL_CLASS:
         return _original_config(config, file)
     check_class(config, "WanTransformer3DModel", folder)
+    # image cross-attention of Wan 2.1; TI2V-5B is given the first latent instead
     for key in ("image_dim", "added_kv_proj_dim"):
         if config.get(key) is not None:
             raise InputError(
@@ -155,6 +159,7 @@ def _original_config(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
             "out_channels": config["out_dim"],
             "freq_dim": config["freq_dim"],
             "eps": config.get("eps", 1e-6),
+            # the original config.json leaves these two out: constants of its code
             "patch_size": config.get("patch_size", (1, 2, 2)),
             "text_dim": config.get("text_dim", 4096),
         }
@@ -249,7 +254,9 @@ def assemble_tower(
     if builds_shapes_only():
         return tower
     if fresh:
+        # as if they had been in the file: `assign_weights` casts all alike
         like = next(iter(weights.tensors.values())).dtype
+        # without blocks: what is fresh lies outside of them, and 30 layers would take 20 GB for nothing
         beginner = kind(**{**config, "num_layers": 0})
         for key, value in beginner.state_dict().items():
             if key.startswith(fresh) and key not in weights.tensors:

@@ -65,7 +65,9 @@ _pytree.register_dataclass(StreamInputs)  # sharding looks for tensors that need
 def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
     """One Wan block on tokens ``[B, L, D]``; equals calling it with the modulation repeated for every token."""
     wan = cast(Any, block)
+    # float32 as in diffusers: every token is scaled by it
     table = wan.scale_shift_table.unsqueeze(0) + inputs.modulation.float()
+    # the new axis broadcasts over the S tokens of a segment, where diffusers repeats the modulation for each
     shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = table.unsqueeze(3).unbind(2)  # [B, n, 1, D]
     segments = (inputs.modulation.shape[1], -1)
 
@@ -78,11 +80,14 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
         return out.flatten(1, 2)
 
     # diffusers' ``WanTransformerBlock.forward``, cast by cast: every float32 and ``type_as`` below is theirs
+    # 1. self-attention
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
     update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
     hidden = (hidden.float() + gated(update, gate_attn)).type_as(hidden)
+    # 2. text attention; its update has no gate
     x = wan.norm2(hidden.float()).type_as(hidden)
     hidden = hidden + wan.attn2(x, inputs.context, inputs.context_mask, None)
+    # 3. feed-forward network
     x = modulated(wan.norm3, hidden, scale_ffn, shift_ffn)
     return (hidden.float() + gated(wan.ffn(x).float(), gate_ffn)).type_as(hidden)
 
@@ -149,6 +154,7 @@ class WanTower(nn.Module):
             "qk_norm": qk_norm,
             "eps": eps,
         }
+        # diffusers' modules, taken out of their model; the model itself is dropped
         stock: Any = WanTransformer3DModel(**wan, rope_max_seq_len=1)  # its rotary table is not used: `video_rope`
         self.config: dict[str, Any] = {**wan, "patch_size": list(patch_size), "text_len": text_len}
         self.dim = num_attention_heads * attention_head_dim
@@ -197,6 +203,7 @@ class WanTower(nn.Module):
         """
         tokens = wan_text(text, self.text_len).to(self.dtype)
         embedder = self.condition_embedder
+        # None: no image context. Given n, diffusers returns [B, n, ...] for the flattened timesteps
         embedding, modulation, context, _ = embedder(timesteps.flatten(), tokens, None, timesteps.shape[1])
         return embedding, modulation.unflatten(2, (6, -1)), context
 
@@ -206,10 +213,12 @@ class WanTower(nn.Module):
 
     def read_out(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
         """Tokens ``[B, L, D]`` and timestep embeddings ``[B, n, D]`` to the velocity ``[B, C, T, h, w]``."""
+        # [B, n, 1, D] each: the head has a table of two where blocks have six
         shift, scale = (self.scale_shift_table.unsqueeze(0) + embedding.unsqueeze(2)).unsqueeze(3).unbind(2)
         x = self.norm_out(hidden.float()).unflatten(1, (embedding.shape[1], -1)) * (1 + scale) + shift
         x = self.proj_out(x.flatten(1, 2).type_as(hidden))
         x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, rows, columns, 1, p, q, C]
+        # [B, C, T 1, rows p, columns q]: patch sides beside the grid's, then merged
         velocity: Tensor = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return velocity
 
@@ -235,6 +244,7 @@ def wan_text(text: TextFeatures, length: int | None) -> Tensor:
 @torch.inference_mode(False)
 def video_rope(grid: Grid, head_dim: int, device: torch.device) -> RotaryTable:
     """Wan's own table: whole positions on the axes time, row and column."""
+    # on the CPU even where a model is tried on the meta device: the cache would keep an empty table
     with torch.device("cpu"):
         return rotary_grid([torch.arange(side, dtype=torch.float64) for side in grid], head_dim, device)
 
@@ -246,8 +256,10 @@ def rotary_grid(axes: Sequence[Tensor], head_dim: int, device: torch.device) -> 
     sides = [len(axis) for axis in axes]
     cosines, sines = [], []
     for i, (axis, channels) in enumerate(zip(axes, wan_axis_dims(head_dim), strict=True)):
+        # float64 until the table is made: the angles of late positions need it
         cos, sin = get_1d_rotary_pos_embed(channels, cast(Any, axis), use_real=True, freqs_dtype=torch.float64)
         view = [side if j == i else 1 for j, side in enumerate(sides)]
+        # each axis along its own side, repeated over the others; [T, rows, columns, channels]
         cosines.append(cos.view(*view, channels).expand(*sides, channels))
         sines.append(sin.view(*view, channels).expand(*sides, channels))
     cos, sin = (torch.cat(parts, dim=-1).reshape(1, -1, 1, head_dim).to(device) for parts in (cosines, sines))

@@ -59,6 +59,7 @@ class LatentStatistics:
 
     def merged(self, other: LatentStatistics) -> LatentStatistics:
         """Statistics of both data sets together."""
+        # Chan, Golub and LeVeque's update: exact however the values are split, and without sums of squares that cancel
         total = self.num_values + other.num_values
         share = other.num_values / max(1, total)
         difference = other.mean - self.mean
@@ -75,7 +76,9 @@ class LatentStatistics:
         if not (dist.is_available() and dist.is_initialized()):
             return self
         parts: list[LatentStatistics | None] = [None] * dist.get_world_size()
+        # objects, not tensors: ranks may have seen different numbers of clips
         dist.all_gather_object(parts, self)
+        # merged in the order of the ranks, so that all of them get the same bits
         whole = LatentStatistics.empty(len(self.mean), self.codec)
         for part in parts:
             assert part is not None
@@ -98,6 +101,7 @@ class LatentStatistics:
             "mean": self.mean.tolist(),
             "std": self.std.tolist(),
         }
+        # written beside the file and renamed: a reader sees the old file or the new one, never half of one
         part = file.with_name(f".{file.name}.{os.getpid()}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +144,7 @@ class LatentStatistics:
             raise InputError(
                 f"'{file}' was computed with codec {made_by}, but this one is {codec}; compute statistics with this one"
             )
+        # the sum of squared deviations, so that what was loaded can be merged again
         return cls(num_clips, num_values, mean, std.square() * num_values, made_by)
 
 
@@ -164,6 +169,7 @@ class ChannelNormalisation(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        # not persistent: the numbers belong to the codec, and files of weights are to hold what was trained
         self.register_buffer("mean", mean.float(), persistent=False)
         self.register_buffer("std", std.float(), persistent=False)
 

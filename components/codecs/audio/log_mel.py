@@ -19,7 +19,7 @@ from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioCodec
 from components.errors import InputError
 
-_LOUDEST = math.log(2.0)
+_LOUDEST = math.log(2.0)  # 6 dB above full scale, in natural logarithms
 
 
 class LogMelCodec(AudioCodec):
@@ -85,7 +85,7 @@ class LogMelCodec(AudioCodec):
                 f"window is {window}, but must be a multiple of the frames' hop {self.hop}, at least twice"
             )
         self.window = window
-        self.floor = math.log(10) * floor_db / 20
+        self.floor = math.log(10) * floor_db / 20  # dB to natural logarithm of the magnitude
         self.gate = math.log(10) * (floor_db + gate_db) / 20
         self.iterations = iterations
         self.momentum = momentum
@@ -93,9 +93,11 @@ class LogMelCodec(AudioCodec):
         with torch.device("cpu"):  # torchaudio looks at what it computed, which the meta device has not
             filters = melscale_fbanks(bins, 0.0, sample_rate / 2, num_mels, sample_rate, None, "slaney")
         filters = filters / filters.sum(dim=0).clamp(min=1e-8)  # each band is a mean over its frequencies
+        # fixed phases, so that decoding is a function of the latents
         draw = torch.Generator().manual_seed(0)
         phases = 2 * math.pi * torch.rand(bins, 1, generator=draw, device="cpu")
         self.register_buffer("filters", filters, persistent=False)
+        # pseudo-inverse: of all spectra with these mel levels the smallest
         self.register_buffer("spread", torch.linalg.pinv(filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
         self.register_buffer("phases", phases, persistent=False)
@@ -103,6 +105,7 @@ class LogMelCodec(AudioCodec):
             f"log-mel {num_mels}x{frames_per_latent} of {latent_hop} samples, window {window}, at {sample_rate} Hz, "
             f"floor {floor_db} dB"
         )
+        # mean and deviation are 5/6 and 1/6 of the floor: silence becomes -1, full scale 5
         if statistics is None:
             ones = torch.ones(self.latent_channels)
             self.normalisation = ChannelNormalisation(ones * self.floor * 5 / 6, ones * -self.floor / 6)
@@ -113,12 +116,14 @@ class LogMelCodec(AudioCodec):
         """``[B, S]`` to ``[B, C, S // latent_hop]``; deterministic."""
         del generators
         count = waveform.shape[-1] // self.latent_hop
+        # centred on its own hop: the window reaches equally far to both sides
         margin = (self.window - self.hop) // 2
         with no_autocast(waveform.device):
             padded = F.pad(waveform[:, : count * self.latent_hop].float(), (margin, margin))
             spectrum = torch.stft(padded, self.window, self.hop, window=self.hann, center=False, return_complex=True)
             magnitude = spectrum.abs() * (2 / self.hann.sum())  # a full-scale sine has 1
             level = (magnitude.transpose(1, 2) @ self.filters).clamp(min=math.exp(self.floor)).log()  # [B, K, mels]
+        # [B, N, frames x mels]: the frames of a latent side by side
         stacked = level.unflatten(1, (count, self.frames_per_latent)).flatten(2)
         result: Tensor = self.normalisation(stacked.transpose(1, 2))
         return result
@@ -143,6 +148,7 @@ class LogMelCodec(AudioCodec):
         # the phases of steady tones at the bins' frequencies
         phases = self.phases + 2 * math.pi * ((bins * self.hop * time) % self.window) / self.window
         spectrum = torch.polar(magnitude, phases.expand_as(magnitude))
+        # the fast variant: what consistency changed, carried on with momentum (Perraudin et al., 2013)
         before = torch.zeros_like(spectrum)
         for _ in range(self.iterations):
             wave = torch.istft(spectrum, self.window, self.hop, window=self.hann, length=samples)
@@ -151,6 +157,8 @@ class LogMelCodec(AudioCodec):
             )
             ahead = projected - self.momentum / (1 + self.momentum) * before
             before = projected
+            # only the phases are kept, the magnitudes are given
             spectrum = magnitude * ahead / ahead.abs().clamp(min=1e-12)
         wave = torch.istft(spectrum, self.window, self.hop, window=self.hann, length=samples)
+        # the silent frames go again, and centres return to the middle of their hops
         return wave[:, self.hop // 2 : self.hop // 2 + (frames - 2) * self.hop]

@@ -57,7 +57,8 @@ class MDCTCodec(AudioCodec):
         self.sample_rate = sample_rate
         self.latent_hop = self.latent_channels = hop
         self.power = power
-        index = torch.arange(hop, dtype=torch.float64) + 0.5
+        index = torch.arange(hop, dtype=torch.float64) + 0.5  # half samples: the DCT-IV's grid
+        # symmetric and orthogonal, so it is its own inverse
         cosines = math.sqrt(2 / hop) * torch.cos(math.pi / hop * index[:, None] * index)
         angle = math.pi / 4 * (1 + index[: hop // 2] * 2 / hop)  # the sine window, from the border inwards
         self.register_buffer("cosines", cosines.float(), persistent=False)
@@ -94,7 +95,9 @@ class MDCTCodec(AudioCodec):
         """
         half = self.latent_hop // 2
         left, right = blocks[:, :-1].flip(-1)[..., :half], blocks[:, 1:, :half]  # from the border outwards
+        # the transpose of a rotation is the rotation by minus the angle
         outer = self.outer if forward else -self.outer
+        # clone: the outer ends of the sound stay as they are
         rotated = blocks.clone()
         rotated[:, :-1, half:] = (self.inner * left - outer * right).flip(-1)
         rotated[:, 1:, :half] = self.inner * right + outer * left

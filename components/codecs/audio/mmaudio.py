@@ -61,6 +61,7 @@ class MMAudioCodec(AudioCodec):
             raise InputError(f"variant is '{variant}'; give one of {', '.join(VARIANTS)}")
         release = VARIANTS[variant]
         network = load_vae(vae, vae_subfolder, release)
+        # the mel front end is float32 whatever the networks are: logarithms of quiet bands have few bits to lose
         self.mel = network.mel_converter.float()
         self.autoencoder = network.vae.to(dtype_named(dtype))
         self.vocoder = None
@@ -115,6 +116,7 @@ class MMAudioCodec(AudioCodec):
         Raises:
             InputError: if the waveform is shorter than the front end's padding.
         """
+        # reflection padding of (n_fft - hop) / 2 on either side, without centring, as in BigVGAN's front end
         least = (self.mel.n_fft - self.mel.hop_length) // 2 + 1  # a reflection cannot be longer than the sound
         if waveform.shape[-1] < least:
             raise InputError(
@@ -123,7 +125,7 @@ class MMAudioCodec(AudioCodec):
             )
         with no_autocast(waveform.device):
             mel: Tensor = self.mel(waveform.float())
-        return mel / math.log(10) if self.log10 else mel
+        return mel / math.log(10) if self.log10 else mel  # ln to log10: MMAudio's 16 kHz release has decimal mels
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents ``[B, C, N]`` to a waveform ``[B, N * latent_hop]`` in [-1, 1].

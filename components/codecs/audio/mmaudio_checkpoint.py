@@ -45,6 +45,7 @@ def build_vocoder(config: Mapping[str, Any], final_bias: bool, final_tanh: bool)
 
     vocoder: Any = MMAudioVocoder(**config)
     if final_bias:
+        # diffusers builds BigVGAN v2's last convolution, which has no bias
         vocoder.conv_post.bias = nn.Parameter(torch.zeros(1))
     if final_tanh:  # the clipping that follows then changes nothing
         vocoder.conv_post.register_forward_hook(_tanh)
@@ -144,12 +145,14 @@ def load_vae(name: str | Path, subfolder: str | None, variant: MMAudioVariant) -
         return load_diffusers(MMAudioVAE, name, subfolder, variant.vae)
     tensors = read_pickle(file)
     config = dict(variant.vae) | _vae_widths(tensors)
+    # the weights come from the file: no second copy in memory
     with torch.device("meta"):
         vae: Any = MMAudioVAE(**config)
     if builds_shapes_only():
         return vae
     narrow: Any = MMAudioVAE(**(config | {"hidden_channels": 1, "latent_channels": 1}))  # for its mel front end alone
     found = {f"vae.{key}": _unit_weight(key, tensor) for key, tensor in tensors.items()}
+    # the mel filters are not in the file; they follow from the settings alone
     found |= {f"mel_converter.{key}": tensor for key, tensor in narrow.mel_converter.state_dict().items()}
     assign_weights(vae, Weights(found, (file,), file))
     record_identity(vae, str(name), [file])
@@ -174,6 +177,7 @@ def load_vocoder(
             return build_vocoder(variant.vocoder, bias, tanh)
         folder = folder or resolve_folder(name, subfolder)
         config = read_config(folder)
+        # BigVGAN v2's own config.json tells
         bias = bool(config.get("use_bias_at_final", bias))
         tanh = bool(config.get("use_tanh_at_final", tanh))
         settings = {key: config[key] for key in _VOCODER_SETTINGS if key in config}
@@ -203,6 +207,7 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for key in [key for key in tensors if key.endswith(f".{magnitude}")]:
             layer = key.removesuffix(magnitude)
             if f"{layer}{direction}" in folded:
+                # dimension 0: one magnitude per output channel
                 weight = torch._weight_norm(folded.pop(f"{layer}{direction}"), folded.pop(key), 0)
                 folded[f"{layer}weight"] = weight
     return folded

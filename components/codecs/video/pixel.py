@@ -40,6 +40,7 @@ class PixelCodec(VideoCodec):
         self.spatial_factor = spatial_factor
         self.scale = scale
         self.latent_channels = temporal_factor * spatial_factor**2 * 3 // 2
+        # inverted in float64, so that decoding undoes encoding to float32 rounding
         to_ycc = torch.tensor(_TO_YCC, dtype=torch.float64)
         self.register_buffer("to_ycc", to_ycc.float(), persistent=False)
         self.register_buffer("to_rgb", to_ycc.inverse().float(), persistent=False)
@@ -54,10 +55,11 @@ class PixelCodec(VideoCodec):
         s, f = self.spatial_factor, self.temporal_factor
         if height % s or width % s:
             raise InputError(f"frames of {height}x{width} pixels do not fit the codec: both must be multiples of {s}")
+        # raises where T is not 1 + f n
         self.num_latents(t)
         planes = video.flatten(0, 1)
         luma = self._mix(planes, self.to_ycc[0])
-        mean = F.avg_pool2d(planes, 2)
+        mean = F.avg_pool2d(planes, 2)  # chroma of the mean is the mean of chroma: the map is linear
         chroma = torch.stack([self._mix(mean, row) for row in self.to_ycc[1:]], dim=1)
         packed = torch.cat(
             [
@@ -66,7 +68,9 @@ class PixelCodec(VideoCodec):
             ],
             dim=2,
         )
+        # the image f times, so that latent 0 has as many channels as the rest
         image = repeat(packed[:, :1], "b 1 c h w -> b (f c) 1 h w", f=f)
+        # frames before pixels: ``hold`` cuts the last of the f frames off the end of the channels
         rest = rearrange(packed[:, 1:], "b (l f) c h w -> b (f c) l h w", f=f)
         return self.scale * torch.cat([image, rest], dim=2)
 
@@ -74,6 +78,7 @@ class PixelCodec(VideoCodec):
         """Inverse of `encode` up to the chroma detail that 4:2:0 drops; the image frame averages its f copies."""
         s, f = self.spatial_factor, self.temporal_factor
         x = rearrange(latents / self.scale, "b (f c) l h w -> b l f c h w", f=f)
+        # [B, T, C / f, h, w]; the f copies of the image need not agree in generated latents, so they are averaged
         packed = torch.cat([x[:, :1].mean(dim=2), x[:, 1:].flatten(1, 2)], dim=1)
         luma = rearrange(packed[:, :, : s * s], "b t (i j) h w -> b t 1 (h i) (w j)", i=s, j=s)
         chroma = rearrange(packed[:, :, s * s :], "b t (c i j) h w -> b t c (h i) (w j)", c=2, i=s // 2, j=s // 2)

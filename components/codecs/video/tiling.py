@@ -49,6 +49,7 @@ def map_tiles(
             if left is not None:
                 _fade_in(tile, left, dim=-1)
             kept = tile[..., :step, :step]
+            # only what no later tile fades into; the last tiles of a row or column are cut by the canvas
             canvas[..., row * step :, column * step :][..., : kept.shape[-2], : kept.shape[-1]] = kept
             bottoms.append(tile[..., -fade:, :].clone())  # strips only: the tile itself can go
             left = tile[..., -fade:].clone()
@@ -59,9 +60,10 @@ def map_tiles(
 def _fade_in(tile: Tensor, before: Tensor, dim: int) -> None:
     """Cross-fades the start of ``tile`` (in place) with the end of ``before`` along ``dim``, weight 0 to almost 1."""
     length = min(tile.shape[dim], before.shape[dim])
+    # weight 0 first: the seam begins as the neighbour left it
     weight = torch.arange(length, device=tile.device, dtype=tile.dtype) / length
     if dim == -2:
         weight = weight[:, None]
-    start = tile.narrow(dim, 0, length)
+    start = tile.narrow(dim, 0, length)  # a view: the copy below changes the tile
     end = before.narrow(dim, before.shape[dim] - length, length)
     start.copy_(torch.lerp(end, start, weight))

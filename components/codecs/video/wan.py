@@ -26,7 +26,7 @@ PUBLIC_ARCHITECTURE: dict[str, object] = {
     "decoder_base_dim": 256,
     "z_dim": 48,
     "is_residual": True,
-    "in_channels": 12,
+    "in_channels": 12,  # 3 colours x 2 x 2 pixels
     "out_channels": 12,
     "patch_size": 2,
     "scale_factor_temporal": 4,
@@ -128,6 +128,7 @@ class WanVideoCodec(VideoCodec):
         moments = video.new_empty(shape, dtype=torch.float32)
         tile = self._tile_for(height, width)
         for clips in self._slices(batch):
+            # a view of the clips, [B, 3, T, H, W]
             pixels = video[clips].transpose(1, 2)
             if tile is None:
                 moments[clips] = self._encode(pixels)
@@ -166,6 +167,7 @@ class WanVideoCodec(VideoCodec):
 
         The identity would be wrong: the first latent stands for one frame, later ones for four.
         """
+        # two latents, of which the second is the still picture's
         return self.still(self.decode(latents)[:, 0], num_latents=2)[:, :, 1:]
 
     def _encode(self, pixels: Tensor) -> Tensor:
@@ -173,10 +175,14 @@ class WanVideoCodec(VideoCodec):
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify
 
         vae, window = self.vae, self.encode_window
+        # one place per causal convolution, as diffusers' own encode lays it out
         memory: list[Tensor | str | None] = [None] * _count(vae.encoder, WanCausalConv3d)
         with no_autocast(pixels.device):
+            # 2x2 pixels to channels, before the network
             pixels = patchify(pixels.to(vae.dtype), vae.config.patch_size or 1)
+            # the first frame alone, as Wan's first latent holds one frame and the others four
             chunks = [pixels[:, :, :1], *_windows(pixels[:, :, 1:], window)]
+            # feat_idx counts the convolutions of one pass: it begins anew with every chunk
             hidden = [vae.encoder(chunk, feat_cache=memory, feat_idx=[0]) for chunk in chunks]
             result: Tensor = vae.quant_conv(torch.cat(hidden, dim=2)).float()
             return result
@@ -189,9 +195,11 @@ class WanVideoCodec(VideoCodec):
         memory: list[Tensor | str | None] = [None] * _count(vae.decoder, WanCausalConv3d)
         start = 0
         with no_autocast(latents.device):
+            # one tap, no memory: all latents at once
             hidden = vae.post_quant_conv(latents.to(vae.dtype))
             for latent in range(hidden.shape[2]):
                 frame = hidden[:, :, latent : latent + 1]
+                # first_chunk: the first latent comes out as one frame instead of four
                 chunk = vae.decoder(frame, feat_cache=memory, feat_idx=[0], first_chunk=latent == 0)
                 chunk = unpatchify(chunk, vae.config.patch_size or 1)
                 pixels[:, :, start : start + chunk.shape[2]] = chunk

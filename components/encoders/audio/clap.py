@@ -45,6 +45,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         super().__init__()
         check_frequency(frequency)
         self.frequency = frequency
+        # a whole CLAP keeps the audio tower under this prefix
         self.model = load_audio_model("ClapAudioModel", checkpoint, dtype, PUBLIC, inside=r"^audio_model\.(?=audio_)")
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("ClapFeatureExtractor", checkpoint)
@@ -55,6 +56,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         fused_front = extractor.truncation == "fusion"
         self.sample_rate, self.hop = extractor.sampling_rate, extractor.hop_length
         self.n_fft, self.max_samples = extractor.fft_window_size, extractor.nb_max_samples
+        # CLAP has two filter banks: HTK with fusion, Slaney without
         filters = extractor.mel_filters if fused_front else extractor.mel_filters_slaney
         self.register_buffer("filters", mel_filters(filters), persistent=False)
         self.register_buffer("hann", torch.hann_window(self.n_fft), persistent=False)
@@ -69,6 +71,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         """
         config = self.model.config
         side, shrink = config.spec_size, config.patch_stride[1] * 2 ** (len(config.depths) - 1)
+        # the mel picture is cut into pieces that are stacked to a square
         folds = side // config.num_mel_bins
         rows = side // (config.patch_stride[0] * 2 ** (len(config.depths) - 1)) // folds
         width = self.model.audio_encoder.num_features
@@ -82,7 +85,9 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         """``[B, S]`` to ``[B, N, dim]``."""
         mel = self.log_mel(waveform)[:, None].to(self.model.dtype)
         longer = torch.zeros(len(mel), 1, dtype=torch.bool, device=mel.device)
+        # four views in a fused model; a short sound is the same in all
         picture = mel.expand(-1, 4, -1, -1) if self.fused else mel
+        # [B, C, rows, N] to [B, N, C, rows]
         grid = self.model(picture, is_longer=longer if self.fused else None).last_hidden_state.permute(0, 3, 1, 2)
         grid = grid[:, : self.tokens_within(waveform.shape[1])]
         result: Tensor = grid.mean(dim=-1) if self.frequency == "mean" else grid.flatten(2)
@@ -94,6 +99,7 @@ class ClapAudioEncoder(FrozenAudioEncoder):
         if self.repeats:
             waveform = waveform.repeat(1, length // waveform.shape[1])
         full = functional.pad(waveform, (0, length - waveform.shape[1]))
+        # as in CLAP's front end: power, not magnitude, in decibels
         spectrum = torch.stft(full, self.n_fft, self.hop, window=self.hann.float(), return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return (power.mT @ self.filters.float()).clamp_(min=1e-10).log10() * 10

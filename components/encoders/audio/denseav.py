@@ -90,6 +90,7 @@ class DenseAVEncoder(FrozenAudioEncoder):
         field, step = receptive_field(config.conv_kernel, config.conv_stride)
         pool = 1 if self.aligner is None else self.aligner.pool
         self.rate_hz = self.sample_rate / (step * pool)
+        # the middle of the first token's samples; with the aligner the middle of the first nine tokens'
         self.first_center_s = (field / 2 + step * (pool - 1) / 2) / self.sample_rate
         self.min_samples = field + step * (pool - 1)
 

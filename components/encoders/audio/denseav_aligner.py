@@ -155,6 +155,7 @@ class _TokenConv(nn.Conv2d):
         super().__init__(in_dim, out_dim, kernel_size=(1, width), stride=(1, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        # [B, N, C] to [B, C, 1, N], the layout of the public weights
         return super().forward(tokens.mT.unsqueeze(2)).squeeze(2).mT
 
 

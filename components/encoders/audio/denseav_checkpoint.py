@@ -125,6 +125,7 @@ def audio_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith("audio_model."):
+            # peft's wrapper, then DenseAV's own
             name = key.removeprefix("audio_model.").removeprefix("base_model.model.").removeprefix("model.")
             name = name.replace(".base_layer.", ".")
             found["hubert." + _NEW_SPELLING.get(name, name)] = tensor
@@ -164,6 +165,7 @@ def hubert_settings(shapes: Mapping[str, torch.Size], given: Mapping[str, Any], 
         seen["conv_dim"] = tuple(shape[0] for shape in convs)
         seen["conv_kernel"] = tuple(shape[2] for shape in convs)
         seen["conv_bias"] = "feature_extractor.conv_layers.0.conv.bias" in shapes
+        # layer norm in every convolution or group norm in the first: told by a second layer's norm
         layered = len(convs) == 1 or "feature_extractor.conv_layers.1.layer_norm.weight" in shapes
         seen["feat_extract_norm"] = "layer" if layered else "group"
         seen["do_stable_layer_norm"] = layered  # the two go together in every public model

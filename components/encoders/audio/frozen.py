@@ -72,6 +72,7 @@ class FrozenAudioEncoder(AudioEncoder):
     def tokens_within(self, samples: int) -> int:
         """How many tokens have their centre within ``samples`` samples, at least one."""
         inside = (samples / self.sample_rate - self.first_center_s) * self.rate_hz
+        # ceil: a centre exactly at the end lies beyond it
         return max(1, -int(-inside // 1))
 
 

@@ -59,6 +59,7 @@ class LogMelEncoder(AudioEncoder):
             )
             power = spectrum.real.square() + spectrum.imag.square()
             level = (power.transpose(1, 2) @ self.filters).clamp_(min=1e-6).log() / 4 + 1
+            # the rise alone: where a sound ends is no onset
             rise = (level - level.roll(1, dims=1)).clamp_(min=0)
             rise[:, 0] = 0
             tokens = torch.cat([level, rise], dim=-1)

@@ -51,6 +51,7 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("ASTFeatureExtractor", checkpoint)
         self.mean = float(extractor.mean) if extractor.do_normalize else 0.0
+        # twice the deviation, as AST divides
         self.scale = 2 * float(extractor.std) if extractor.do_normalize else 1.0
         config = self.model.config
         self.num_frames, self.num_mels = config.max_length, config.num_mel_bins
@@ -58,12 +59,14 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
         self.dim = config.hidden_size * (self.num_rows if frequency == "stack" else 1)
         self.rate_hz = self.sample_rate / (_HOP * config.time_stride)
         self.first_center_s = ((config.patch_size - 1) / 2 * _HOP + _WINDOW / 2) / self.sample_rate
+        # exactly as many samples as fill the frames the model has positions for
         self.max_samples = (self.num_frames - 1) * _HOP + _WINDOW
         self.eval()
 
     def encode(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, N, dim]``."""
         patches = self.model(self.log_mel(waveform).to(self.model.dtype)).last_hidden_state[:, 2:]  # class tokens first
+        # [B, rows, N, C]: frequency-major, as AST lays its patches
         rows = patches.unflatten(1, (self.num_rows, -1))[:, :, : self.tokens_within(waveform.shape[1])]
         result: Tensor = rows.mean(dim=1) if self.frequency == "mean" else rows.transpose(1, 2).flatten(2)
         return result
@@ -73,6 +76,7 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
         from torchaudio.compliance.kaldi import fbank
 
         bands = [
+            # clip by clip: Kaldi's front end takes no batch
             fbank(clip[None], sample_frequency=self.sample_rate, window_type="hanning", num_mel_bins=self.num_mels)
             for clip in waveform
         ]

@@ -85,6 +85,7 @@ class SpeechEncoder(FrozenAudioEncoder):
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     """Samples that one output of a stack of convolutions looks at, and samples between outputs."""
+    # every kernel adds its taps less one, each as far apart as the strides before it say
     field = 1 + sum((kernel - 1) * prod(strides[:i]) for i, kernel in enumerate(kernels))
     return field, prod(strides)
 

@@ -70,13 +70,16 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, ceil(S / 320), dim]``."""
+        # always the full 30 s: the encoder takes no other length
         mel = self.log_mel(functional.pad(waveform, (0, (self.max_samples or 0) - waveform.shape[1])))
         tokens: Tensor = self.model(mel.to(self.model.dtype)).last_hidden_state
         return tokens[:, : self.tokens_within(waveform.shape[1])]
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, mels, S // 160]``: log10 power, at most 8 below the clip's peak, shifted and scaled."""
+        # Whisper drops the last frame
         spectrum = torch.stft(waveform, self.n_fft, self.hop, window=self.hann.float(), return_complex=True)[..., :-1]
         power = spectrum.real.square() + spectrum.imag.square()
         level = (self.filters.float().T @ power).clamp_(min=1e-10).log10()
+        # 8 in log10 is 80 dB; (x + 4) / 4 as in Whisper's front end
         return level.maximum(level.amax(dim=(1, 2), keepdim=True) - 8).add(4).div(4)

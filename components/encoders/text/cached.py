@@ -92,6 +92,7 @@ class CachedText(TextEncoder):
         """Where the features of ``prompt`` are kept."""
         if self.folder is None:
             return None
+        # all that the features depend on: the same prompt under another encoder is another file
         parts = [identity_of(self).sha256, self.source.settings(), prompt]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -126,9 +127,11 @@ class CachedText(TextEncoder):
             for start in range(0, len(prompts), self.batch_size):
                 chunk = prompts[start : start + self.batch_size]
                 for prompt, row in zip(chunk, split_rows(encoder(chunk)), strict=True):
+                    # written at once: a run that is stopped keeps what it has
                     self._write(prompt, row)
                     rows[prompt] = row
         if self.unload:
+            # the local name too, or the memory would not be free
             del encoder
             self._loaded.clear()
             if torch.cuda.is_available():
@@ -144,6 +147,7 @@ class CachedText(TextEncoder):
             with safe_open(file, "pt") as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 checksum = (stored.metadata() or {}).get("sha256")
+            # safetensors notices a file that is cut off, but no bytes that changed
             problem = None if checksum == sha256_of_tensors(tensors) else "its checksum differs"
         except (SafetensorError, OSError) as error:
             problem = str(error)
@@ -159,6 +163,7 @@ class CachedText(TextEncoder):
         tensors = {"tokens": row.tokens.cpu().contiguous()}
         if row.pooled is not None:
             tensors["pooled"] = row.pooled.cpu().contiguous()
+        # a name of this process and call: several may write the same prompt
         part = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ class HashedWords(TextEncoder):
         length = max(1, *(len(w) for w in words))
         tokens = torch.zeros(len(prompts), length, self.dim)
         mask = torch.zeros(len(prompts), length, dtype=torch.bool)
+        # a prompt without words is one zero token, for attention over nothing is undefined
         mask[:, 0] = True
         for b, prompt in enumerate(words):
             for m, word in enumerate(prompt):
@@ -50,6 +51,7 @@ class HashedWords(TextEncoder):
 
     def _vector(self, word: str) -> Tensor:
         if word not in self._known:
+            # by spelling, not by order of appearance: every process has the same vectors
             generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
             self._known[word] = torch.randn(self.dim, generator=generator)
         return self._known[word]

@@ -86,6 +86,7 @@ class ClipText(nn.Module):
         super().__init__()
         self.tokenize = Tokenize("CLIP", tokenizer, model.config.max_position_embeddings)
         self.model = model
+        # told by the model: miniFLUX pools the hidden state, SD3 projects it
         self.projected = hasattr(model, "text_projection")
         self.dim = int(model.config.projection_dim if self.projected else model.config.hidden_size)
 

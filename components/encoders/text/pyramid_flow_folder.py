@@ -126,6 +126,7 @@ class PyramidFlowTextFolder(TextEncoderSource):
             path = resolve_folder(self.name, encoder)
             found += [path / CONFIG_FILE, *_weight_files(path)]
             path = resolve_folder(self.name, tokenizer)
+            # tokenizers too: the same weights under another vocabulary give other features
             found += [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
         return found
 
@@ -175,6 +176,7 @@ class PyramidFlowTextFolder(TextEncoderSource):
         return configs
 
     def _config(self, subfolder: str, kind: Kind) -> dict[str, Any]:
+        # from the hub only the config where shapes are wanted, else the folder at once
         path = resolve_folder(self.name, subfolder, CONFIG_FILE if builds_shapes_only() else "*")
         config = read_config(path)
         if config.get("model_type") != kind.model_type:
@@ -255,6 +257,7 @@ def _load_model(path: Path, kind: Kind, dtype: torch.dtype) -> nn.Module:
         raise InputError(
             f"the weights in '{path}' cannot be loaded ({reason}): restore them from the release."
         ) from None
+    # transformers leaves missing weights random and only warns
     absent = sorted(report["missing_keys"])
     if absent:
         raise InputError(f"the weights in '{path}' lack {len(absent)} tensors such as {absent[0]}: restore the files.")

@@ -28,6 +28,7 @@ def split_rows(features: TextFeatures) -> list[TextRow]:
     """The prompts of a batch without their padding, as copies, so that no row keeps the batch alive."""
     pooled = [None] * len(features.tokens) if features.pooled is None else features.pooled.unbind()
     return [
+        # indexing by a mask copies
         TextRow(tokens[mask.bool()], None if vector is None else vector.clone())
         for tokens, mask, vector in zip(features.tokens, features.mask, pooled, strict=True)
     ]
@@ -42,6 +43,7 @@ def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
     if tokens.shape[1] < length:
         tokens = torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
     lengths = torch.tensor([len(row.tokens) for row in rows])
+    # the mask is made on the CPU, where the lengths are known without waiting for the device
     mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(tokens.device)
     pooled = [row.pooled for row in rows if row.pooled is not None]
     return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None)

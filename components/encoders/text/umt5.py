@@ -139,6 +139,7 @@ class WanTextFolder(TextEncoderSource):
 
     def settings(self) -> dict[str, str | int]:
         """Precision, longest prompt, and what repairs broken characters."""
+        # ftfy changes prompts, so that features with and without it differ
         return {"dtype": self.dtype, "max_length": self.max_length, "ftfy": _ftfy_version()}
 
     def load(self) -> UMT5Text:
@@ -205,6 +206,7 @@ def clean(prompt: str) -> str:
         import ftfy
 
         prompt = ftfy.fix_text(prompt)
+    # twice, as Wan's pipelines do
     return " ".join(html.unescape(html.unescape(prompt)).split())
 
 

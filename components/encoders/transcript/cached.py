@@ -64,6 +64,7 @@ class TranscriptFolder(TextEncoderSource):
             InputError: if one is too long and is not to be truncated, naming its clip.
         """
         within = within_bytes if self.kind == "byt5" else within_characters
+        # before the cache: what is not read must not make another entry
         return within([text.strip() for text in texts], ids, self.limit, self.on_too_long)
 
     def files(self) -> list[Path]:
@@ -124,6 +125,7 @@ class CachedTranscript(TranscriptEncoder):
         super().__init__()
         self.source = source
         self.dim = source.dim
+        # the cache is a submodule, the encoder inside it is not
         self.cached = CachedText(source, folder, device, unload, batch_size, num_in_memory)
 
     def forward(self, prompts: Sequence[str], ids: Sequence[str] | None = None) -> TextFeatures:

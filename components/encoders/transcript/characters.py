@@ -59,6 +59,7 @@ class CharacterTranscript(TranscriptEncoder):
         table = torch.stack([torch.zeros(self.dim), *map(self._vector, alphabet)]).to(device)
         index = index.to(device)
         is_real = (index > 0)[..., None]
+        # two unit-variance parts over sqrt(2): unit variance again
         tokens = (table[index] + self.positions[:length]) * is_real / math.sqrt(2)
         mask = index > 0
         mask[:, 0] = True  # attention over nothing is undefined
@@ -66,6 +67,7 @@ class CharacterTranscript(TranscriptEncoder):
 
     def _vector(self, character: str) -> Tensor:
         if character not in self._known:
+            # by code point: every process and every run has the same vectors
             generator = torch.Generator().manual_seed(ord(character))
             self._known[character] = torch.randn(self.dim, generator=generator)
         return self._known[character]

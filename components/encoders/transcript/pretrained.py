@@ -174,6 +174,7 @@ class SpeechT5Transcript(FrozenTranscript):
         super().__init__(model, model.config.hidden_size)
         self.tokenizer = _speecht5_tokenizer(folder)
         positions = model.config.max_text_positions
+        # SpeechT5 puts a start and an end around the characters
         if max_characters + 2 > positions:
             raise InputError(
                 f"max_characters is {max_characters}, but '{folder}' reads at most {positions - 2}; lower it"

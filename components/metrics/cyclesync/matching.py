@@ -33,6 +33,7 @@ def match_events(first: Sequence[float], second: Sequence[float], tolerance_s: f
             i += 1
             j += 1
         elif gap > 0:
+            # no partner is left for it: what follows in ``second`` is further away still
             i += 1
         else:
             j += 1
@@ -65,4 +66,5 @@ def onset_iou(
     total = len(first) + len(second)
     if not total:
         return None
+    # I / (|A| + |B| - I)
     return tuple(hits / (total - hits) for hits in count_matches(first, second, tolerances_s))

@@ -136,6 +136,7 @@ class CycleSync(Metric):
             raise InputError(f"num_videos is {num_videos}; CycleSync needs at least one recording")
         if undefined not in get_args(UndefinedPolicy):
             raise InputError(f"undefined is '{undefined}'; use one of {', '.join(get_args(UndefinedPolicy))}")
+        # the headline comes first; a tolerance asked for twice is counted once
         self.tolerances_s = (tolerance_s, *(extra for extra in extra_tolerances_s if extra != tolerance_s))
         if min(self.tolerances_s) < 0:
             raise InputError(f"tolerances are {list(self.tolerances_s)}; they cannot be negative")
@@ -208,6 +209,7 @@ class CycleSync(Metric):
             duration_s: length of the video, or None where the sounds alone decide.
             detector: None takes the standard one.
         """
+        # whatever all tracks cover: onsets beyond it could not be matched
         common = min(duration_s or math.inf, *(audio.shape[-1] / rate for audio, rate in (driving, inferred)))
         driving_onsets, inferred_onsets = (
             cyclesync_onsets(audio, rate, common, detector) for audio, rate in (driving, inferred)

@@ -101,6 +101,7 @@ class OnsetDetector:
         if audio.ndim != 2:
             raise InputError(f"audio must be [clips, samples] or [clips, channels, samples], not {list(audio.shape)}")
         audio = audio.float()
+        # int64, so that cropping and resampling count samples exactly
         lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
         if duration_s is not None:
             seconds = torch.as_tensor(duration_s, dtype=torch.float64, device=audio.device)
@@ -129,6 +130,7 @@ class OnsetDetector:
         if lengths is None:
             lengths = torch.full((len(wave),), wave.shape[1], device=wave.device)
         frames = 1 + lengths // self.hop
+        # periodic Hann, zeros at both ends: librosa's centred frames
         window = torch.hann_window(self.n_fft, device=wave.device)
         padded = F.pad(wave.float(), (self.n_fft // 2, self.n_fft // 2))
         spectrum = torch.stft(padded, self.n_fft, self.hop, window=window, center=False, return_complex=True)
@@ -136,7 +138,9 @@ class OnsetDetector:
         mel = _mel_filters(self.n_fft, self.num_mels, self.sample_rate, wave.device) @ power
         level = 10.0 * mel.clamp(min=_POWER_FLOOR).log10()
         inside = torch.arange(level.shape[-1], device=wave.device) < frames[:, None]  # [B, F]
+        # the loudest frame of each track alone: padding behind short tracks must not set the scale
         loudest = level.masked_fill(~inside[:, None], -math.inf).amax(dim=(1, 2), keepdim=True)
+        # librosa's ``top_db``: 80 dB below the peak everything is floor
         level = torch.maximum(level, loudest - _DYNAMIC_RANGE_DB)
         rise = level.diff(dim=-1).clamp(min=0.0).mean(dim=1)  # [B, F - 1]
         # one frame for the difference, and half a window because the frames are centred
@@ -159,10 +163,12 @@ class OnsetDetector:
         if frames is None:
             frames = torch.full((len(envelope),), count, device=envelope.device)
         inside = torch.arange(count, device=envelope.device) < frames[:, None]
+        # librosa's defaults: maximum over 30 ms before, mean over 100 ms either side, in whole frames
         short = int(0.03 * self.sample_rate // self.hop)
         wide = int(0.10 * self.sample_rate // self.hop)
         lowest = envelope.masked_fill(~inside, math.inf).amin(dim=-1, keepdim=True)
         scaled = (envelope - lowest).masked_fill(~inside, 0.0)
+        # to [0, 1] by track; ``tiny`` keeps a silent one at 0
         scaled = scaled / (scaled.amax(dim=-1, keepdim=True) + torch.finfo(scaled.dtype).tiny)
         highest = F.max_pool1d(F.pad(scaled, (short, 0), value=-math.inf), short + 1, stride=1)
         # means over the frames that exist: zeros outside, divided by the number inside
@@ -172,6 +178,7 @@ class OnsetDetector:
         peaks = inside & (scaled == highest) & (scaled >= mean + self.delta)
         rows: list[list[int]] = [[] for _ in range(len(envelope))]
         for row, frame in peaks.nonzero().tolist():
+            # librosa's ``wait``: one onset per 30 ms
             if not rows[row] or frame - rows[row][-1] > short:
                 rows[row].append(frame)
         return rows

@@ -33,6 +33,7 @@ def at_syncnet_fps(video: Tensor, fps: float) -> Tensor:
     if fps == FPS:
         return video
     wanted = max(1, round(video.shape[1] / fps * FPS))
+    # float64 seconds, middle of each output frame: at a border a rounding error would show the wrong frame
     middle_s = (torch.arange(wanted, dtype=torch.float64) + 0.5) / FPS
     index = (middle_s * fps).floor().long().clamp(max=video.shape[1] - 1)
     return video[:, index.to(video.device)]
@@ -52,4 +53,5 @@ def resized(frames: Tensor, size: int) -> Tensor:
 
 def network_pictures(frames: Tensor, size: int) -> Tensor:
     """``[T, 3, H, W]`` RGB in [0, 1] to ``[3, T, size, size]`` BGR in 0..255: the lip tower's input."""
+    # red, green, blue to blue, green, red; time before the sides, as the tower's convolutions want it
     return 255 * resized(frames.float(), size).flip(1).transpose(0, 1)

@@ -43,7 +43,7 @@ class SyncConfidence(Metric):
         (7.0, 6.5, 1)
     """
 
-    higher_is_better = None
+    higher_is_better = None  # neither: Sync-C and Sync-D point in opposite directions
     is_differentiable = False
     full_state_update = False
 

@@ -19,7 +19,7 @@ from torch import Tensor
 SAMPLE_RATE = 16_000
 NUM_CEPSTRA = 13
 
-_FRAME, _HOP, _FFT = 400, 160, 512
+_FRAME, _HOP, _FFT = 400, 160, 512  # 25 ms and 10 ms at 16 kHz
 _NUM_FILTERS = 26
 _PRE_EMPHASIS = 0.97
 _LIFTER = 22
@@ -28,6 +28,7 @@ _FULL_SCALE = 32_768
 
 def to_int16_scale(audio: Tensor) -> Tensor:
     """Sound in [-1, 1] as the whole numbers a 16-bit file would hold, float64: what :func:`mfcc` is fed."""
+    # +1 has no 16-bit number: the largest is 32767
     return (audio.double() * _FULL_SCALE).round().clamp(-_FULL_SCALE, _FULL_SCALE - 1)
 
 
@@ -39,15 +40,18 @@ def mfcc(samples: Tensor) -> Tensor:
     """
     samples = samples.double()
     tiny = torch.finfo(torch.float64).eps
+    # the first sample has no predecessor and is kept
     emphasised = torch.cat((samples[:, :1], samples[:, 1:] - _PRE_EMPHASIS * samples[:, :-1]), dim=1)
     num_frames = 1 + max(0, math.ceil((samples.shape[1] - _FRAME) / _HOP))
     padding = (num_frames - 1) * _HOP + _FRAME - samples.shape[1]
     frames = F.pad(emphasised, (0, padding)).unfold(1, _FRAME, _HOP)
+    # a rectangular window: ``unfold`` alone
     power = torch.fft.rfft(frames, _FFT).abs().square() / _FFT
     energy = power.sum(dim=-1)
     filters, cosines = (torch.from_numpy(table).to(samples.device) for table in (_mel_filters(), _liftered_cosines()))
     bands = power @ filters
     cepstra = torch.where(bands == 0, tiny, bands).log() @ cosines
+    # the frame's energy takes the place of coefficient 0, after the lifter
     cepstra[..., 0] = torch.where(energy == 0, tiny, energy).log()
     return cepstra
 

@@ -127,6 +127,7 @@ class SyncNet(nn.Module):
                     "SyncNet.save_pretrained"
                 ) from None
         load_safetensors(net, file)
+        # in evaluation mode: batch norms use the stored moments, so a clip's score does not depend on its batch
         return net.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -139,6 +140,7 @@ class SyncNet(nn.Module):
 
 def cepstrum_windows(cepstra: Tensor, num_windows: int) -> Tensor:
     """The sound of the windows from frame 0, 1, 2 ...: cepstra ``[F, 13]`` to ``[M, 1, 13, 20]``, a view."""
+    # 20 cepstra, four to a frame: window i begins at cepstrum 4 i
     windows = cepstra.unfold(0, WINDOW_CEPSTRA, CEPSTRA_PER_FRAME)[:num_windows]  # [M, 13, 20]
     return windows[:, None]
 
@@ -147,6 +149,7 @@ def _audio_tower(widths: Sequence[int]) -> nn.Sequential:
     """13 x 20 cepstra to 1 x 1; the places in the sequence are those of the public checkpoint."""
     return nn.Sequential(
         *_conv2d(1, widths[0]),
+        # the public sequence has a pooling of size 1 here, which does nothing but count
         nn.Identity(),
         *_conv2d(widths[0], widths[1]),
         nn.MaxPool2d(3, stride=(1, 2)),

@@ -20,7 +20,7 @@ from torch import Tensor
 from components.errors import InputError
 
 MAX_SHIFT = 15
-_EPSILON = 1e-6
+_EPSILON = 1e-6  # inside the norm, as PyTorch's pairwise_distance has it
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def shifted_distances(video: Tensor, audio: Tensor, max_shift: int) -> Tensor:
     num_windows = min(len(video), len(audio))
     if not num_windows:
         raise InputError(f"{len(video)} windows of video and {len(audio)} of audio have no offset; use longer clips")
+    # zeros beyond the ends, as the public pipeline pads: short clips are judged by them too
     padded = F.pad(audio[:num_windows], (0, 0, max_shift, max_shift))
     shifted = padded.unfold(0, 2 * max_shift + 1, 1)  # [N, D, 2 V + 1], a view
     result: Tensor = torch.linalg.vector_norm(video[:num_windows, :, None] - shifted + _EPSILON, dim=1)

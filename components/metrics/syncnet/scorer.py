@@ -98,6 +98,7 @@ class SyncNetScorer(SyncScorer):
             raise InputError(f"SyncNetScorer.max_shift is {max_shift}; at least 1 frame has to be searched")
         if windows_at_once < 1:
             raise InputError(f"SyncNetScorer.windows_at_once is {windows_at_once}; it must be at least 1")
+        # 1e-6 s: 2 s at 25 fps must not come out as 51 frames
         self.min_frames = math.ceil(min_duration_s * FPS - 1e-6)
         if self.min_frames <= WINDOW_FRAMES:
             raise InputError(
@@ -188,6 +189,7 @@ class SyncNetScorer(SyncScorer):
             return faces.new_zeros(0, self.net.embed_dim)
         shared = WINDOW_FRAMES - 1
         parts = []
+        # pieces overlap by four frames, so that every window lies in one of them
         for first in range(0, len(faces) - shared, self.windows_at_once):
             part = network_pictures(faces[first : first + self.windows_at_once + shared], self.net.image_size)
             parts.append(self.net.embed_lips(part[None])[0])
@@ -197,5 +199,6 @@ class SyncNetScorer(SyncScorer):
 def sound_cepstra(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:
     """Cepstra ``[B, F, 13]`` of sound ``[B, S]`` in [-1, 1], and how many windows the public pipeline takes of it."""
     samples = at_syncnet_rate(audio.float(), sample_rate)
+    # the public pipeline leaves the last window out: floor(samples / 640) - 5
     num_windows = max(0, samples.shape[1] * FPS // SAMPLE_RATE - WINDOW_FRAMES)
     return mfcc(to_int16_scale(samples)).float(), num_windows

@@ -57,7 +57,7 @@ class WholeFrame(FaceDetector):
 
 Box = Sequence[float]
 
-_PADDING_VALUE = 110 / 255
+_PADDING_VALUE = 110 / 255  # the public pipeline's grey
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ class FaceTracker:
         for x, y, side in zip(*self.smoothed(track), strict=True):
             padding = int(side * (1 + 2 * scale))
             column, row = x + padding, y + padding
+            # further down than up: the mouth is what counts
             top, bottom = int(row - side), int(row + side * (1 + 2 * scale))
             left, right = int(column - side * (1 + scale)), int(column + side * (1 + scale))
             found.append(Crop(padding, top, bottom, left, right))

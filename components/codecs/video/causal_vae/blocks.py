@@ -52,6 +52,7 @@ class CausalStream:
         """
         past = self._past.pop(layer, None)
         joined = frames if past is None else torch.cat((past, frames), dim=2)
+        # ``carry`` frames: taps minus stride, 2 for a plain convolution, 1 for one that halves time
         if not self.is_last and carry > 0:
             self._past[layer] = joined[:, :, -carry:].clone()  # a view would keep the whole chunk alive
         return joined, None if past is None else past.shape[2]
@@ -78,7 +79,7 @@ class CausalConv3d(nn.Module):
         stride: tuple[int, int, int] = (1, 1, 1),
     ) -> None:
         super().__init__()
-        padding = (0, kernel_size // 2, kernel_size // 2)
+        padding = (0, kernel_size // 2, kernel_size // 2)  # time is padded by hand, in front alone
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding)
         self.taps = kernel_size
         self.carry = kernel_size - stride[0]
@@ -90,6 +91,7 @@ class CausalConv3d(nn.Module):
             result = self.conv(x)
             return result
         x, past = stream.extend(self, x, self.carry)
+        # at the video's start zeros, later the frames that are remembered
         missing = self.taps - 1 if past is None else self.carry - past
         if past is None and x.shape[2] == 1:
             return self._last_tap(x)
@@ -114,6 +116,7 @@ class FrameGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to the same shape (frame-major in memory; the next padding undoes that for free)."""
+        # frames as batch: [B T, C, H, W], so that statistics never cross frames
         frames = x.transpose(1, 2)
         result: Tensor = super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).transpose(1, 2)
         return result
@@ -132,6 +135,7 @@ class CausalResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """``[B, C_in, T, H, W]`` to ``[B, C_out, T, H, W]``."""
+        # in place: the norm's result is new, so nothing else reads it
         hidden = self.conv1(F.silu(self.norm1(x), inplace=True), stream)
         hidden = self.conv2(F.silu(self.norm2(hidden), inplace=True), stream)
         shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x, stream)
@@ -148,13 +152,14 @@ class FrameAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
-        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])  # a list, because the checkpoint's key is to_out.0
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to the same shape; frames are independent of each other."""
         batch, _, time, height, _ = x.shape
         frames = x.transpose(1, 2).flatten(0, 1)
         tokens = self.group_norm(frames).flatten(2).transpose(1, 2)[:, None]  # [B T, 1 head, H W, C]
+        # one head as wide as the channels, 512 in the public VAE
         attended = F.scaled_dot_product_attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
         out = self.to_out[0](attended[:, 0]).transpose(1, 2)
         result: Tensor = x + out.unflatten(2, (height, -1)).unflatten(0, (batch, time)).transpose(1, 2)
@@ -197,7 +202,9 @@ class SpatialUpsample(nn.Module):
 
     def forward(self, x: Tensor, stream: CausalStream) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C, T, 2H, 2W]``."""
+        # channel-major as in the checkpoint: c, then row, then column
         parts = self.conv(x, stream).unflatten(1, (-1, 2, 2))  # [B, C, row, column, T, H, W]
+        # to [B, C, T, H, row, W, column], then merged
         result: Tensor = parts.permute(0, 1, 4, 5, 2, 6, 3).flatten(5, 6).flatten(3, 4)
         return result
 
@@ -213,6 +220,7 @@ class TemporalUpsample(nn.Module):
         """``[B, C, T, H, W]`` to 2T frames, or to 2T - 1 where the video starts: its first frame stays single."""
         parts = self.conv(x, stream).unflatten(1, (-1, 2))  # [B, C, 2, T, H, W]
         frames = parts.transpose(2, 3).flatten(2, 3)
+        # a single first frame would come out as two: the first of them stands for time before the video
         result: Tensor = frames[:, :, 1:] if stream.starts_video else frames
         return result
 

@@ -52,6 +52,7 @@ def vae_from_config(config: Mapping[str, object], source: str = "the VAE config"
     """
     for key, wanted in _FIXED.items():
         found = config.get(key, wanted)
+        # lists hold one entry per block, all of which must be the same
         if any(value != wanted for value in (found if isinstance(found, list) else [found])):
             raise InputError(f"{source}: {key} is {found!r}, but only {wanted!r} is supported; use that value")
     known = inspect.signature(CausalVideoVAE).parameters
@@ -122,6 +123,7 @@ def vae_settings(shapes: Shapes) -> dict[str, object]:
         names = [f"{blocks}.{i}" for i in range(num_numbered(shapes, blocks))]
         widths = [shapes.get(f"{name}.resnets.0.conv1.conv.weight", (0,))[0] for name in names]
         found[f"{side}_layers_per_block"] = [num_numbered(shapes, f"{name}.resnets") for name in names]
+        # the decoder's blocks run from coarse to fine, its widths are stored from fine to coarse
         found[f"{side}_block_out_channels"] = widths if side == "encoder" else widths[::-1]
         for kind, prefix in (("spatial", ""), ("temporal", "temporal_")):
             found[f"{side}_{kind}_{scaled}"] = [num_numbered(shapes, f"{n}.{prefix}{sampling}") > 0 for n in names]

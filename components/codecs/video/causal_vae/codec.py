@@ -43,6 +43,7 @@ class LatentNormalisation:
     def normalise(self, latents: Tensor) -> Tensor:
         """Raw latents ``[B, C, L, h, w]``, from the video's start on, to normalised ones in float32."""
         shift, std = self._per_frame(latents)
+        # ``sub`` makes a new tensor, which ``div_`` may change
         return latents.float().sub(shift).div_(std)
 
     def denormalise(self, latents: Tensor) -> Tensor:
@@ -54,6 +55,7 @@ class LatentNormalisation:
         """Normalised latents with latent 0 expressed in the normalisation of the later ones: differences compare."""
         uniform = latents.clone()
         offset = (self.first_shift - self.later_shift) / self.later_std
+        # (z s1 + m1 - m) / s: latent 0 out of its own normalisation and into that of the rest
         uniform[:, :, 0].mul_(self.first_std / self.later_std).add_(offset)
         return uniform
 
@@ -62,11 +64,13 @@ class LatentNormalisation:
         shape = (latents.shape[2], 1, 1)
         shift = torch.full(shape, self.later_shift, device=latents.device)
         std = torch.full(shape, self.later_std, device=latents.device)
+        # the released code normalises the image by other constants than video (the image alone has less spread)
         shift[0], std[0] = self.first_shift, self.first_std
         return shift, std
 
 
 MINIFLUX_NORMALISATION = LatentNormalisation()
+# the later latents' constants are those of miniFLUX
 SD3_NORMALISATION = LatentNormalisation(first_shift=0.1490, first_std=1.8415)
 
 
@@ -107,6 +111,7 @@ class CausalVideoCodec(VideoCodec):
         self.normalisation = normalisation
         self.encode_window = _positive_multiple("encode_window", encode_window, vae.temporal_factor)
         self.decode_window = _positive_multiple("decode_window", decode_window, 1)
+        # a quarter of a tile overlaps, and in latents too it must be a whole number
         self.tile_size = _positive_multiple("tile_size", tile_size, 4 * vae.spatial_factor)
         self.clips_at_once = _positive_multiple("clips_at_once", clips_at_once, 1)
 
@@ -175,9 +180,11 @@ class CausalVideoCodec(VideoCodec):
             height // self.spatial_factor,
             width // self.spatial_factor,
         )
+        # float32 results, filled piece by piece: the network's own dtype stays inside it
         moments = video.new_empty(shape, dtype=torch.float32)
         tile = self._tile_for(height, width)
         with no_autocast(video.device):
+            # views: what is written into ``place`` lands in ``moments``
             for pixels, place in self._parts(video.transpose(1, 2), moments):
                 if tile is None:
                     _fill(place, self.vae.encode_windows(pixels, self.encode_window))

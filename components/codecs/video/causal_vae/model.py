@@ -70,6 +70,7 @@ class CausalDecoder(nn.Module):
         num_groups: int,
     ) -> None:
         super().__init__()
+        # coarse to fine: the decoder begins where the encoder ends
         outputs = list(reversed(widths))
         inputs = [outputs[0], *outputs[:-1]]
         self.conv_in = CausalConv3d(in_channels, outputs[0])
@@ -137,6 +138,7 @@ class CausalVideoVAE(nn.Module):
     ) -> None:
         super().__init__()
         down = (encoder_in_channels, encoder_out_channels, sum(encoder_spatial_down_sample))
+        # latent channels as the decoder reads them must be those the encoder gives
         up = (decoder_out_channels, decoder_in_channels, sum(decoder_spatial_up_sample))
         halvings = sum(encoder_temporal_down_sample)
         if down != up or halvings != sum(decoder_temporal_up_sample):
@@ -190,6 +192,7 @@ class CausalVideoVAE(nn.Module):
             ValueError: if the chunk's frames do not fill whole latent frames.
         """
         stream = stream or CausalStream(is_last=True)
+        # the first frame stands alone; ``starts_video`` is 1 at the start and 0 later
         if (pixels.shape[2] - stream.starts_video) % self.temporal_factor:
             first = "1 + " if stream.starts_video else ""
             raise ValueError(f"a chunk of {pixels.shape[2]} frames is not {first}a multiple of {self.temporal_factor}")
@@ -212,6 +215,7 @@ class CausalVideoVAE(nn.Module):
 
     def encode_windows(self, pixels: Tensor, window: int | None) -> Iterator[Tensor]:
         """Moments of a whole video, a chunk at a time: the first ``1 + window`` frames, then ``window`` each."""
+        # a stream per call: several videos may be encoded at once
         stream = CausalStream()
         for chunk in _windows(pixels, window, stream):
             yield self.encode(chunk, stream)
@@ -226,9 +230,11 @@ class CausalVideoVAE(nn.Module):
 def _windows(clip: Tensor, window: int | None, stream: CausalStream) -> Iterator[Tensor]:
     """Cuts ``[B, C, T, H, W]`` along time (None: not at all) and tells ``stream`` before the last piece."""
     length = clip.shape[2]
+    # the first chunk has one more: 1 + window, then window each
     ends = [*range(1 + window, length, window), length] if window else [length]
     start = 0
     for end in ends:
+        # told before the chunk runs, so that its layers remember nothing
         stream.is_last = end == length
         yield clip[:, :, start:end]
         start = end
