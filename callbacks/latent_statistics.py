@@ -91,7 +91,9 @@ class ComputeLatentStatistics(Callback):
         """This rank's share of the latents, ``[B, C, N]`` each, not normalised."""
         num_seen = 0
         for batch in batches:
-            num_latents = codec.num_latents_for(batch.video.shape[1] / batch.fps)
+            frames = batch.video.shape[1]  # none where clips are sounds alone
+            duration_s = frames / batch.fps if frames else batch.audio.shape[1] / batch.sample_rate
+            num_latents = codec.num_latents_for(duration_s)
             waveform = codec.fit(batch.audio.to(device), num_latents, batch.sample_rate)
             # raw latents: the codec's present normalisation is taken off
             yield normalisation.inverse(codec.encode(waveform))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,15 +30,17 @@ class SlimCheckpoint(Callback):
         if folder is None:
             return
         file = folder / "checkpoints" / self.name
-        partial = file.with_name(f".{file.name}.part")
+        partial, whole = (file.with_name(f".{file.name}.{kind}") for kind in ("part", "whole"))
         # collective where the weights are sharded: every rank calls it
-        trainer.save_checkpoint(partial, weights_only=True)
+        trainer.save_checkpoint(whole, weights_only=True)
         if trainer.is_global_zero:
-            checkpoint: dict[str, Any] = torch.load(partial, map_location="cpu", weights_only=True)
+            # a file, or a folder that every process has written its shards into
+            checkpoint: dict[str, Any] = trainer.strategy.checkpoint_io.load_checkpoint(whole)
             checkpoint["state_dict"] = {key: _small(value) for key, value in checkpoint["state_dict"].items()}
             torch.save(checkpoint, partial)
-            Path(partial).replace(file)
+            partial.replace(file)
             rank_zero_info(f"wrote {file}")
+        trainer.strategy.remove_checkpoint(whole)
 
 
 def _small(value: Tensor) -> Tensor:

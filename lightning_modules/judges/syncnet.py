@@ -74,8 +74,9 @@ class SyncNetModule(L.LightningModule):
                 "clip.num_frames"
             )
         if self.degrade is not None:
-            step = batch_idx if batch.position is None else batch.position
-            generator = clip_generator(f"syncnet-{step}-{self.global_rank}", self.noise_seed)
+            # a position is a batch's among those of all processes
+            place = f"{batch_idx}-{self.global_rank}" if batch.position is None else f"{batch.position}-0"
+            generator = clip_generator(f"syncnet-{place}", self.noise_seed)
             video = self.degrade(video, generator)
         # [B T, ...] at once, then [B, 3, T, size, size] as the lip tower wants it
         pictures = network_pictures(video.flatten(0, 1), net.image_size).unflatten(1, video.shape[:2]).transpose(0, 1)

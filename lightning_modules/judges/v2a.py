@@ -94,8 +94,9 @@ class V2AModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy of the onset curve."""
-        step = batch_idx if batch.position is None else batch.position
-        generator = clip_generator(f"v2a-{step}-{self.global_rank}", self.noise_seed)
+        # a position is a batch's among those of all processes: what is drawn does not depend on how many there are
+        place = f"{batch_idx}-{self.global_rank}" if batch.position is None else f"{batch.position}-0"
+        generator = clip_generator(f"v2a-{place}", self.noise_seed)
         video = batch.video.float() / 255
         onsets = self._targets(batch)
         if self.degrade is not None:

@@ -21,14 +21,14 @@ from components.errors import InputError
 FRAMES, FPS, RATE = 25, 24.0, 16000
 
 
-def clips(start: int, count: int) -> ClipBatch:
+def clips(start: int, count: int, frames: int = FRAMES) -> ClipBatch:
     rows = [
         torch.randn(16700, generator=torch.Generator().manual_seed(i)) * 0.01 * (i + 1)
         for i in range(start, start + count)
     ]
     return ClipBatch(
         ids=[f"clip{i}" for i in range(start, start + count)],
-        video=torch.zeros(count, FRAMES, 3, 2, 2, dtype=torch.uint8),
+        video=torch.zeros(count, frames, 3, 2, 2, dtype=torch.uint8),
         fps=FPS,
         audio=torch.stack(rows).clamp(-1, 1),
         sample_rate=RATE,
@@ -38,19 +38,24 @@ def clips(start: int, count: int) -> ClipBatch:
 
 
 class Endless(torch.utils.data.IterableDataset):
-    def __init__(self, rank: int, world_size: int) -> None:
-        self.rank, self.world_size = rank, world_size
+    def __init__(self, rank: int, world_size: int, frames: int) -> None:
+        self.rank, self.world_size, self.frames = rank, world_size, frames
 
     def __iter__(self):
         batch = self.rank
         while True:
-            yield clips(3 * batch, 3)
+            yield clips(3 * batch, 3, self.frames)
             batch += self.world_size
 
 
 class Data(L.LightningDataModule):
+    def __init__(self, frames: int = FRAMES) -> None:
+        super().__init__()
+        self.frames = frames
+
     def train_dataloader(self):
-        return DataLoader(Endless(self.trainer.global_rank, self.trainer.world_size), batch_size=None)
+        trainer = self.trainer
+        return DataLoader(Endless(trainer.global_rank, trainer.world_size, self.frames), batch_size=None)
 
 
 class Module(L.LightningModule):
@@ -68,7 +73,7 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: Module, callback: ComputeLatentStatistics, folder: Path, **options) -> L.Trainer:
+def fit(module: Module, callback: ComputeLatentStatistics, folder: Path, frames: int = FRAMES, **options) -> L.Trainer:
     trainer = L.Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -81,7 +86,7 @@ def fit(module: Module, callback: ComputeLatentStatistics, folder: Path, **optio
         use_distributed_sampler=False,
         **options,
     )
-    trainer.fit(module, datamodule=Data())
+    trainer.fit(module, datamodule=Data(frames))
     return trainer
 
 
@@ -111,6 +116,16 @@ def test_statistics_of_raw_latents_and_no_training(tmp_path: Path):
     again = tmp_path / "again.json"
     fit(Module(statistics=file), ComputeLatentStatistics(str(again), num_clips=9), tmp_path)
     np.testing.assert_allclose(LatentStatistics.load(again).mean, mean, rtol=1e-4)
+
+
+def test_sounds_without_pictures_count_as_long_as_they_are(tmp_path: Path):
+    file = tmp_path / "sounds.json"
+    fit(Module(), ComputeLatentStatistics(str(file), num_clips=7), tmp_path, frames=0)
+    codec = LogMelCodec(num_mels=8)
+    num_latents = codec.num_latents_for(16700 / RATE)
+    raw = codec.normalisation.inverse(codec.encode(codec.fit(clips(0, 9, 0).audio, num_latents)))
+    found = LatentStatistics.load(file)
+    np.testing.assert_allclose(found.mean, raw.mean(dim=(0, 2)), atol=1e-5)
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path):

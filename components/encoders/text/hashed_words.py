@@ -36,7 +36,7 @@ class HashedWords(TextEncoder):
     def forward(self, prompts: Sequence[str]) -> TextFeatures:
         """B prompts to tokens ``[B, M, dim]``, M the longest prompt in words (at least 1)."""
         words = [re.findall(r"\w+", prompt.lower())[: self.max_words] for prompt in prompts]
-        length = max(1, *(len(w) for w in words))
+        length = max([1, *(len(w) for w in words)])
         tokens = torch.zeros(len(prompts), length, self.dim)
         mask = torch.zeros(len(prompts), length, dtype=torch.bool)
         # a prompt without words is one zero token, for attention over nothing is undefined

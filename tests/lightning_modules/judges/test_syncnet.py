@@ -115,3 +115,13 @@ def test_the_shipped_experiment_trains_and_exports(tmp_path, monkeypatch):
     assert main(["fit", "--config", str(PACKAGE_ROOT / "configs/harmony/syncnet.yaml"), *given]) == 0
     net = SyncNet.from_pretrained(tmp_path / "syncnet")
     assert net.image_size == 64
+
+
+def test_what_is_drawn_for_a_batch_does_not_depend_on_the_rank(batch, monkeypatch):
+    placed = replace(batch, position=8)
+    losses = []
+    for rank in range(2):
+        learner = module(degrade=Degrade())
+        monkeypatch.setattr(type(learner), "global_rank", rank)
+        losses.append(learner.training_step(placed, rank).item())
+    assert losses[0] == losses[1]

@@ -128,3 +128,13 @@ def test_targets_are_one_at_onsets_and_the_larger_bump_counts():
     assert curves.max() <= 1.0
     assert not curves[1].any()
     assert curves[0, 0] < 1e-6
+
+
+def test_what_is_drawn_for_a_batch_does_not_depend_on_the_rank(batch, monkeypatch):
+    placed = replace(batch, position=8)
+    losses = []
+    for rank in range(2):
+        learner = module(degrade=Degrade())
+        monkeypatch.setattr(type(learner), "global_rank", rank)
+        losses.append(learner.training_step(placed, rank).item())
+    assert losses[0] == losses[1]

@@ -86,7 +86,9 @@ class Witness(L.Callback):
         Path(f"{self.file}.{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 
-def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None = None, **trainer: Any) -> Path:
+def write_config(
+    folder: Path, name: str, ema: bool = True, stop_at: int | None = None, slim: bool = False, **trainer: Any
+) -> Path:
     """``<folder>/<name>.yaml``; five evaluation clips, so that two ranks have unequal shares."""
     zero_steps = {"class_path": "PyramidSampler", "init_args": {"video_steps": [1, 1, 1], "video_text_scale": 1.0}}
     config = {
@@ -137,6 +139,7 @@ def write_config(folder: Path, name: str, ema: bool = True, stop_at: int | None 
                 {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
                 {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "every_n_train_steps": 3}},
                 *([{"class_path": "EMA", "init_args": {"decay": 0.5}}] if ema else []),
+                *([{"class_path": "SlimCheckpoint"}] if slim else []),
             ],
             **trainer,
         },

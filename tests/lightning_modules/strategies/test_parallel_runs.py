@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.lightning_modules.strategies.parallel_runs import (
     assert_same_tensors,
@@ -107,6 +108,12 @@ def test_shards_are_read_whole_and_whole_files_in_shards(folder: Path, alone: di
     (gathered,) = seen(folder, "gathered")
     assert gathered["losses"] == pytest.approx(alone["losses"][4:], abs=1e-5)
     assert_same_tensors(load(checkpoint(folder, "gathered")), load(checkpoint(folder, "alone")), 2e-5)
+    avsync("fit", write_config(folder, "slim", slim=True, devices=2, strategy=SHARDED), "--ckpt_path", str(parts))
+    slim, whole_run = load(checkpoint(folder, "slim", "slim.ckpt")), load(checkpoint(folder, "alone"))
+    assert slim["state_dict"].keys() == whole_run["state_dict"].keys() and "optimizer_states" not in slim
+    for name, value in slim["state_dict"].items():
+        torch.testing.assert_close(value.float(), whole_run["state_dict"][name].float(), rtol=2**-8, atol=1e-5)
+    assert not list(checkpoint(folder, "slim", "slim.ckpt").parent.glob(".*"))
     for name, settings in (("averages", TWO), ("weights", {"ema": False})):
         config = write_config(folder, name, **settings)
         avsync("validate", config, "--ckpt_path", str(checkpoint(folder, "gathered")))

@@ -56,6 +56,11 @@ def test_pooled_vectors_tell_prompts_apart_at_one_scale():
     assert float(torch.nn.functional.cosine_similarity(pooled[0], pooled[2], dim=0).abs()) < 0.2
 
 
+def test_no_prompts_give_no_rows():
+    features = HashedWords()([])
+    assert features.tokens.shape == (0, 1, 64) and features.mask.shape == (0, 1)
+
+
 def test_it_has_nothing_to_save_and_no_randomness_left():
     encoder = HashedWords()
     before = torch.random.get_rng_state()
