@@ -1,15 +1,16 @@
-"""Ends a run that is told to stop with one checkpoint, between two steps, on all processes together."""
+"""Ends a run that is told to stop with one checkpoint, between two batches, on all processes together."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.run_record import run_folder
@@ -35,8 +36,9 @@ class RunStopped(BaseException):
 class GracefulStop(Callback):
     """On SIGTERM, SIGINT or SIGUSR1 to any process writes ``<run>/checkpoints/stopped.ckpt`` and ends the run.
 
-    The step in progress (and a validation, if one is running) is finished first. ``fit`` with that checkpoint as
-    ``--ckpt_path`` goes on as if nothing had happened. A second SIGINT ends the run at once, without a checkpoint.
+    The batch in progress, of training or validation, is finished first; with gradient accumulation, the step. ``fit``
+    with that checkpoint as ``--ckpt_path`` goes on as if nothing had happened: it begins a broken-off validation anew.
+    A second SIGINT ends the run at once, without a checkpoint.
 
     Raises:
         RunStopped: on every rank, once the checkpoint is written.
@@ -62,8 +64,23 @@ class GracefulStop(Callback):
     ) -> None:
         """Stops if any rank was told to."""
         # between two optimizer steps: accumulated gradients are in no checkpoint
-        if _accumulates(trainer) or not self._any_signalled():
-            return
+        if not _accumulates(trainer) and self._any_signalled():
+            self._stop(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stops in the middle of a validation, which may take longer than a scheduler waits."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._any_signalled():
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> NoReturn:
         folder = run_folder(trainer)
         if folder is not None:
             file = folder / "checkpoints" / "stopped.ckpt"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -177,6 +180,7 @@ class ClipDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate_clips, shape=self.clip),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
             # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
             # change the training that follows.
             generator=torch.Generator().manual_seed(self.seed),
@@ -200,3 +204,24 @@ class ClipDataModule(L.LightningDataModule):
         # "processed" counts the batch whose end is just announced (where checkpoints are written) but not one that
         # failed half way.
         return int(vars(total).get("processed", total.completed))
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    """A scheduler signals every process of a run; the run's own ends with a checkpoint and takes its workers along.
+
+    A worker that died of the signal first would end the run with an error instead. From the run itself SIGTERM is
+    obeyed, as it is how the run ends its workers.
+    """
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
+    run = os.getppid()
+
+    def obey_the_run() -> None:
+        while True:
+            received = signal.sigwaitinfo(signals)
+            if received.si_signo == signal.SIGTERM and received.si_pid == run:
+                os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        # blocked in this thread and in all that it starts, so that the one that waits takes them
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(target=obey_the_run, daemon=True).start()

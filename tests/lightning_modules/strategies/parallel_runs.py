@@ -45,11 +45,15 @@ class Witness(L.Callback):
     Args:
         file: name without ending.
         stop_at: tell the last rank to stop after this step.
+        stop_by: the signal's name; with ``group`` before it every process of the run gets it, loader workers too.
+        in_validation: not after the step itself but after the first batch of its validation.
     """
 
-    def __init__(self, file: str, stop_at: int | None = None) -> None:
+    def __init__(
+        self, file: str, stop_at: int | None = None, stop_by: str = "SIGTERM", in_validation: bool = False
+    ) -> None:
         self.file = file
-        self.stop_at = stop_at
+        self.stop_at, self.stop_by, self.in_validation = stop_at, stop_by, in_validation
         self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}, "sounds": {}}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
@@ -59,8 +63,13 @@ class Witness(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.seen["losses"].append(float(trainer.callback_metrics["train/loss"]))
         self.seen["ids"].append(list(batch.ids))
+        if not self.in_validation:
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self.stop_at and trainer.global_rank == trainer.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            *group, name = self.stop_by.split()
+            (os.killpg if group else os.kill)(os.getpid(), signal.Signals[name])
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if not trainer.sanity_checking:
@@ -68,6 +77,8 @@ class Witness(L.Callback):
                 sums = made.double().abs().flatten(1).sum(dim=1).tolist()
                 valid = [True] * len(sums) if outputs.valid is None else outputs.valid.tolist()
                 self.seen[name] |= {n: s for n, s, v in zip(batch.ids, sums, valid, strict=True) if v}
+            if self.in_validation:
+                self._stop(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, pl_module)
@@ -87,7 +98,14 @@ class Witness(L.Callback):
 
 
 def write_config(
-    folder: Path, name: str, ema: bool = True, stop_at: int | None = None, slim: bool = False, **trainer: Any
+    folder: Path,
+    name: str,
+    ema: bool = True,
+    stop_at: int | None = None,
+    slim: bool = False,
+    workers: int = 0,
+    witness: dict[str, Any] | None = None,
+    **trainer: Any,
 ) -> Path:
     """``<folder>/<name>.yaml``; five evaluation clips, so that two ranks have unequal shares."""
     zero_steps = {"class_path": "PyramidSampler", "init_args": {"video_steps": [1, 1, 1], "video_text_scale": 1.0}}
@@ -119,6 +137,7 @@ def write_config(
                 "train_duration_s": 1.5,
                 "batch_size": 4,
                 "val_batch_size": 2,
+                "num_workers": workers,
             },
         },
         "trainer": {
@@ -135,7 +154,10 @@ def write_config(
             "use_distributed_sampler": False,
             "default_root_dir": str(folder / "runs"),
             "callbacks": [
-                {"class_path": f"{HERE}.Witness", "init_args": {"file": str(folder / name), "stop_at": stop_at}},
+                {
+                    "class_path": f"{HERE}.Witness",
+                    "init_args": {"file": str(folder / name), "stop_at": stop_at, **(witness or {})},
+                },
                 {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
                 {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "every_n_train_steps": 3}},
                 *([{"class_path": "EMA", "init_args": {"decay": 0.5}}] if ema else []),
