@@ -24,7 +24,7 @@ from datamodules.reading.clip_data_module import Split
 from datamodules.reading.records import ClipRecord
 
 # Raise it whenever a scene, a sound or the encoding changes: folders of other versions are then not re-used.
-RENDERER_VERSION = 3
+RENDERER_VERSION = 4
 _PROMPTS = {
     "bouncing_ball": "a bouncing ball",
     "striking_mallet": "a mallet striking a bar",

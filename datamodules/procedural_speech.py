@@ -35,7 +35,7 @@ from datamodules.reading.records import ClipRecord
 from datamodules.speech_clips import SpeechClips
 
 # Raise it whenever a picture, a sound or the encoding changes: folders of other versions are then not re-used.
-SPEECH_RENDERER_VERSION = 1
+SPEECH_RENDERER_VERSION = 2
 _MANIFEST = "speech.jsonl"
 _STRIKES = ("bouncing_ball", "striking_mallet")
 _CAPTIONS = {"bouncing_ball": "a bouncing ball", "striking_mallet": "a mallet striking a bar"}

@@ -401,7 +401,7 @@ def test_all_strikes_and_no_strikes(tmp_path: Path) -> None:
         ({"num_speakers": 17}, "num_speakers is 17; there are faces for 16"),
         ({"strike_share": 1.5}, r"strike_share is 1\.5; it must lie between 0 and 1"),
         ({"width": 33}, r"width is 33; H\.264 needs even sizes"),
-        ({"num_frames": 17}, r"17 frames at 24 fps have no room for 3 syllables; ask for more frames"),
+        ({"num_frames": 17}, r"17 frames at 24 fps have no room for 3 syllables; raise clip.num_frames"),
         ({"num_test": 6}, r"num_test is 6, which gives 5 utterances to 4 speakers; each needs two"),
         ({"reference_s": 0.0}, r"reference_s is 0\.0; it must be positive"),
     ],
