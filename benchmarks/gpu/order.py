@@ -1,0 +1,67 @@
+"""All rows in the order in which they run: cheapest and most telling first, correctness before speed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.gpu.command_line_checks import (
+    HARMONY,
+    QUICKSTART,
+    check_one_card,
+    check_quickstart,
+    check_sharded,
+)
+from benchmarks.gpu.model_checks import (
+    check_attention_backends,
+    check_checkpointing,
+    check_harmony,
+    check_harmony_sampling,
+    check_syncphony,
+    check_syncphony_sampling,
+)
+from benchmarks.gpu.part_checks import (
+    check_causal_vae,
+    check_cyclesync,
+    check_flex_attention,
+    check_loader,
+    check_mmaudio,
+    check_syncnet,
+    check_wan_vae,
+)
+from benchmarks.gpu.rows import Row
+
+one_card_syncphony, one_card_harmony = (partial(check_one_card, experiment) for experiment in (QUICKSTART, HARMONY))
+ROWS: list[Row] = [
+    Row("syncphony_miniflux", "forward, loss and gradients, miniFLUX", partial(check_syncphony, "miniflux")),
+    Row("syncphony_sd3", "forward, loss and gradients, SD3", partial(check_syncphony, "sd3")),
+    Row("harmony", "forward, loss and gradients of all three tasks", check_harmony),
+    Row("syncphony_sampling", "sampling guided by text and sound", check_syncphony_sampling, in_ci=False),
+    Row("harmony_sampling", "joint sampling guided by text and SyncCFG", check_harmony_sampling),
+    Row("causal_vae", "Pyramid Flow's VAE, small", check_causal_vae),
+    Row("wan_vae", "Wan2.2's VAE, small", check_wan_vae),
+    Row("mmaudio", "MMAudio's VAE and vocoder, small", check_mmaudio),
+    Row("syncnet", "Sync-C and Sync-D of the shipped small SyncNet", check_syncnet),
+    Row("cyclesync", "CycleSync with the shipped small judge", check_cyclesync),
+    Row("checkpointing", "gradients with and without activation checkpoints", check_checkpointing, in_ci=False),
+    Row(
+        "attention_backends",
+        "every attention_backend of Harmony's towers",
+        check_attention_backends,
+        10.0,
+        60.0,
+        in_ci=False,
+    ),
+    Row("flex_attention", "FlexAttention and gathered windows against the mask", check_flex_attention, 30.0, 90.0),
+    Row("one_card", "Syncphony: avsync fit with gpu.yaml", one_card_syncphony, 25.0, 90.0, in_ci=False),
+    Row(
+        "one_card_harmony",
+        "Harmony: avsync fit with gpu.yaml",
+        one_card_harmony,
+        25.0,
+        90.0,
+        in_ci=False,
+    ),
+    Row("sharded", "avsync fit with fsdp.yaml, saved and resumed", check_sharded, 60.0, 150.0, in_ci=False),
+    Row("quickstart", "avsync fit of the quickstart as it stands", check_quickstart, 40.0, 120.0, ("av",), False),
+    Row("loader", "real files through the loader to the device", check_loader, 15.0, 60.0, ("av",), False),
+]
