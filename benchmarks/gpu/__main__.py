@@ -57,6 +57,7 @@ def run_rows(rows: Sequence[Row], place: Place, results: Results, minutes: float
     try:
         for row in rows:
             run_row(row, worker, results, deadline)
+        worker.finish()
     finally:
         worker.stop()
 

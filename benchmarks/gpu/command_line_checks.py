@@ -33,9 +33,9 @@ def fit(place: Place, folder: Path, configs: Sequence[Path], options: Sequence[s
     """
     files = [argument for config in configs for argument in ("--config", str(config))]
     command = [sys.executable, "-m", "lightning_modules", "fit", *files, *options]
-    command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false", "--trainer.devices=1"]
     if place.is_rehearsal:
-        command += ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+        command.append("--trainer.accelerator=cpu")
     # Lightning and NCCL read these; without the second cuBLAS refuses to be deterministic
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -11,6 +11,7 @@ from benchmarks.gpu.command_line_checks import (
     check_quickstart,
     check_sharded,
 )
+from benchmarks.gpu.harmony_figures import measure_harmony_adapters, measure_harmony_guided, measure_harmony_step
 from benchmarks.gpu.model_checks import (
     check_attention_backends,
     check_checkpointing,
@@ -28,10 +29,15 @@ from benchmarks.gpu.part_checks import (
     check_syncnet,
     check_wan_vae,
 )
+from benchmarks.gpu.part_figures import measure_card, measure_causal_vae, measure_data_wait, measure_wan_vae
 from benchmarks.gpu.rows import Row
+from benchmarks.gpu.syncphony_figures import measure_adamw, measure_syncphony_guided, measure_syncphony_step
 
 one_card_syncphony, one_card_harmony = (partial(check_one_card, experiment) for experiment in (QUICKSTART, HARMONY))
+small_step, large_step = (partial(measure_harmony_step, size) for size in ("480p", "704p"))
+small_guided, large_guided = (partial(measure_harmony_guided, size) for size in ("480p", "704p"))
 ROWS: list[Row] = [
+    Row("card", "matrix products and copies of the card itself", measure_card),
     Row("syncphony_miniflux", "forward, loss and gradients, miniFLUX", partial(check_syncphony, "miniflux")),
     Row("syncphony_sd3", "forward, loss and gradients, SD3", partial(check_syncphony, "sd3")),
     Row("harmony", "forward, loss and gradients of all three tasks", check_harmony),
@@ -51,7 +57,7 @@ ROWS: list[Row] = [
         60.0,
         in_ci=False,
     ),
-    Row("flex_attention", "FlexAttention and gathered windows against the mask", check_flex_attention, 30.0, 90.0),
+    Row("flex_attention", "FlexAttention and gathered windows against the mask", check_flex_attention, 40.0, 120.0),
     Row("one_card", "Syncphony: avsync fit with gpu.yaml", one_card_syncphony, 25.0, 90.0, in_ci=False),
     Row(
         "one_card_harmony",
@@ -64,4 +70,15 @@ ROWS: list[Row] = [
     Row("sharded", "avsync fit with fsdp.yaml, saved and resumed", check_sharded, 60.0, 150.0, in_ci=False),
     Row("quickstart", "avsync fit of the quickstart as it stands", check_quickstart, 40.0, 120.0, ("av",), False),
     Row("loader", "real files through the loader to the device", check_loader, 15.0, 60.0, ("av",), False),
+    Row("syncphony_step", "training step, 4 clips of 384x640x121", measure_syncphony_step, 25.0, 90.0),
+    Row("syncphony_guided", "guided steps of all stages, 384x640x121", measure_syncphony_guided, 20.0, 60.0),
+    Row("harmony_step_480p", "stage-3 training step, 480x832x121", small_step, 25.0, 90.0),
+    Row("harmony_guided_480p", "guided step, 480x832x121", small_guided, 25.0, 90.0),
+    Row("adamw", "AdamW's step over Syncphony's trained weights", measure_adamw, 5.0, 30.0),
+    Row("causal_vae_full", "Pyramid Flow's VAE, 384x640x121", measure_causal_vae, 25.0, 90.0),
+    Row("wan_vae_full", "Wan2.2's VAE, 480x832x121", measure_wan_vae, 30.0, 90.0),
+    Row("harmony_step_704p", "stage-3 training step, 704x1280x121", large_step, 30.0, 90.0),
+    Row("harmony_guided_704p", "guided step, 704x1280x121", large_guided, 45.0, 120.0),
+    Row("harmony_adapters_480p", "LoRA step of the whole transformer", measure_harmony_adapters, 40.0, 120.0),
+    Row("data_wait", "how long steps wait for clips", measure_data_wait, 30.0, 90.0, ("av",), in_ci=False),
 ]

@@ -119,6 +119,13 @@ class Worker:
                 return Outcome("failed", seconds, raised.strip().rpartition("\n")[2], raised)
             return Outcome("failed" if failures else "passed", seconds, "; ".join(failures))
 
+    def finish(self) -> None:
+        """Lets the process end by itself, which takes a moment, and then sees to it."""
+        if self._line is not None and self._process is not None:
+            self._line.close()
+            self._process.join(10)
+        self.stop()
+
     def stop(self) -> int | None:
         """Ends the process and all that it started; returns its exit status."""
         if self._process is None:
