@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ class Worker:
 def _serve(line: Connection, place: Place) -> None:
     """The process: rows until the parent has no more."""
     os.setpgid(0, 0)
+    set_start_method(None, force=True)  # loaders start their processes as they do anywhere else
     _log_into(place.folder / _LOG_FILE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     line.send(("facts", machine_facts(place.device)))
