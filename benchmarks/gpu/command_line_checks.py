@@ -79,18 +79,22 @@ def trainer_config(place: Place, name: str) -> list[Path]:
     return [ROOT / "configs/trainer" / ("cpu.yaml" if place.is_rehearsal and name == "gpu" else f"{name}.yaml")]
 
 
-def checkpoint(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of the only run below ``folder``."""
-    (file,) = folder.glob("*/version_*/checkpoints/last.ckpt")
+def checkpoint_file(folder: Path, step: int) -> Path:
+    """What the only run below ``folder`` saved after so many steps."""
+    (file,) = folder.glob(f"*/version_*/checkpoints/*step={step}.ckpt")
+    return file
+
+
+def checkpoint(file: Path) -> dict[str, Any]:
+    """Its content, on the CPU."""
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
     return content
 
 
-def saved_every(steps: int) -> list[str]:
-    """Options that keep a checkpoint."""
-    save = f"{{save_last: true, every_n_train_steps: {steps}, save_top_k: 0}}"
+def saved_every_step() -> str:
+    """The option that keeps the checkpoint of every step."""
     name = "lightning.pytorch.callbacks.ModelCheckpoint"
-    return [f"--trainer.callbacks=[{{class_path: {name}, init_args: {save}}}]"]
+    return f"--trainer.callbacks=[{{class_path: {name}, init_args: {{every_n_train_steps: 1, save_top_k: -1}}}}]"
 
 
 def check_one_card(experiment: Path, place: Place, notes: Notes) -> None:
@@ -98,27 +102,28 @@ def check_one_card(experiment: Path, place: Place, notes: Notes) -> None:
     folder = place.new_folder("one_card")
     configs = [without_media(experiment, folder), *trainer_config(place, "gpu")]
     options = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
-    seconds = fit(place, folder, configs, [*options, *saved_every(2)])
-    saved = checkpoint(folder)
+    seconds = fit(place, folder, configs, [*options, saved_every_step()])
+    saved = checkpoint(checkpoint_file(folder, 2))
     notes.value(command_s=seconds, global_step=saved["global_step"])
     notes.require("two steps", saved["global_step"] == 2)
     notes.require("finite weights", all(bool(tensor.isfinite().all()) for tensor in floats(saved["state_dict"])))
 
 
 def check_sharded(place: Place, notes: Notes) -> None:
-    """Two steps with ``configs/trainer/fsdp.yaml`` on one rank, against one step, a checkpoint and another step."""
+    """Two steps with ``configs/trainer/fsdp.yaml`` on one rank, and the second again from the first's checkpoint."""
     folder = place.new_folder("sharded")
+    options = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.deterministic=warn"]
     found = {}
-    for name, stop in (("whole", 2), ("first", 1), ("resumed", 2)):
+    for name in ("whole", "resumed"):
         run = folder / name
         run.mkdir()
         configs = [without_media(QUICKSTART, run), *trainer_config(place, "fsdp")]
-        options = [f"--trainer.max_steps={stop}", "--trainer.limit_val_batches=0", "--trainer.deterministic=warn"]
-        if name == "resumed":
-            (last,) = (folder / "first").glob("*/version_*/checkpoints/last.ckpt")
-            options.append(f"--ckpt_path={last}")
-        notes.value(**{f"{name}_s": fit(place, run, configs, [*options, *saved_every(1)])})
-        found[name] = checkpoint(run)
+        notes.value(**{f"{name}_s": fit(place, run, configs, [*options, saved_every_step()])})
+        found[name] = checkpoint(checkpoint_file(run, 2))
+        if name == "whole":
+            after_one = checkpoint_file(run, 1)
+            found["first"] = checkpoint(after_one)
+            options.append(f"--ckpt_path={after_one}")
     notes.require("as many steps", found["whole"]["global_step"] == found["resumed"]["global_step"] == 2)
     for part in ("state_dict", "optimizer_states"):
         whole, resumed = (floats(found[name][part]) for name in ("whole", "resumed"))

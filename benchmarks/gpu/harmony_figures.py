@@ -204,10 +204,10 @@ def measure_harmony_guided(size: str, place: Place, notes: Notes) -> None:
         clock=CLOCK,
     )
     sampler = JointSampler(1, guidance=SyncCFG("text+sync"))
-    noise = {"video_noise": torch.randn_like(clean), "audio_noise": torch.randn_like(sound)}
+    video_noise, audio_noise = torch.randn_like(clean), torch.randn_like(sound)
 
     def step() -> tuple[Tensor | None, Tensor | None]:
-        return sampler.sample(model, conditions, **noise)
+        return sampler.sample(model, conditions, video_noise=video_noise, audio_noise=audio_noise)
 
     tokens = clean.shape[2] * clean.shape[3] * clean.shape[4] // 4
     notes.value(layers=layers, of_layers=LAYERS, rows=4, video_tokens=tokens, weights="bfloat16")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -108,11 +107,11 @@ def profile_of(label: str, action: Action, place: Place, notes: Notes, most: int
         action()
         place.wait()
     events = list(profiler.key_averages())
-    wanted = DeviceType.CPU if place.is_rehearsal else DeviceType.CUDA
+    wanted = "CPU" if place.is_rehearsal else "CUDA"
     times = {
         event.key: (event.self_cpu_time_total if place.is_rehearsal else event.self_device_time_total, event.count)
         for event in events
-        if event.device_type == wanted
+        if event.device_type.name == wanted
     }
     total = sum(spent for spent, _ in times.values()) or 1
     longest = sorted(times.items(), key=lambda item: -item[1][0])[:most]

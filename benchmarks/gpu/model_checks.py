@@ -139,10 +139,11 @@ def harmony_pass(device: str, dtype: torch.dtype, half: bool, **settings: Any) -
     assert rows.audio is not None
     given = moved(harmony_inputs(len(rows.tasks)), device, dtype)
     given |= {"t_v": rows.video.timesteps, "t_a": rows.audio.timesteps, "first_frame": rows.first_frame}
+    noisy_video, noisy_sound = rows.video.latents, rows.audio.latents
 
     def step() -> Tensor:
         with autocast(device, half):
-            outputs = model(rows.video.latents, rows.audio.latents, clock=CLOCK, **given)
+            outputs = model(noisy_video, noisy_sound, clock=CLOCK, **given)
         return tasks.loss(rows, *outputs)[0]
 
     return Pass.of(model, step)

@@ -17,7 +17,7 @@ from benchmarks.vae import VideoSize, decoding_peak, encoding_peak
 from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.wan import WanVideoCodec
-from components.contracts import VideoCodec
+from components.contracts import ClipBatch, VideoCodec
 from components.media.clock import ClipShape
 
 
@@ -111,7 +111,8 @@ def measure_data_wait(place: Place, notes: Notes) -> None:
         batch = next(batches)
         waited += time.perf_counter() - begin
         begin = time.perf_counter()
-        batch.to(place.device)  # type: ignore[attr-defined]  # the loader's type is that of one clip
+        assert isinstance(batch, ClipBatch)
+        batch.to(place.device)
         place.wait()
         moving += time.perf_counter() - begin
         time.sleep(step_s)

@@ -127,8 +127,8 @@ class TasksDrawnOnCPU(CrossTaskSynergy):
         """As the class it comes from, on the latents' device afterwards."""
         like = video if video is not None else audio
         assert like is not None
-        on_cpu = [None if latents is None else latents.cpu().float() for latents in (video, audio)]
-        return moved(super().draw(*on_cpu, generator), str(like.device), like.dtype)
+        video, audio = (None if latents is None else latents.cpu().float() for latents in (video, audio))
+        return moved(super().draw(video, audio, generator), str(like.device), like.dtype)
 
 
 def small_vae() -> CausalVideoCodec:

@@ -181,12 +181,12 @@ def measure_adamw(place: Place, notes: Notes) -> None:
     """AdamW over Syncphony's trained weights: tensor lists (PyTorch's default on a card) and one fused kernel."""
     size, _ = sizes(place)
     shapes = [p.shape for p in build(size, "meta").parameters() if p.requires_grad]
-    ways: dict[str, dict[str, bool]] = {"foreach": {"foreach": True}, "fused": {"fused": True}}
-    for name, setting in ways.items():
+    for name in ("foreach", "fused"):
         parameters = [nn.Parameter(torch.zeros(shape, device=place.device)) for shape in shapes]
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
-        optimizer = torch.optim.AdamW(parameters, lr=1e-5, **setting)
+        fused = name == "fused"
+        optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=not fused, fused=fused)
         step: Callable[[], object] = optimizer.step
         seconds = milliseconds(timed(step, place, 5, 2)) / 1000
         total = sum(parameter.numel() for parameter in parameters)
