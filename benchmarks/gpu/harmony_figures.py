@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from components.guidance.sync_cfg import SyncCFG
 from components.objectives.cross_task import CrossTaskSynergy
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText
 
-T = TypeVar("T")
 LAYERS, TEXT_DIM, TRANSCRIPT_DIM, WORDS, LETTERS = 30, 4096, 1472, 512, 128
 # Weight, gradient and AdamW's two moments in float32, the list of square roots its step makes, and autocast's copy.
 _BYTES_PER_TRAINED = 4 + 4 + 8 + 4 + 2
@@ -57,9 +56,8 @@ def on_meta(layers: int, place: Place, checkpoints: bool, video_dtype: torch.dty
         return HarmonyTransformer(video, audio, interaction, checkpoint_activations=checkpoints)
 
 
-def materialised(model: T, place: Place) -> T:
+def materialised(model: HarmonyTransformer, place: Place) -> HarmonyTransformer:
     """Random weights, made on the device."""
-    assert isinstance(model, nn.Module)
     model.to_empty(device=place.device)
     open_up(model, torch.Generator(place.device).manual_seed(0))
     return model
@@ -118,18 +116,20 @@ def as_many_layers_as_fit(first: int, make: Callable[[int], TrainingStep], place
     layers = first
     while True:
         try:
-            step = make(layers)
-            step()
-            place.wait()
-            return step, layers
+            return _run_once(make, layers, place), layers
         except torch.OutOfMemoryError:
             if layers == 1:
                 raise
-        # outside of the handler, whose traceback holds the tensors
-        step = None  # type: ignore[assignment]
-        gc.collect()
+        gc.collect()  # not in the handler, where the traceback still holds the tensors
         torch.cuda.empty_cache()
         layers //= 2
+
+
+def _run_once(make: Callable[[int], TrainingStep], layers: int, place: Place) -> TrainingStep:
+    step = make(layers)
+    step()
+    place.wait()
+    return step
 
 
 def estimated_layers(size: str, place: Place) -> int:

@@ -6,17 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from benchmarks.gpu.__main__ import chosen, main, run_rows
+from benchmarks.gpu.command_line_checks import with_its_bases
+from benchmarks.gpu.harmony_figures import as_many_layers_as_fit
 from benchmarks.gpu.order import ROWS
+from benchmarks.gpu.random_clips import RandomClips
 from benchmarks.gpu.results import JSON_FILE, REHEARSAL, TABLE_FILE, Results
 from benchmarks.gpu.rows import ROOT, Place, Row, relative_difference
 from components.errors import InputError
+from components.media.clock import ClipShape
 from tests.benchmarks.misbehaving_rows import dies, finds_something, hangs, is_wrong, raises
 
 
@@ -149,6 +155,46 @@ def test_names(capsys: pytest.CaptureFixture[str]):
     assert [row.name for row in chosen([names[3], names[1]])] == [names[1], names[3]]
     with pytest.raises(InputError, match="'nonsense', which is no row"):
         chosen(["nonsense"])
+
+
+def test_layers_are_halved_while_memory_runs_out():
+    """The tensors of an attempt that failed are gone before the next one begins."""
+    tried, alive = [], []
+
+    class Step:
+        def __init__(self, layers: int):
+            tried.append((layers, [held() is not None for held in alive]))
+            alive.append(weakref.ref(self))
+            self.layers = layers
+
+        def __call__(self):
+            if self.layers > 2:
+                raise torch.OutOfMemoryError("no memory")
+
+    with patch("torch.cuda.empty_cache"):
+        step, layers = as_many_layers_as_fit(9, Step, Place("cpu", Path()))
+    assert (step.layers, layers) == (2, 2)
+    assert tried == [(9, []), (4, [False]), (2, [False, False])]
+
+
+def test_random_clips_go_on_where_they_stopped():
+    data = RandomClips(ClipShape(num_frames=9, height=16, width=24, sample_rate=16_000), batch_size=2, num_batches=3)
+    batches = list(data.train_dataloader())
+    assert [batch.position for batch in batches] == [0, 2, 4]
+    assert batches[0].video.shape == (2, 9, 3, 16, 24)
+    assert batches[0].audio.shape == (2, 6000)
+    data.load_state_dict({"seen": 1})
+    again = next(iter(data.train_dataloader()))
+    assert torch.equal(again.video, batches[1].video)
+    assert not torch.equal(again.video, batches[0].video)
+
+
+def test_an_experiment_is_put_together_from_the_files_it_builds_on():
+    config = with_its_bases(ROOT / "configs/harmony/quickstart.yaml")
+    settings = config["model"]["init_args"]
+    assert "base" not in config
+    assert {"audio_codec", "video_codec"} <= settings.keys()  # of the base, of the file itself
+    assert {"audio", "video", "time_map"} <= settings["transformer"]["init_args"].keys()
 
 
 def test_relative_difference():
