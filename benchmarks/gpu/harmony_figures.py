@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.experiment_memory import Activations, ExperimentMemory, Part
 from benchmarks.gpu.measuring import GIB, measure, profile_of, waits_of
 from benchmarks.gpu.rows import Notes, Place
 from benchmarks.gpu.small_models import CLOCK, open_up
 from benchmarks.gpu.syncphony_figures import adamw
 from benchmarks.harmony_sizes import AUDIO_CHANNELS, SIZES, VIDEO_CHANNELS
+from benchmarks.saved_activations import fused_attention, saved_bytes
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
-from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
 from components.backbones.lora import LoRAConfig
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
@@ -143,6 +145,41 @@ def estimated_layers(size: str, place: Place) -> int:
     return max(1, min(LAYERS, int(free / (layer * _BYTES_PER_TRAINED))))
 
 
+def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Notes) -> None:
+    """What the tables of docs/memory.md would say of a step of this model: no codec, no average.
+
+    Args:
+        model: shapes alone; in bfloat16 afterwards.
+        size: of the clip.
+        place: of the step.
+        notes: takes the figures.
+    """
+    part = Part.of(model.parameters())
+    layers = cast(list[HarmonyLayer], list(model.layers))
+    unit = max(Part.of(layer.parameters()).parameters for layer in layers)
+    model.to(torch.bfloat16)  # what mixed precision computes in
+    for layer in layers:
+        layer.checkpoint_activations = False
+    meta = Place("meta", place.folder)
+
+    def latents(*shape: int) -> Tensor:
+        return torch.empty(1, *shape, device="meta")
+
+    sound, timesteps = latents(AUDIO_CHANNELS, num_sound(place)), torch.ones(1, device="meta")
+    given: dict[str, Any] = {"z_r": sound, "ref_len": torch.ones(1, dtype=torch.long, device="meta"), "clock": CLOCK}
+    given |= {"t_v": timesteps, "t_a": timesteps, "first_frame": torch.ones(1, dtype=torch.bool, device="meta")}
+    words, letters = (8, 8) if place.is_rehearsal else (WORDS, LETTERS)
+    given |= {name: text(1, words, TEXT_DIM, meta) for name in ("text_v", "text_a")}
+    given["transcript"] = text(1, letters, TRANSCRIPT_DIM, meta)
+    video = latents(VIDEO_CHANNELS, *clip_shape(size, place))
+    with fused_attention():
+        whole, blocks = saved_bytes(lambda: model(video, sound, **given), layers, model)
+    activations = Activations.of(whole, blocks, blocks, "")
+    memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip")
+    for name, value in memory.per_gpu(1, averaged=False).items():
+        notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
+
+
 def measure_harmony_step(size: str, place: Place, notes: Notes) -> None:
     """All weights train in float32; with thirty layers they and AdamW take 163 GiB, so fewer run on one card."""
 
@@ -153,19 +190,26 @@ def measure_harmony_step(size: str, place: Place, notes: Notes) -> None:
     step, layers = as_many_layers_as_fit(estimated, make, place)
     notes.value(layers=layers, of_layers=LAYERS, estimated_layers=estimated, **parameters(step.model))
     note_step(step, place, notes)
+    note_counted(on_meta(layers, place, True, torch.float32), size, place, notes)
 
 
 def measure_harmony_adapters(place: Place, notes: Notes) -> None:
     """configs/harmony/lora.yaml on the whole transformer: adapters of rank 32 and the interaction train."""
+    layers = 2 if place.is_rehearsal else LAYERS
+    step = TrainingStep(materialised(adapted_on_meta(layers, place), place), "480p", place)
+    notes.value(layers=layers, of_layers=LAYERS, **parameters(step.model))
+    note_step(step, place, notes)
+    note_counted(adapted_on_meta(layers, place), "480p", place, notes)
+
+
+def adapted_on_meta(layers: int, place: Place) -> HarmonyTransformer:
+    """Both towers frozen beside adapters, the video's in bfloat16, as shapes."""
     from lightning_modules.harmony.stages import CurriculumConfig, freeze_for
 
-    layers = 2 if place.is_rehearsal else LAYERS
     model = on_meta(layers, place, True, torch.bfloat16)
     with torch.device("meta"):
         freeze_for(model, CurriculumConfig(stage="joint", video_lora=LoRAConfig(32), audio_lora=LoRAConfig(32)))
-    step = TrainingStep(materialised(model, place), "480p", place)
-    notes.value(layers=layers, of_layers=LAYERS, **parameters(step.model))
-    note_step(step, place, notes)
+    return model
 
 
 def parameters(model: nn.Module) -> dict[str, object]:

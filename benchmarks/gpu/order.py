@@ -68,6 +68,6 @@ ROWS: list[Row] = [
     Row("loader", "real files through the loader to the device", check_loader, 5, 60, AV, in_ci=False),
     Row("harmony_step_704p", "stage-3 training step, 704x1280x121", large_step, 30, 90, in_ci=False),
     Row("harmony_guided_704p", "guided step, 704x1280x121", large_guided, 40, 120, in_ci=False),
-    Row("harmony_adapters_480p", "LoRA step of all layers", measure_harmony_adapters, 35, 120, in_ci=False),
+    Row("harmony_adapters_480p", "LoRA step of all layers", measure_harmony_adapters, 45, 120, in_ci=False),
     Row("data_wait", "how long steps wait for clips", measure_data_wait, 30, 90, AV, in_ci=False),
 ]
