@@ -13,5 +13,6 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 
+``python -m benchmarks.gpu --out DIR`` checks and measures everything on one CUDA card within minutes;
 ``python -m benchmarks.memory --config FILE`` counts what an experiment of either paper takes.
 """

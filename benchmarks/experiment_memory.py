@@ -12,6 +12,8 @@ from benchmarks.saved_activations import BlockBytes
 from components.encoders.text.cached import CachedText
 from components.encoders.transcript.cached import CachedTranscript
 
+FLOAT32, BFLOAT16 = 4, 2
+
 
 @dataclass(frozen=True)
 class Part:
@@ -30,8 +32,8 @@ class Part:
 
     @classmethod
     def total(cls, parts: Iterable[Part]) -> Part:
-        """All together."""
-        rows = [(part.parameters, part.trained, part.weights) for part in parts]
+        """All together; nothing of nothing."""
+        rows = [(0, 0, 0), *((part.parameters, part.trained, part.weights) for part in parts)]
         return cls(*(sum(column) for column in zip(*rows, strict=True)))
 
 
@@ -82,6 +84,28 @@ class ExperimentMemory:
     activations: Activations
     encoding: int
     clips: str
+
+    def per_gpu(self, gpus: int, averaged: bool) -> dict[str, float]:
+        """Bytes on each of ``gpus`` GPUs by what they hold, and their ``peak``.
+
+        Args:
+            gpus: that share weights, gradients and optimizer state.
+            averaged: a moving average of what trains is kept.
+        """
+        model, replicated = Part.total(self.sharded.values()), Part.total(self.replicated.values())
+        gradients = model.trained * FLOAT32
+        held = {
+            "weights": model.weights / gpus + replicated.weights,
+            "gradients": gradients / gpus,
+            "AdamW": 2 * gradients / gpus,
+            "EMA": gradients / gpus if averaged else 0,
+            # bfloat16 copies that compute needs at a time
+            "bf16 copies": (3 * self.unit if gpus > 1 else model.trained) * BFLOAT16,
+            "activations": self.activations.kept,
+            "encoding": self.encoding,
+        }
+        passing = (held["activations"], held["encoding"])  # latents are encoded before the transformer runs
+        return {**held, "peak": sum(held.values()) - sum(passing) + max(passing)}
 
 
 def frozen(module: nn.Module | None) -> Part:

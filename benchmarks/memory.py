@@ -24,7 +24,6 @@ from benchmarks.syncphony_memory import syncphony_memory
 from lightning_modules.syncphony.module import SyncphonyModule
 
 GIB = 2**30
-FLOAT32, BFLOAT16 = 4, 2
 
 
 def print_parts(memory: ExperimentMemory) -> None:
@@ -40,25 +39,9 @@ def print_parts(memory: ExperimentMemory) -> None:
 
 def print_gpus(memory: ExperimentMemory, gpu_counts: Sequence[int], averaged: bool) -> None:
     """What lies on each GPU."""
-    model, replicated = Part.total(memory.sharded.values()), Part.total(memory.replicated.values())
-    gradients = model.trained * FLOAT32
-    rows = []
-    for gpus in gpu_counts:
-        # bfloat16 copies that compute needs at a time
-        gathered = (3 * memory.unit if gpus > 1 else model.trained) * BFLOAT16
-        columns = [
-            model.weights / gpus + replicated.weights,
-            gradients / gpus,
-            2 * gradients / gpus,
-            gradients / gpus if averaged else 0,
-            gathered,
-            memory.activations.kept,
-            memory.encoding,
-        ]
-        total = sum(columns[:-2]) + max(columns[-2:])  # latents are encoded before the transformer runs
-        rows.append([str(gpus), *(f"{value / GIB:.2f}" for value in (*columns, total))])
-    header = ["GPUs", "weights", "gradients", "AdamW", "EMA", "bf16 copies", "activations", "encoding", "peak"]
-    print_table(header, rows)
+    held = {gpus: memory.per_gpu(gpus, averaged) for gpus in gpu_counts}
+    rows = [[str(gpus), *(f"{value / GIB:.2f}" for value in columns.values())] for gpus, columns in held.items()]
+    print_table(["GPUs", *held[gpu_counts[0]]], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

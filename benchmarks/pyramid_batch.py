@@ -78,8 +78,15 @@ class BatchSize:
         return replace(self, prefix=prefix)
 
 
-def build_dit(size: ModelSize, device: str, dtype: torch.dtype, frozen_dtype: torch.dtype) -> SyncphonyDiT:
-    """The transformer without audio layers, with random weights."""
+def build_dit(
+    size: ModelSize,
+    device: str,
+    dtype: torch.dtype,
+    frozen_dtype: torch.dtype,
+    audio_dim: int | None = None,
+    checkpoint_activations: bool = False,
+) -> SyncphonyDiT:
+    """The transformer with random weights, made where it is wanted; without audio layers if there is no width."""
     settings: dict[str, Any] = {"num_layers": size.joint_blocks, "num_attention_heads": size.heads}
     settings["pooled_projection_dim"] = POOLED_DIM[size.variant]
     if size.variant == "miniflux":
@@ -87,7 +94,11 @@ def build_dit(size: ModelSize, device: str, dtype: torch.dtype, frozen_dtype: to
     with torch.device("meta"):
         backbone = VARIANTS[size.variant](**settings)
         dit = SyncphonyDiT(
-            backbone.to(dtype), size.first_late_block, None, frozen_dtype=str(frozen_dtype).split(".")[1]
+            backbone.to(dtype),
+            size.first_late_block,
+            audio_dim,
+            frozen_dtype=str(frozen_dtype).split(".")[1],
+            checkpoint_activations=checkpoint_activations,
         )
     if device == "meta":
         return dit

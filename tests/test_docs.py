@@ -189,8 +189,11 @@ def understood_by_benchmark(name: str, options: list[str], monkeypatch: pytest.M
     parse = argparse.ArgumentParser.parse_known_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
     assert name.startswith("benchmarks.")
+    program = importlib.import_module(name)
+    if hasattr(program, "__path__"):  # a package
+        program = importlib.import_module(f"{name}.__main__")
     with pytest.raises(Understood):
-        importlib.import_module(name).main(options)
+        program.main(options)
 
 
 EXPERIMENTS = (

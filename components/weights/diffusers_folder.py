@@ -45,7 +45,9 @@ def load_diffusers(
         InputError: if a file is missing or damaged, or the weights do not fit the config.
     """
     if builds_shapes_only() and find_folder(name, subfolder) is None:
-        return model_class(**public)
+        model = model_class(**public)
+        # not the model's own `to`, which warns of modules that it would keep in float32, though it names none
+        return model if dtype is None else torch.nn.Module.to(model, dtype)
     folder = resolve_folder(name, subfolder)
     config = read_config(folder)
     check_class(config, model_class.__name__, folder)

@@ -72,10 +72,21 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless" not in record.getMessage()
 
 
+MEDIA_LIBRARY = "av"
+
+
 def import_own_modules() -> None:
-    """Imports all modules of our packages: the parser knows a class by its short name only once it is imported."""
+    """Imports all modules of our packages: the parser knows a class by its short name only once it is imported.
+
+    Where PyAV is missing, so are the modules that read and write media; everything else runs without it.
+    """
     for root in OWN_PACKAGES:
         package = importlib.import_module(root)
         for module in pkgutil.walk_packages(package.__path__, f"{root}."):
-            if not module.name.endswith(".__main__"):
+            if module.name.endswith(".__main__"):
+                continue
+            try:
                 importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                if str(error.name).partition(".")[0] != MEDIA_LIBRARY:
+                    raise

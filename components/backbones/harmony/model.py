@@ -145,7 +145,7 @@ class HarmonyTransformer(nn.Module):
         layers: the pairs of blocks, units of sharding and compilation.
 
     Raises:
-        InputError: if there is no tower, the towers differ in depth, or the backend is unknown.
+        InputError: if there is no tower, the towers differ in depth, or the backend is unknown or not installed.
     """
 
     def __init__(
@@ -191,12 +191,15 @@ class HarmonyTransformer(nn.Module):
 
     def _set_attention_backend(self, name: str) -> None:
         from diffusers.models.attention import AttentionModuleMixin
+        from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
         try:
             for module in self.layers.modules():
                 if isinstance(module, AttentionModuleMixin):
                     module.set_attention_backend(name)
-        except ValueError as error:
+            with attention_backend(AttentionBackendName(name)):  # says whether its library is there
+                pass
+        except (ValueError, RuntimeError, ImportError, OSError) as error:
             raise InputError(f"attention_backend is '{name}': {error}") from None
 
     def forward(

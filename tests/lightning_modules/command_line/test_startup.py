@@ -55,6 +55,32 @@ def test_every_module_of_ours_is_imported():
             assert name in sys.modules or name.endswith("__main__")
 
 
+def test_without_pyav_all_but_media_is_imported():
+    """An experiment that reads no files can then be run."""
+    run("""
+import sys
+sys.modules["av"] = None  # as if it were not installed
+from lightning_modules.command_line.startup import import_own_modules
+import_own_modules()
+assert "components.media.reader" not in sys.modules
+assert {"lightning_modules.syncphony.module", "callbacks.cyclesync", "components.media.clock"} <= set(sys.modules)
+""")
+
+
+def test_another_missing_library_is_not_passed_over():
+    run("""
+import sys
+sys.modules["einops"] = None
+from lightning_modules.command_line.startup import import_own_modules
+try:
+    import_own_modules()
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError("nothing was said")
+""")
+
+
 def test_advertisements_are_dropped_and_news_are_kept(caplog):
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with warnings.catch_warnings():

@@ -133,6 +133,8 @@ def test_shapes_and_missing_parts():
         HarmonyTransformer()
     with pytest.raises(InputError, match="attention_backend is 'nonsense'"):
         tiny_harmony(attention_backend="nonsense")
+    with pytest.raises(InputError, match=r"attention_backend is 'xformers': .*install"):
+        tiny_harmony(attention_backend="xformers")
     with pytest.raises(ValueError, match="timesteps are per frame"):
         video_tower(patch_size=(2, 2, 2))
     with pytest.raises(ValueError, match="takes no transcript"):

@@ -109,6 +109,13 @@ def test_half_precision_computes_in_it_and_answers_in_float32(release: Path):
         assert torch.equal(exact.encode(random_video()), outside)
 
 
+def test_shapes_without_a_folder_have_the_precision_that_was_asked_for():
+    """Memory is counted on them."""
+    with torch.device("meta"):
+        codec = WanVideoCodec("no/such", dtype="bfloat16")
+    assert {parameter.dtype for parameter in codec.parameters()} == {torch.bfloat16}
+
+
 def test_nothing_trains(release: Path):
     codec = WanVideoCodec(release)
     assert not any(parameter.requires_grad for parameter in codec.parameters())
