@@ -23,7 +23,7 @@ _SIZE = re.compile(
 _FIX = "give a .ckpt file"
 
 
-def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
+def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool = False) -> None:
     """Finds a wrong path, a damaged file or one of something else before anything is built.
 
     The whole file is read once, by the first process of a machine, and compared with the checksums it holds: a block
@@ -33,6 +33,7 @@ def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
         path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, and files with code in
             them, which may be trusted (``weights_only: false``). Folders with code never do.
         option: what the user gave it as.
+        on_every_rank: all processes of a machine read the file, so that all come to the same answer.
 
     Raises:
         InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), it
@@ -45,10 +46,50 @@ def check_checkpoint(path: str, option: str = "ckpt_path") -> None:
     if Path(path).is_dir():
         _check_folder(Path(path), option)
         return
-    if Path(path).is_file() and not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
-    if Path(path).is_file() and (sentence := _content_problem(path, option) or _lost_blocks(path, option)):
+    if sentence := _content_problem(path, option) or _lost_blocks(path, option, on_every_rank):
         raise InputError(sentence)
+
+
+def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path") -> Path:
+    """The checkpoint that was written last in any run of an experiment and is whole.
+
+    Args:
+        experiment: folder of the runs, ``<root>/<experiment>``, with ``version_*/checkpoints`` below.
+        to_train: pass over those without the optimizer's state, with which no training can go on.
+        option: what the user gave ``last`` as.
+
+    Raises:
+        InputError: if there is none; a run that began anew would look as if it went on.
+    """
+    # a name that begins with a dot is a part of a checkpoint, left by a process that was killed
+    found = [path for path in experiment.glob("*/checkpoints/*.ckpt") if not path.name.startswith(".")]
+    refused: list[str] = []
+    # of names for one file (``last.ckpt`` may be a link) and of copies, any will do
+    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            check_checkpoint(str(path), option, on_every_rank=True)
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        if not to_train or _holds_optimizer(path):
+            return path
+        refused.append(f"'{path}' holds weights alone")
+    why = f" ({'; '.join(refused[:3])})" if refused else ""
+    raise InputError(
+        f"{option} is last, but no run in '{experiment}' has left a whole checkpoint to go on from{why}; leave "
+        f"{option} out to begin anew, or give the path of one"
+    )
+
+
+def _holds_optimizer(path: Path) -> bool:
+    if path.is_dir():
+        return "param_groups" in read_table(path)[0]
+    try:
+        return "optimizer_states" in torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:  # code, which nobody has asked to trust
+        return False
 
 
 def _check_folder(path: Path, option: str) -> None:
@@ -78,9 +119,9 @@ def _content_problem(path: str, option: str) -> str | None:
     return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_FIX}" if lacking else None
 
 
-def _lost_blocks(path: str, option: str) -> str | None:
+def _lost_blocks(path: str, option: str, on_every_rank: bool) -> str | None:
     """What is wrong with the bytes of a checkpoint file: a zip file holds a checksum of every tensor."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not on_every_rank and os.environ.get("LOCAL_RANK", "0") != "0":
         return None
     try:
         with zipfile.ZipFile(path) as records:

@@ -23,9 +23,10 @@ from callbacks.nan_guard import NaNGuard
 from callbacks.results import ResultsWriter
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
@@ -125,7 +126,7 @@ class AVSyncCLI(LightningCLI):
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
-            check_checkpoint(str(ckpt_path))
+            self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
@@ -141,14 +142,30 @@ class AVSyncCLI(LightningCLI):
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if config.logger in (None, True):
-            files = [Path(str(file)) for file in self._chosen(self.config, "config") or []]
-            files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
-            name = self._chosen(self.config, "experiment") or (files[-1].stem if files else "avsync")
-            kwargs["logger"] = TensorBoardLogger(config.default_root_dir, name, default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(config.default_root_dir, self._experiment(), default_hp_metric=False)
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _experiment(self) -> str:
+        """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
+        files = [Path(str(file)) for file in self._chosen(self.config, "config") or []]
+        files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
+        return self._chosen(self.config, "experiment") or (files[-1].stem if files else "avsync")
+
+    def _found(self, ckpt_path: str) -> str:
+        """The checkpoint meant: a path, also of one that we ship, or ``last`` for the experiment's newest whole one.
+
+        Raises:
+            InputError: if there is none, or it is not whole.
+        """
+        if ckpt_path == "last":  # Lightning's own looks into the new run's folder, which is empty, and starts anew
+            root = self._chosen(self.config, "trainer").default_root_dir or "."
+            return str(newest_checkpoint(Path(root) / self._experiment(), to_train=self.subcommand == "fit"))
+        path = ckpt_path if ckpt_path in ("best", "hpc") else str(located(ckpt_path))
+        check_checkpoint(path)
+        return path
 
     def _chosen(self, config: Namespace, key: str) -> Any:
         """What the configuration of the subcommand (the only one, if none is run) says of ``key``, None if nothing."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from components.errors import InputError
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 
 
 def test_words_for_checkpoints_pass():
@@ -101,3 +101,30 @@ def test_errors_about_other_things_are_left_alone():
     assert checkpoint_error_sentence(RuntimeError("out of memory"), "x.ckpt") is None
     assert checkpoint_error_sentence(KeyError("weight"), "x.ckpt") is None
     assert "lacks 'state_dict'" in checkpoint_error_sentence(KeyError("state_dict"), "x.ckpt")
+
+
+def write(path: Path, age_s: float, **content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0", **content}, path)
+    os.utime(path, (1e9 - age_s, 1e9 - age_s))
+    return path
+
+
+def test_last_is_the_newest_whole_checkpoint_of_any_run(tmp_path: Path):
+    first = write(tmp_path / "version_0/checkpoints/last.ckpt", 50, optimizer_states=[])
+    stopped = write(tmp_path / "version_1/checkpoints/stopped.ckpt", 40, optimizer_states=[])
+    slim = write(tmp_path / "version_1/checkpoints/slim.ckpt", 30)
+    cut = write(tmp_path / "version_2/checkpoints/last.ckpt", 20, optimizer_states=[])
+    cut.write_bytes(cut.read_bytes()[:-30])
+    os.utime(cut, (1e9, 1e9))
+    write(tmp_path / "version_2/checkpoints/.last.ckpt.part", 10, optimizer_states=[])
+    (tmp_path / "version_3/checkpoints").mkdir(parents=True)
+    assert newest_checkpoint(tmp_path, to_train=True) == stopped
+    assert newest_checkpoint(tmp_path, to_train=False) == slim
+    stopped.unlink()
+    assert newest_checkpoint(tmp_path, to_train=True) == first
+    first.unlink()
+    with pytest.raises(
+        InputError, match=r"ckpt_path is last, but no run in .*truncated.*; .*slim\.ckpt' holds weights al"
+    ):
+        newest_checkpoint(tmp_path, to_train=True)

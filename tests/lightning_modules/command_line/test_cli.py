@@ -293,3 +293,26 @@ def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
     write_config(trainer__max_steps=step + 1)
     assert run("fit", "--ckpt_path", str(stopped)) == 0
     assert json.loads(Path("runs/squares/version_1/results.json").read_text())["global_step"] == step + 1
+
+
+def test_last_goes_on_where_any_run_of_the_experiment_ended(capsys):
+    assert run("fit", "--ckpt_path", "last") == 2
+    assert complaint(capsys).startswith(
+        f"error: ckpt_path is last, but no run in '{Path('runs/squares')}' has left a whole"
+    )
+    assert not Path("runs").exists()
+    assert run("fit") == 0
+    write_config(trainer__max_steps=3)
+    assert run("fit", "--ckpt_path", "last") == 0
+    second = json.loads(Path("runs/squares/version_1/results.json").read_text())
+    (first,) = Path("runs/squares/version_0/checkpoints").glob("*.ckpt")
+    assert second["ckpt_path"] == str(first) and second["global_step"] == 3
+    (newest,) = Path("runs/squares/version_1/checkpoints").glob("*.ckpt")
+    assert run("validate", "--ckpt_path", "last") == 0
+    assert json.loads(Path("runs/squares/version_2/results.json").read_text())["ckpt_path"] == str(newest)
+
+
+def test_shipped_checkpoints_are_found_from_any_folder(capsys):
+    shipped = "configs/weights/quickstart_syncphony.ckpt"
+    assert run("validate", "--ckpt_path", shipped) == 2
+    assert f"'{ROOT / shipped}' does not fit the configured model" in complaint(capsys)
