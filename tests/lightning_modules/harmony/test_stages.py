@@ -56,7 +56,7 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
         "nowhere.ckpt": r"curriculum\.init_from: checkpoint '.*nowhere.ckpt' does not exist",
         "damaged.ckpt": r"curriculum\.init_from: '.*damaged.ckpt' is truncated or no checkpoint",
         "code.ckpt": r"curriculum\.init_from: '.*code.ckpt' holds code",
-        "": r"curriculum\.init_from: '.*' holds no checkpoint",
+        "": r"curriculum\.init_from: '.*' is a folder without a checkpoint",
     }.items():
         with pytest.raises(InputError, match=message):
             tiny_module(init_from=str(tmp_path / name))
