@@ -410,7 +410,8 @@ def walked(action: Callable[[], object]) -> list[str]:
             files.setdefault(str(Path(name).relative_to(ROOT)))
 
     for held in gc.get_objects():  # what an earlier test left in a cache would not be computed again
-        if isinstance(held, _lru_cache_wrapper) and held.__module__.split(".")[0] in PACKAGES:
+        # not isinstance, which asks what a weak proxy stands for, and that may be gone
+        if type(held) is _lru_cache_wrapper and held.__module__.split(".")[0] in PACKAGES:
             held.cache_clear()
     before = sys.getprofile()
     sys.setprofile(note)

@@ -134,6 +134,7 @@ def test_avsync15(releases: Path):
     assert len(written) == 1 and written[0].stat().st_size > 1000
 
 
+@pytest.mark.slow  # the other release on the other data set, by the same path
 def test_sd3_on_the_greatest_hits(releases: Path):
     write_greatest_hits(Path("clips"))
     train_and_use(releases, "sd3_greatest_hits", [*paths(releases, "sd3"), *SMALL])

@@ -109,7 +109,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stop_leaves_whole_files(how: signal.Signals, tmp_path: Path):
     script, out = tmp_path / "stopped.py", tmp_path / "out"
     script.write_text(STOPPED)

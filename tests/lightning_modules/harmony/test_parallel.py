@@ -136,6 +136,7 @@ def test_what_two_processes_generate_is_judged_as_one_set(
         assert entry["n"] == theirs[name]["n"] == NUM_CLIPS
 
 
+@pytest.mark.slow  # as Syncphony's in tests/lightning_modules/strategies, at five times the cost
 def test_a_resumed_run_is_the_uninterrupted_one(
     folder: Path, sharded: list[dict[str, Any]], resumed: list[dict[str, Any]]
 ):
