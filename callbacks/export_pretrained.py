@@ -35,8 +35,7 @@ class ExportPretrained(Callback):
                 f"ExportPretrained: {type(pl_module).__name__} has no save_pretrained(folder); "
                 "remove the callback from trainer.callbacks"
             )
-        if trainer.is_global_zero:
-            check_target(Path(self.folder))
+        check_target(Path(self.folder))  # on every rank: one alone would leave the others waiting
         if is_sharded(pl_module):
             raise InputError(
                 "ExportPretrained: the model is sharded over the processes and none has all of it; remove the callback "
