@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
-from datamodules.reading.order import ConsumedSampler, EvaluationSampler, SampleKey, rank_and_world_size
+from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 
 Split = Literal["train", "val", "test"]
@@ -26,9 +26,11 @@ Split = Literal["train", "val", "test"]
 class ClipDataModule(L.LightningDataModule):
     """Random clips for training and fixed clips for evaluation out of lists of recordings.
 
-    The training loader never ends: bound the run with ``max_steps`` and validate with an integer ``val_check_interval``
-    and ``check_val_every_n_epoch: null``. Which sample comes when depends on the seed and on how many samples were
-    consumed, which is all the state a checkpoint holds; a run resumes exactly, also with another number of ranks.
+    An epoch is one pass over the training list where the run counts epochs: with ``max_epochs``, or where validation
+    comes at their end (Lightning's defaults). Bounded by ``max_steps`` and validated every so many batches (an integer
+    ``val_check_interval`` and ``check_val_every_n_epoch: null``) a run is one endless epoch. Which sample comes when
+    depends on the seed and on how many samples were consumed, which is all the state a checkpoint holds; a run resumes
+    exactly, also with another number of ranks. ``overfit_batches`` repeats the same clips under ever new noise.
 
     Args:
         clip: what every clip looks like; an experiment says it once, in its section ``clip``. None takes the set's own
@@ -101,14 +103,24 @@ class ClipDataModule(L.LightningDataModule):
                 self._datasets[split] = self._dataset(split)
 
     def train_dataloader(self) -> DataLoader[Clip]:
-        """Endless loader of random clips that goes on after the samples consumed so far."""
+        """Loader of random clips that goes on, at every epoch, after the samples consumed so far."""
         dataset = self._datasets["train"]
         # what was consumed so far is the new beginning; batches count from here
         self._consumed_before = self.consumed_samples
         self._batches_before = self._batches_seen
         rank, world_size = rank_and_world_size(self.trainer)
-        start = self._consumed_before
-        sampler = ConsumedSampler(len(dataset), self.seed, rank, world_size, start, self.batch_size)
+        sampler = ConsumedSampler(
+            len(dataset),
+            self.seed,
+            rank,
+            world_size,
+            start=lambda: self.consumed_samples,
+            batch_size=self.batch_size,
+            passes_end=self._counts_epochs,
+        )
+        if overfit := self._overfit_batches:
+            batches = overfit if isinstance(overfit, int) else max(1, int(overfit * sampler.batches_of_a_pass))
+            sampler.held = batches * world_size * self.batch_size
         return self._loader(dataset, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Clip]:
@@ -122,6 +134,22 @@ class ClipDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Clip]:
         """Fixed clips of the test split."""
         return self._evaluation_loader("test")
+
+    @property
+    def _counts_epochs(self) -> bool:
+        """Whether anything in the run waits for an epoch's end; progress bars and schedules do not."""
+        if self.trainer is None:
+            return False
+        at_the_end = isinstance(self.trainer.val_check_interval, float)
+        by_epochs = at_the_end and self.trainer.check_val_every_n_epoch is not None
+        of_a_pass = isinstance(self._overfit_batches, float) and self._overfit_batches > 0
+        return self.trainer.max_epochs not in (None, -1) or by_epochs or of_a_pass
+
+    @property
+    def _overfit_batches(self) -> int | float:
+        """The trainer's setting, a number of batches or a share of a pass; Lightning sets it without declaring it."""
+        found: int | float = getattr(self.trainer, "overfit_batches", 0)
+        return found
 
     @property
     def consumed_samples(self) -> int:
@@ -172,7 +200,7 @@ class ClipDataModule(L.LightningDataModule):
         rank, world_size = rank_and_world_size(self.trainer)
         return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
 
-    def _loader(self, dataset: ClipDataset, sampler: Sampler[SampleKey], batch_size: int) -> DataLoader[Clip]:
+    def _loader(self, dataset: ClipDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Clip]:
         return DataLoader(
             dataset,
             batch_size=batch_size,

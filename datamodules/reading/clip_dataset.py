@@ -284,4 +284,5 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
 def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
     """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
     # + 1, because seeds cannot be negative and -1 stands for evaluation
-    return np.random.default_rng([seed, key.position + 1, key.item if key.position < 0 else 0, purpose])
+    place = key.position if key.cut_as is None else key.cut_as
+    return np.random.default_rng([seed, place + 1, key.item if place < 0 else 0, purpose])

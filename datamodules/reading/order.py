@@ -5,12 +5,13 @@ Which share of the data a process gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import NamedTuple
 
 import lightning as L
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import SequentialSampler
 
 from components.errors import InputError
 
@@ -22,15 +23,19 @@ class SampleKey(NamedTuple):
         item: which item.
         position: the sample's place in the endless training order over all ranks, -1 in evaluation.
         valid: False for an item repeated only to give every rank the same number.
+        cut_as: the position whose clip is cut again (of a set that is overfitted on purpose), None for its own.
     """
 
     item: int
     position: int = -1
     valid: bool = True
+    cut_as: int | None = None
 
 
-class ConsumedSampler(Sampler[SampleKey]):
-    """Endless shuffled order as a function of the seed and the number of samples consumed by all ranks so far.
+# Both are sequential samplers by name: with overfit_batches Lightning replaces all others by plain indices, without
+# positions, shares of the ranks and marks of repeated items.
+class ConsumedSampler(SequentialSampler):
+    """Shuffled order as a function of the seed and the number of samples consumed by all ranks so far.
 
     Each pass over the set is one permutation; sample ``p`` is entry ``p mod n`` of permutation ``p div n``. The ranks
     take turns, a batch in a row each, so w ranks see in one step the batches that one rank sees in w steps, and a run
@@ -41,33 +46,58 @@ class ConsumedSampler(Sampler[SampleKey]):
         seed: decides the permutations.
         rank: this process.
         world_size: number of processes.
-        start: samples consumed so far by all processes.
+        start: samples consumed so far by all processes, or what says so whenever a pass begins.
         batch_size: samples a rank takes in a row.
+        passes_end: a pass ends where all ranks together have taken as many samples as the set has, rounded up to whole
+            batches; the next one goes on from there. Otherwise it never ends.
+        held: every pass has the clips of the first so many positions, under positions of their own.
     """
 
     def __init__(
-        self, num_items: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0, batch_size: int = 1
+        self,
+        num_items: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int | Callable[[], int] = 0,
+        batch_size: int = 1,
+        passes_end: bool = False,
+        held: int | None = None,
     ) -> None:
         if num_items < 1:
             raise ValueError("there is nothing to sample from")
         self.num_items, self.seed, self.rank, self.world_size, self.start = num_items, seed, rank, world_size, start
-        self.batch_size = batch_size
+        self.batch_size, self.passes_end, self.held = batch_size, passes_end, held
 
-    def __iter__(self) -> Iterator[SampleKey]:
-        # a rank's first batch; the others' lie in between
-        first, current, order = self.start + self.rank * self.batch_size, -1, []
-        while True:
+    @property
+    def batches_of_a_pass(self) -> int:
+        """Batches of one rank in a pass over the set."""
+        return -(-self.num_items // (self.world_size * self.batch_size))
+
+    def __len__(self) -> int:
+        if not self.passes_end:
+            raise TypeError("the order has no end")  # what PyTorch and Lightning ask for to know
+        return self.batches_of_a_pass * self.batch_size
+
+    def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]  # keys in place of indices
+        # asked for anew at every pass: one may have been broken off (limit_train_batches)
+        consumed = self.start if isinstance(self.start, int) else self.start()
+        current, order = -1, []
+        batches = range(self.batches_of_a_pass) if self.passes_end else count()
+        for batch in batches:
+            # a rank's batch; the others' lie in between
+            first = consumed + (batch * self.world_size + self.rank) * self.batch_size
             for position in range(first, first + self.batch_size):
-                epoch, offset = divmod(position, self.num_items)
+                cut_as = None if self.held is None else position % self.held
+                epoch, offset = divmod(position if cut_as is None else cut_as, self.num_items)
                 if epoch != current:
                     # far apart: no epoch of one seed is an epoch of the next
                     generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
                     order, current = torch.randperm(self.num_items, generator=generator).tolist(), epoch
-                yield SampleKey(order[offset], position)
-            first += self.world_size * self.batch_size
+                yield SampleKey(order[offset], position, cut_as=cut_as)
 
 
-class EvaluationSampler(Sampler[SampleKey]):
+class EvaluationSampler(SequentialSampler):
     """Every item once, in order, dealt out to the ranks; short ranks repeat items marked as not valid.
 
     Rank r of w gets the items ``r, r + w, ...``. All ranks get ``ceil(n / w)`` items because sharded models must run
@@ -80,7 +110,7 @@ class EvaluationSampler(Sampler[SampleKey]):
     def __len__(self) -> int:
         return -(-self.num_items // self.world_size)
 
-    def __iter__(self) -> Iterator[SampleKey]:
+    def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]  # keys in place of indices
         for row in range(len(self)):
             index = row * self.world_size + self.rank
             # beyond the end the first items again, not counted

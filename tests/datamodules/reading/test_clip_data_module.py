@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from components.contracts import ClipBatch
@@ -100,6 +101,74 @@ def test_resuming_mid_epoch_twice_gives_the_uninterrupted_order(
     third = train(avsync_root, tmp_path, 12, tmp_path / "9.ckpt", num_workers=num_workers)
     assert first.train_ids + second.train_ids + third.train_ids == whole.train_ids
     assert first.positions + second.positions + third.positions == whole.positions
+
+
+BY_EPOCHS = {"check_val_every_n_epoch": 1, "val_check_interval": 1.0}  # Lightning's defaults
+
+
+class Cuts(Recorder):
+    """Also writes down the pictures it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cuts: list[torch.Tensor] = []
+
+    def training_step(self, batch: ClipBatch, index: int) -> torch.Tensor:
+        self.cuts.append(batch.video.clone())
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_cut_short_is_followed_by_other_clips(avsync_root: Path, tmp_path: Path, num_workers: int) -> None:
+    endless = train(avsync_root, tmp_path, 6)
+    model = Recorder()
+    run = trainer(tmp_path, -1, max_epochs=3, limit_train_batches=2, limit_val_batches=0, **BY_EPOCHS)
+    run.fit(model, datamodule=data(avsync_root, num_workers=num_workers))
+    assert model.positions == [0, 2, 4, 6, 8, 10] and model.train_ids == endless.train_ids
+    assert run.global_step == 6
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 2}, {"max_steps": 10}])
+def test_an_epoch_is_one_pass_over_the_training_list(
+    avsync_root: Path, tmp_path: Path, settings: dict[str, int]
+) -> None:
+    module, model = data(avsync_root, batch_size=2), Recorder()
+    run = trainer(tmp_path, settings.get("max_steps", -1), max_epochs=settings.get("max_epochs"), **BY_EPOCHS)
+    run.fit(model, datamodule=module)
+    items, epochs = len(module._datasets["train"]), run.current_epoch
+    assert items == 7 and run.global_step == settings.get("max_steps", 8)  # four batches of two a pass
+    assert epochs == (2 if "max_epochs" in settings else 3)  # one that was begun counts
+    assert model.positions == list(range(0, 2 * run.global_step, 2))
+    assert len(set(model.train_ids[:items])) == items  # nothing is left out, nothing comes twice
+    assert module.consumed_samples == 2 * run.global_step
+    assert len(model.val_ids) == 2 * 3  # all clips, at the end of each
+
+
+def test_an_epoch_goes_on_where_it_was_left(avsync_root: Path, tmp_path: Path) -> None:
+    def run(folder: Path, ckpt: Path | None = None) -> Recorder:
+        model, keep = Recorder(), ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=6)
+        settings = {"limit_val_batches": 0, "enable_checkpointing": True, "callbacks": [keep], **BY_EPOCHS}
+        one = trainer(tmp_path, -1, max_epochs=3, **settings)
+        one.fit(model, datamodule=data(avsync_root), ckpt_path=ckpt, weights_only=False)
+        return model
+
+    whole = run(tmp_path / "whole")
+    second = run(tmp_path / "second", tmp_path / "whole/step=6.ckpt")  # in the middle of the second epoch
+    assert whole.positions == list(range(0, 24, 2)) and second.positions == whole.positions[6:]
+    assert second.train_ids == whole.train_ids[12:]
+
+
+@pytest.mark.parametrize("amount", [2, 0.67])
+def test_overfitting_holds_the_clips_and_not_the_positions(
+    avsync_root: Path, tmp_path: Path, amount: int | float
+) -> None:
+    model = Cuts()
+    run = trainer(tmp_path, 6, overfit_batches=amount, limit_val_batches=0, **BY_EPOCHS)
+    run.fit(model, datamodule=data(avsync_root))
+    assert model.positions == [0, 2, 4, 6, 8, 10]  # what noise is drawn from
+    assert model.train_ids[:4] == model.train_ids[4:8] == model.train_ids[8:]
+    assert all(torch.equal(model.cuts[i], model.cuts[i % 2]) for i in range(6))
+    assert not torch.equal(model.cuts[0], model.cuts[1])
 
 
 def test_validation_shows_each_clip_once_and_leaves_training_alone(avsync_root: Path, tmp_path: Path) -> None:
