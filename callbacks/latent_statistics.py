@@ -98,5 +98,5 @@ class ComputeLatentStatistics(Callback):
             # raw latents: the codec's present normalisation is taken off
             yield normalisation.inverse(codec.encode(waveform))
             num_seen += len(batch) * world_size
-            if num_seen >= self.num_clips:  # the training loader never ends
+            if num_seen >= self.num_clips:  # the training loader may never end
                 return

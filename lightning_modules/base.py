@@ -167,6 +167,6 @@ def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallabl
         return optimizer
     return {
         "optimizer": optimizer,
-        # the training loader is endless: no epoch ends
+        # by steps: a run that is bounded by steps is one endless epoch
         "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
     }
