@@ -33,6 +33,7 @@ from lightning_modules.command_line.config_files import (
     callback_names,
     moved_to_clip,
     refuse_clips_of_data,
+    refuse_removal_of_nothing,
     with_bases,
 )
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
@@ -64,6 +65,7 @@ class AVSyncCLI(LightningCLI):
     def __init__(self, args: list[str], **kwargs: Any) -> None:
         # before the parser: it would take both places and keep one in silence
         refuse_clips_of_data(args)
+        refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
         super().__init__(args=args, **kwargs)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _CLIP_KEYS = tuple(field.name for field in fields(ClipShape))
 _CLIP_OF_DATA = re.compile(r"^--data(\.init_args)?\.clip((?:\.\w+)?)")
 _UNKNOWN_OF_DATA = re.compile(r"unknown key data\.init_args\.(\w+)")
 _CALLBACK_OPTION = re.compile(r"^--callbacks\.([A-Za-z_]\w*)")
+_CALLBACK_REMOVED = re.compile(r"^--callbacks\.([A-Za-z_]\w*)[= ]null$")
 
 
 def with_bases(args: Sequence[str]) -> list[str]:
@@ -51,11 +53,30 @@ def callback_names(args: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
     for option, value in arguments_and_files(args):
         if option is not None:
-            section = content_of(Path(value)).get("callbacks")
-            names |= dict.fromkeys(str(name) for name in section) if isinstance(section, dict) else {}
+            names |= dict.fromkeys(_callbacks_of(value))
         elif match := _CALLBACK_OPTION.match(value):
             names[match[1]] = None
     return list(names)
+
+
+def refuse_removal_of_nothing(args: Sequence[str]) -> None:
+    """An option that removes a callback by its name must meet one: with a slip in the name it would stay.
+
+    Raises:
+        InputError: if no file of an expanded command line has a callback of that name.
+    """
+    known = [name for file in config_files(args) for name in _callbacks_of(file)]
+    # an option and its value may be one argument or two
+    for argument in [*args, *(f"{one} {two}" for one, two in pairwise(args))]:
+        match = _CALLBACK_REMOVED.match(argument)
+        if match and match[1] not in known:
+            names = f"the names are {', '.join(dict.fromkeys(known))}" if known else "no configuration file names any"
+            raise InputError(f"--callbacks.{match[1]}: there is no callback of that name to remove; {names}")
+
+
+def _callbacks_of(file: str) -> list[str]:
+    section = content_of(Path(file)).get("callbacks")
+    return [str(name) for name in section] if isinstance(section, dict) else []
 
 
 def refuse_clips_of_data(args: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import InputError
-from lightning_modules.command_line.config_files import callback_names, with_bases
+from lightning_modules.command_line.config_files import callback_names, refuse_removal_of_nothing, with_bases
 
 
 @pytest.fixture
@@ -68,3 +68,16 @@ def test_what_the_parser_will_complain_about_passes(folder: Path):
 def test_shipped_configurations_are_found_from_any_folder(folder: Path):
     found = with_bases(["fit", "--config", "configs/quickstart.yaml"])[2]
     assert Path(found).is_absolute() and Path(found).is_file()
+
+
+@pytest.mark.parametrize("option", [["--callbacks.cyclesinc=null"], ["--callbacks.cyclesinc", "null"]])
+def test_removing_a_callback_that_is_not_there_is_refused(tmp_path: Path, option: list[str]):
+    file = tmp_path / "a.yaml"
+    file.write_text("callbacks: {cyclesync: {class_path: X}, report: null}")
+    sentence = "--callbacks.cyclesinc: there is no callback of that name to remove; the names are cyclesync, report"
+    with pytest.raises(InputError, match=f"^{sentence}$"):
+        refuse_removal_of_nothing(["fit", "--config", str(file), *option])
+    with pytest.raises(InputError, match="no configuration file names any"):
+        refuse_removal_of_nothing(["fit", *option])
+    for allowed in (["--callbacks.cyclesync=null"], ["--callbacks.report", "null"], ["--callbacks.new.class_path=Y"]):
+        refuse_removal_of_nothing(["fit", "--config", str(file), *allowed])
