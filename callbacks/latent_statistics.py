@@ -91,8 +91,8 @@ class ComputeLatentStatistics(Callback):
         """This rank's share of the latents, ``[B, C, N]`` each, not normalised."""
         num_seen = 0
         for batch in batches:
-            frames = batch.video.shape[1]  # none where clips are sounds alone
-            duration_s = frames / batch.fps if frames else batch.audio.shape[1] / batch.sample_rate
+            frames = batch.video.shape[1]  # none where clips are sounds alone; one is a picture, not a duration
+            duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
             num_latents = codec.num_latents_for(duration_s)
             waveform = codec.fit(batch.audio.to(device), num_latents, batch.sample_rate)
             # raw latents: the codec's present normalisation is taken off

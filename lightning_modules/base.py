@@ -161,6 +161,14 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         return self.run is None or self.run.is_global_zero
 
 
+def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:
+    """What random numbers for a training batch are drawn by.
+
+    A position is the batch's among those of all processes: what is drawn does not depend on how many there are.
+    """
+    return f"{batch_idx}-{rank}" if batch.position is None else f"{batch.position}-0"
+
+
 def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None) -> Any:
     """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it."""
     if lr_scheduler is None:

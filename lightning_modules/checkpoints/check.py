@@ -126,7 +126,7 @@ def _lost_blocks(path: str, option: str, on_every_rank: bool) -> str | None:
     try:
         with zipfile.ZipFile(path) as records:
             lost = records.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError):  # zipfile's word for an unknown compression
         return _damaged(path, option)
     return f"{option}: '{path}' is damaged (the checksum of {lost} is wrong); give another .ckpt file" if lost else None
 

@@ -20,7 +20,7 @@ from components.metrics.syncnet.model import WINDOW_FRAMES, cepstrum_windows
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, sound_cepstra
 from components.objectives.sync_contrastive import SyncContrastiveLoss
 from components.v2a.degrade import Degrade
-from lightning_modules.base import scheduled
+from lightning_modules.base import batch_name, scheduled
 
 
 class SyncNetModule(L.LightningModule):
@@ -74,8 +74,7 @@ class SyncNetModule(L.LightningModule):
                 "clip.num_frames"
             )
         if self.degrade is not None:
-            # a position is a batch's among those of all processes
-            place = f"{batch_idx}-{self.global_rank}" if batch.position is None else f"{batch.position}-0"
+            place = batch_name(batch, batch_idx, self.global_rank)
             generator = clip_generator(f"syncnet-{place}", self.noise_seed)
             video = self.degrade(video, generator)
         # [B T, ...] at once, then [B, 3, T, size, size] as the lip tower wants it

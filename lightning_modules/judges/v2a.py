@@ -26,7 +26,7 @@ from components.v2a.bursts import BURST_DELAY_S, render_bursts
 from components.v2a.degrade import Degrade
 from components.v2a.onset_v2a import WEIGHTS_FILE, OnsetV2A
 from components.weights.pretrained import sha256_of
-from lightning_modules.base import scheduled
+from lightning_modules.base import batch_name, scheduled
 
 Targets = Literal["detected", "true"]
 
@@ -94,8 +94,7 @@ class V2AModule(L.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy of the onset curve."""
-        # a position is a batch's among those of all processes: what is drawn does not depend on how many there are
-        place = f"{batch_idx}-{self.global_rank}" if batch.position is None else f"{batch.position}-0"
+        place = batch_name(batch, batch_idx, self.global_rank)
         generator = clip_generator(f"v2a-{place}", self.noise_seed)
         video = batch.video.float() / 255
         onsets = self._targets(batch)
