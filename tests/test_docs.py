@@ -344,7 +344,7 @@ def test_a_judge_of_the_user_judges(place: Path) -> None:
 
 
 def test_a_metric_of_the_user_is_reported(place: Path) -> None:
-    alone = ["--trainer.callbacks", "null", "--model.init_args.variants", "[]"]
+    alone = ["--callbacks.cyclesync", "null", "--callbacks.report", "null", "--model.init_args.variants", "[]"]
     run_example("my_metric", *FEW_CLIPS, *alone)
     assert results()["metrics"]["motion"]["n"] == 2
 
@@ -378,7 +378,7 @@ def test_a_data_set_of_the_user_is_read(place: Path) -> None:
 
 STEP = PAGES["docs/step.md"]
 SYSTEMS = {
-    "Syncphony": ["configs/quickstart.yaml", "--trainer.callbacks=null", "--data.num_train=4", "--data.num_test=1"],
+    "Syncphony": ["configs/quickstart.yaml", "--data.num_train=4", "--data.num_test=1"],
     "Harmony": ["configs/harmony/quickstart.yaml", "--data.num_train=8", "--data.num_test=8", "--data.num_speakers=2"],
 }
 

@@ -36,7 +36,7 @@ def quickstart(tmp_path_factory) -> tuple[SyncphonyModule, ClipBatch]:
         args=[
             "--config",
             str(ROOT / "configs/quickstart.yaml"),
-            "--trainer.callbacks=null",
+            "--callbacks=null",
             "--trainer.logger=false",
             f"--data.root={tmp_path_factory.mktemp('clips')}",
             "--data.num_train=1",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -16,6 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.graceful_stop import GracefulStop, RunStopped
@@ -30,18 +33,32 @@ from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_err
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
+    all_removed,
     callback_names,
     moved_to_clip,
     refuse_clips_of_data,
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.run_folders import (
+    experiment_folder,
+    given_version,
+    name_loggers,
+    new_run_folder,
+    version_of,
+)
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
 
 class ConfigInCheckpoint(SaveConfigCallback):
-    """Saves the configuration in the run folder and, as text, in every checkpoint."""
+    """Saves the configuration in the run folder, with every logger and, as text, in every checkpoint."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the loggers every value under its dotted key. Called on rank 0 alone."""
+        values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(values)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds ``config_yaml``."""
@@ -55,7 +72,8 @@ class AVSyncCLI(LightningCLI):
     Everything a run writes goes into ``runs/<experiment>``.
 
     Beside ``trainer.callbacks``, a list that later files replace as a whole, a configuration may have ``callbacks``: a
-    name for each, so that a later file or an option changes one setting of one callback, or removes it with ``null``.
+    name for each, so that a later file or an option changes one setting of one callback, or removes it with ``null``
+    (``--callbacks null`` removes all that files name). Ours name theirs, so a list adds to them.
 
     Args:
         args: the command line, with bases expanded.
@@ -63,10 +81,12 @@ class AVSyncCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str], **kwargs: Any) -> None:
+        args = all_removed(args)
         # before the parser: it would take both places and keep one in silence
         refuse_clips_of_data(args)
         refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
+        self._run_folder: Path | None = None
         super().__init__(args=args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -130,8 +150,28 @@ class AVSyncCLI(LightningCLI):
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
             self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
 
+    def instantiate_classes(self) -> None:
+        """Builds everything; the run's folder is made before that, and removed if nothing came of it."""
+        self._given = self.config
+        trainer = self._chosen(self.config, "trainer")
+        if self._has_run_folder():
+            runs = experiment_folder(trainer, self._experiment())
+            # None on other ranks, which are told by the first
+            self._run_folder = rank_zero_only(new_run_folder)(runs, given_version(trainer))
+        if self._run_folder is not None:
+            self.config = self.config.clone()  # what is saved stays as it was given
+            name_loggers(self._chosen(self.config, "trainer"), self._experiment(), self._run_folder)
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            if self._run_folder is not None:
+                with contextlib.suppress(OSError):  # not empty: an earlier run's, or another process is at work
+                    self._run_folder.rmdir()
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
+        self.config = self._given
         config = self._chosen(self.config_init, "trainer")
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
         # a user's own way of writing checkpoints stays
@@ -144,11 +184,20 @@ class AVSyncCLI(LightningCLI):
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if config.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(config.default_root_dir, self._experiment(), default_hp_metric=False)
+            version = None if self._run_folder is None else version_of(self._run_folder)
+            kwargs["logger"] = TensorBoardLogger(
+                config.default_root_dir, self._experiment(), version, default_hp_metric=False
+            )
         try:
-            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        if self._has_run_folder() and isinstance(trainer, AVSyncTrainer):
+            trainer.write_into(self._run_folder)
+        return trainer
+
+    def _has_run_folder(self) -> bool:
+        return self.subcommand in LightningCLI.subcommands() and not self._chosen(self.config, "trainer").fast_dev_run
 
     def _experiment(self) -> str:
         """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
@@ -163,8 +212,8 @@ class AVSyncCLI(LightningCLI):
             InputError: if there is none, or it is not whole.
         """
         if ckpt_path == "last":  # Lightning's own looks into the new run's folder, which is empty, and starts anew
-            root = self._chosen(self.config, "trainer").default_root_dir or "."
-            return str(newest_checkpoint(Path(root) / self._experiment(), to_train=self.subcommand == "fit"))
+            folder = experiment_folder(self._chosen(self.config, "trainer"), self._experiment())
+            return str(newest_checkpoint(folder, to_train=self.subcommand == "fit"))
         path = ckpt_path if ckpt_path in ("best", "hpc") else str(located(ckpt_path))
         check_checkpoint(path)
         return path

@@ -20,7 +20,7 @@ import yaml
 
 from components.errors import InputError
 from components.media.clock import ClipShape
-from components.weights.pretrained import located
+from components.weights.pretrained import PACKAGE_ROOT, located
 
 _CLIP_KEYS = tuple(field.name for field in fields(ClipShape))
 _CLIP_OF_DATA = re.compile(r"^--data(\.init_args)?\.clip((?:\.\w+)?)")
@@ -59,24 +59,50 @@ def callback_names(args: Sequence[str]) -> list[str]:
     return list(names)
 
 
+def all_removed(args: Sequence[str]) -> list[str]:
+    """The command line with ``--callbacks null`` written out: every named callback of the files is removed."""
+    names = dict.fromkeys(name for file in config_files(args) for name in _callbacks_of(file))
+    removals = [f"--callbacks.{name}=null" for name in names]
+    written_out: list[str] = []
+    for argument in args:
+        if argument == "--callbacks=null":
+            written_out += removals
+        elif argument == "null" and written_out[-1:] == ["--callbacks"]:
+            written_out[-1:] = removals
+        else:
+            written_out.append(argument)
+    return written_out
+
+
 def refuse_removal_of_nothing(args: Sequence[str]) -> None:
-    """An option that removes a callback by its name must meet one: with a slip in the name it would stay.
+    """What removes a callback by its name must meet one: with a slip in the name it would stay.
+
+    Files of ours are exempt: they are laid over experiments that have the callback and over some that do not.
 
     Raises:
-        InputError: if no file of an expanded command line has a callback of that name.
+        InputError: if no file of an expanded command line has a callback of a name that an option, or a file that is
+            not shipped, removes.
     """
-    known = [name for file in config_files(args) for name in _callbacks_of(file)]
+    sections = {file: _callbacks_of(file) for file in config_files(args)}
+    removals = [
+        (f"{file}: callbacks", name)
+        for file, section in sections.items()
+        for name, callback in section.items()
+        if callback is None and PACKAGE_ROOT / "configs" not in Path(file).resolve().parents
+    ]
     # an option and its value may be one argument or two
-    for argument in [*args, *(f"{one} {two}" for one, two in pairwise(args))]:
-        match = _CALLBACK_REMOVED.match(argument)
-        if match and match[1] not in known:
+    options = [_CALLBACK_REMOVED.match(given) for given in [*args, *(f"{one} {two}" for one, two in pairwise(args))]]
+    removals += [("--callbacks", match[1]) for match in options if match]
+    known = [name for section in sections.values() for name, callback in section.items() if callback is not None]
+    for place, name in removals:
+        if name not in known:
             names = f"the names are {', '.join(dict.fromkeys(known))}" if known else "no configuration file names any"
-            raise InputError(f"--callbacks.{match[1]}: there is no callback of that name to remove; {names}")
+            raise InputError(f"{place}.{name}: there is no callback of that name to remove; {names}")
 
 
-def _callbacks_of(file: str) -> list[str]:
+def _callbacks_of(file: str) -> dict[str, Any]:
     section = content_of(Path(file)).get("callbacks")
-    return [str(name) for name in section] if isinstance(section, dict) else []
+    return {str(name): callback for name, callback in section.items()} if isinstance(section, dict) else {}
 
 
 def refuse_clips_of_data(args: Sequence[str]) -> None:

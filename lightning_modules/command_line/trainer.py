@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -16,7 +17,32 @@ from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 
 
 class AVSyncTrainer(Trainer):
-    """Adds ``export`` to ``fit``, ``validate``, ``test`` and ``predict``."""
+    """Adds ``export`` to ``fit``, ``validate``, ``test`` and ``predict``, and a folder for the run whatever logs it."""
+
+    _run_folder: Path | None = None
+    _has_run_folder = False
+
+    def write_into(self, folder: Path | None) -> None:
+        """Everything the run writes goes into ``folder``, checkpoints into ``checkpoints`` there unless told otherwise.
+
+        Called on every rank.
+
+        Args:
+            folder: of the run; ignored on other ranks than 0.
+        """
+        self._run_folder, self._has_run_folder = folder, True
+        for callback in self.checkpoint_callbacks:
+            # with some loggers, and with none, Lightning's own choice is the same folder for every run
+            if folder is not None and isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder / "checkpoints")
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's folder, the same on every rank; every rank has to ask for it."""
+        if not self._has_run_folder:
+            return super().log_dir
+        folder: str | None = self.strategy.broadcast(None if self._run_folder is None else str(self._run_folder))
+        return folder
 
     def export(
         self,

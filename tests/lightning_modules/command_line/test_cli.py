@@ -183,13 +183,14 @@ def test_a_crash_keeps_its_traceback_and_leaves_no_results():
 
 
 def test_results_of_an_earlier_run_do_not_survive_a_failure():
-    write_config(trainer__logger=False, trainer__default_root_dir="here")
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "here", "version": 0}}
+    write_config(trainer__logger=logger)
     assert run("fit") == 0
-    assert Path("here/results.json").exists()
-    write_config(trainer__logger=False, trainer__default_root_dir="here", model__init_args={"fail_at": 0})
+    assert Path("here/squares/version_0/results.json").exists()
+    write_config(trainer__logger=logger, model__init_args={"fail_at": 0})
     with pytest.raises(OSError):
         run("fit")
-    assert not Path("here/results.json").exists()
+    assert not Path("here/squares/version_0/results.json").exists()
 
 
 def test_wrong_trainer_settings_are_bad_input(capsys):

@@ -55,7 +55,7 @@ def test_another_data_set_keeps_the_shape(tmp_path: Path, monkeypatch: pytest.Mo
         "--data=datamodules.avsync15.AVSync15",
         f"--data.root={tmp_path / 'AVSync15'}",
         *("--data.batch_size=4", "--data.num_workers=0", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"),
-        *("--trainer.callbacks=[]", f"--trainer.default_root_dir={tmp_path / 'runs'}"),
+        *("--callbacks=null", f"--trainer.default_root_dir={tmp_path / 'runs'}"),
     ]
     assert main(["fit", *QUICKSTART, *options]) == 0
     assert shapes == [(49, 3, 32, 32)]

@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.errors import InputError
-from lightning_modules.command_line.config_files import callback_names, refuse_removal_of_nothing, with_bases
+from components.weights.pretrained import PACKAGE_ROOT
+from lightning_modules.command_line.config_files import (
+    all_removed,
+    callback_names,
+    refuse_removal_of_nothing,
+    with_bases,
+)
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_shipped_configurations_are_found_from_any_folder(folder: Path):
 @pytest.mark.parametrize("option", [["--callbacks.cyclesinc=null"], ["--callbacks.cyclesinc", "null"]])
 def test_removing_a_callback_that_is_not_there_is_refused(tmp_path: Path, option: list[str]):
     file = tmp_path / "a.yaml"
-    file.write_text("callbacks: {cyclesync: {class_path: X}, report: null}")
+    file.write_text("callbacks: {cyclesync: {class_path: X}, report: {class_path: Y}}")
     sentence = "--callbacks.cyclesinc: there is no callback of that name to remove; the names are cyclesync, report"
     with pytest.raises(InputError, match=f"^{sentence}$"):
         refuse_removal_of_nothing(["fit", "--config", str(file), *option])
@@ -81,3 +88,34 @@ def test_removing_a_callback_that_is_not_there_is_refused(tmp_path: Path, option
         refuse_removal_of_nothing(["fit", *option])
     for allowed in (["--callbacks.cyclesync=null"], ["--callbacks.report", "null"], ["--callbacks.new.class_path=Y"]):
         refuse_removal_of_nothing(["fit", "--config", str(file), *allowed])
+
+
+def test_a_file_that_removes_what_is_not_there_is_refused(tmp_path: Path):
+    base, mine = tmp_path / "base.yaml", tmp_path / "mine.yaml"
+    base.write_text("callbacks: {report: {class_path: Y}}")
+    mine.write_text("callbacks: {repport: null}")
+    with pytest.raises(
+        InputError, match=r"mine\.yaml: callbacks\.repport: there is no callback .*; the names are report$"
+    ):
+        refuse_removal_of_nothing(["fit", "--config", str(base), "--config", str(mine)])
+    mine.write_text("callbacks: {report: null}")
+    refuse_removal_of_nothing(["fit", "--config", str(base), "--config", str(mine)])
+    # ours are laid over experiments that are judged and over some that are not
+    refuse_removal_of_nothing(["fit", "--config", str(base), "--config", str(PACKAGE_ROOT / "configs/predict.yaml")])
+
+
+def test_all_named_callbacks_can_be_removed_at_once(tmp_path: Path):
+    file = tmp_path / "a.yaml"
+    file.write_text("callbacks: {cyclesync: {class_path: X}, report: {class_path: Y}}")
+    for option in (["--callbacks", "null"], ["--callbacks=null"]):
+        args = all_removed(["fit", "--config", str(file), *option, "--callbacks.mine", "Z"])
+        assert args[3:] == ["--callbacks.cyclesync=null", "--callbacks.report=null", "--callbacks.mine", "Z"]
+        refuse_removal_of_nothing(args)
+
+
+def test_shipped_configurations_name_their_callbacks():
+    """A list of the user's, which replaces lists, takes nothing of theirs away."""
+    files = list((PACKAGE_ROOT / "configs").rglob("*.yaml"))
+    assert len(files) > 20
+    for file in files:
+        assert "callbacks" not in yaml.safe_load(file.read_text()).get("trainer", {}), file
