@@ -65,6 +65,7 @@ def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path
     """
     # a name that begins with a dot is a part of a checkpoint, left by a process that was killed
     found = [path for path in experiment.glob("*/checkpoints/*.ckpt") if not path.name.startswith(".")]
+    found = [path for path in found if path.exists()]  # a link is renewed after the file it names was replaced
     refused: list[str] = []
     # of names for one file (``last.ckpt`` may be a link) and of copies, any will do
     for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):

@@ -197,7 +197,7 @@ def _unflattened(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
 
 def remove(path: Path) -> None:
     """Remove a checkpoint, file or folder; a folder under a dot-name first, so that nobody takes the rest for whole."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         # under a dot-name first: what is left after a kill is taken for no checkpoint
         dead = path.with_name(f".{path.name}.dead")
         shutil.rmtree(dead, ignore_errors=True)

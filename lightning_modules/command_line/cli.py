@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.graceful_stop import GracefulStop, RunStopped
 from callbacks.nan_guard import NaNGuard
 from callbacks.results import ResultsWriter
+from callbacks.superseded import RemoveSuperseded
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.pretrained import located
@@ -87,6 +88,7 @@ class AVSyncCLI(LightningCLI):
         refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
         self._run_folder: Path | None = None
+        self._goes_on_from: Path | None = None
         super().__init__(args=args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -183,6 +185,8 @@ class AVSyncCLI(LightningCLI):
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
+        if self._goes_on_from is not None:
+            callbacks.append(RemoveSuperseded(self._goes_on_from))
         if config.logger in (None, True):
             version = None if self._run_folder is None else version_of(self._run_folder)
             kwargs["logger"] = TensorBoardLogger(
@@ -213,7 +217,10 @@ class AVSyncCLI(LightningCLI):
         """
         if ckpt_path == "last":  # Lightning's own looks into the new run's folder, which is empty, and starts anew
             folder = experiment_folder(self._chosen(self.config, "trainer"), self._experiment())
-            return str(newest_checkpoint(folder, to_train=self.subcommand == "fit"))
+            newest = newest_checkpoint(folder, to_train=self.subcommand == "fit")
+            if self.subcommand == "fit":
+                self._goes_on_from = newest
+            return str(newest)
         path = ckpt_path if ckpt_path in ("best", "hpc") else str(located(ckpt_path))
         check_checkpoint(path)
         return path

@@ -77,7 +77,7 @@ def name_loggers(trainer: Namespace, experiment: str, folder: Path) -> None:
         folder: of the run.
     """
     for logger in _listed(trainer.logger):
-        names = {
+        names: dict[tuple[str, str | None], str | int] = {
             # the arguments' names, and what Lightning's loggers have there if nothing was given
             ("name", UNNAMED): experiment,
             ("experiment_name", UNNAMED): experiment,

@@ -159,7 +159,7 @@ def write_config(
                     "init_args": {"file": str(folder / name), "stop_at": stop_at, **(witness or {})},
                 },
                 {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
-                {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "every_n_train_steps": 3}},
+                {"class_path": "ModelCheckpoint", "init_args": {"save_last": "link", "every_n_train_steps": 3}},
                 *([{"class_path": "EMA", "init_args": {"decay": 0.5}}] if ema else []),
                 *([{"class_path": "SlimCheckpoint"}] if slim else []),
             ],
