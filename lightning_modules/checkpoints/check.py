@@ -41,8 +41,7 @@ def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool =
     """
     if path in ("best", "last", "hpc"):
         return
-    if not Path(path).exists():
-        raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
+    check_exists(path, option)
     if Path(path).is_dir():
         _check_folder(Path(path), option)
         return
@@ -50,6 +49,16 @@ def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool =
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
     if sentence := _content_problem(path, option) or _lost_blocks(path, option, on_every_rank):
         raise InputError(sentence)
+
+
+def check_exists(path: str, option: str = "ckpt_path") -> None:
+    """Finds a wrong path without reading anything.
+
+    Raises:
+        InputError: if there is nothing at ``path``.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
 
 
 def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path") -> Path:

@@ -36,6 +36,7 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.missing_weights import refuse_missing_weights
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
@@ -113,7 +114,7 @@ class AVSyncCLI(LightningCLI):
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint and the data set before anything slow happens."""
+        """Looks at the checkpoint, the weights and the data set before anything slow happens."""
         data = self._chosen(self.config, "data")
         if (
             data is not None
@@ -125,6 +126,7 @@ class AVSyncCLI(LightningCLI):
                 "'clip: ClipShape | None', or set clip to null"
             )
         # now, not after minutes of building models
+        refuse_missing_weights(self.config.get(str(self.subcommand), self.config).as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
