@@ -103,11 +103,16 @@ def identity_of(module: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
     return Identity(type(module).__name__, sha256_of_tensors(module.state_dict() if tensors is None else tensors))
 
 
-def sha256_of(file: str | Path) -> str:
+def sha256_of(file: str | Path, notes: bool = True) -> str:
     """Hex SHA-256 of a file's bytes.
 
     A process hashes a file once. Digests of large files are also kept in ``$XDG_CACHE_HOME/avsync/sha256``
     (``~/.cache`` by default) under path, size and time of change, so that gigabytes are not read at every start.
+
+    Args:
+        file: any file.
+        notes: use what an earlier process has remembered, and remember; without, the file is read, which also finds
+            what a disk has lost since.
 
     Raises:
         InputError: if the file cannot be read.
@@ -120,7 +125,7 @@ def sha256_of(file: str | Path) -> str:
             key = (str(file.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns)
             if key in _hashed:
                 return _hashed[key]
-            is_large, note = before.st_size >= _REMEMBERED_BYTES, _note_of(file, before)
+            is_large, note = notes and before.st_size >= _REMEMBERED_BYTES, _note_of(file, before)
             digest = _noted(note) if is_large else None
             if digest is not None:
                 _hashed[key] = digest
