@@ -40,9 +40,23 @@ from lightning_modules.command_line.missing_weights import refuse_missing_weight
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
+_OF_ONE_COMMAND = ("verbose", "return_predictions")
+"""Arguments of a command that no configuration of ours uses and other commands do not know."""
+
 
 class ConfigInCheckpoint(SaveConfigCallback):
-    """Saves the configuration in the run folder and, as text, in every checkpoint."""
+    """Saves the configuration in the run folder and, as text, in every checkpoint: for any command, in any folder.
+
+    Args:
+        parser: writes it.
+        config: of the command that runs.
+        **kwargs: see ``SaveConfigCallback``.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        super().__init__(parser, config.clone(), **kwargs)
+        for name in _OF_ONE_COMMAND:
+            self.config.pop(name, None)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds ``config_yaml``."""
@@ -93,7 +107,7 @@ class AVSyncCLI(LightningCLI):
         """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         arguments = inspect.signature(getattr(klass, subcommand)).parameters
-        parser.set_defaults({name: False for name in ("verbose", "return_predictions") if name in arguments})
+        parser.set_defaults({name: False for name in _OF_ONE_COMMAND if name in arguments})
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -106,8 +120,6 @@ class AVSyncCLI(LightningCLI):
             if not isinstance(error, argparse.ArgumentError):
                 raise
             raise InputError(moved_to_clip(parse_error_sentence(str(error), args))) from None
-        chosen = self.config.get(self.config.get("subcommand"), self.config)
-        chosen.base = None  # its files stand before it already; a saved configuration stands on its own
 
     # Lightning would load the whole checkpoint on every rank for its hyperparameters, and let them win
     def _parse_ckpt_path(self) -> None:
@@ -115,6 +127,8 @@ class AVSyncCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Looks at the checkpoint, the weights and the data set before anything slow happens."""
+        # a saved configuration is called config.yaml, whatever it is of
+        self.config.get(str(self.subcommand), self.config).experiment = self._experiment()
         data = self._chosen(self.config, "data")
         if (
             data is not None
