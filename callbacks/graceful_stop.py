@@ -18,6 +18,9 @@ from callbacks.run_record import run_folder
 STOPPED_STATUS = 75
 """Exit status of a stopped run: "try again later", as schedulers understand it (``EX_TEMPFAIL``)."""
 
+STOPPED_CHECKPOINT = "stopped.ckpt"
+"""What a stopped run goes on from."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -83,7 +86,7 @@ class GracefulStop(Callback):
     def _stop(self, trainer: Trainer) -> NoReturn:
         folder = run_folder(trainer)
         if folder is not None:
-            file = folder / "checkpoints" / "stopped.ckpt"
+            file = folder / "checkpoints" / STOPPED_CHECKPOINT
             trainer.save_checkpoint(file)
             rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
         raise RunStopped(0 if _is_child(trainer) else STOPPED_STATUS)

@@ -1,4 +1,4 @@
-"""Removes the checkpoints a run went on from, once it has one of its own."""
+"""Removes the checkpoints of a stopped run, once the run that goes on has one of its own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.graceful_stop import STOPPED_CHECKPOINT
+
 
 class RemoveSuperseded(Callback):
-    """What the run before kept only to go on from is removed, as the next checkpoint of one run replaces the last.
+    """What a stopped run kept only to go on from is removed, as within a run the next checkpoint replaces the last.
 
     That is its ``stopped.ckpt``, its ``last.ckpt`` and the newest file of a `ModelCheckpoint` that keeps one and
-    monitors nothing. Whatever was kept for its score, for its step or as weights alone stays.
+    monitors nothing. Whatever was kept for its score, for its step or as weights alone stays, and so does everything of
+    a run that came to its end.
 
     Args:
-        resumed_from: the checkpoint the run goes on from, beside the others of the run before.
+        resumed_from: the stopped run's ``stopped.ckpt``, beside its other checkpoints.
     """
 
     def __init__(self, resumed_from: Path) -> None:
@@ -29,7 +32,7 @@ class RemoveSuperseded(Callback):
         """Notes what was kept: the checkpoint holds the states of the run's callbacks."""
         if any(_folder(callback) == self._before for callback in _full_checkpoints(trainer)):
             return  # one folder for both runs, by the user's choice: the same names are this run's
-        self._kept = {"stopped.ckpt"}
+        self._kept = {STOPPED_CHECKPOINT}
         states = checkpoint.get("callbacks", {})
         for callback in _full_checkpoints(trainer):
             if state := states.get(callback.state_key):
@@ -72,7 +75,9 @@ def _has_written(callback: ModelCheckpoint) -> bool:
     folder = _folder(callback)
     # after loading, the state still names a file of the run before
     own = [Path(path).absolute() for path in (callback.last_model_path, callback.best_model_path) if path]
-    return any(path.exists() for path in [*(path for path in own if path.parent == folder), folder / "stopped.ckpt"])
+    return any(
+        path.exists() for path in [*(path for path in own if path.parent == folder), folder / STOPPED_CHECKPOINT]
+    )
 
 
 def _folder(callback: ModelCheckpoint) -> Path:

@@ -11,7 +11,7 @@ import torch
 from components.errors import InputError
 from components.weights.file import open_weights
 from components.weights.identity import record_identity
-from components.weights.pretrained import builds_shapes_only, dtype_named, find_folder, resolve_folder
+from components.weights.pretrained import Sha256, builds_shapes_only, dtype_named, repository_of, resolve_folder
 
 
 def load_audio_model(
@@ -20,19 +20,21 @@ def load_audio_model(
     dtype: str,
     public: Mapping[str, Mapping[str, Any]],
     inside: str | None = None,
+    sha256: Sha256 = None,
     **settings: Any,
 ) -> Any:
-    """The frozen model ``class_name`` from ``transformers`` with the weights of the folder or hub id ``name``.
+    """The frozen model ``class_name`` from ``transformers`` with the weights of the folder or repository ``name``.
 
     On the meta device only shapes are built.
 
     Args:
         class_name: a class that `transformers` exports, or ``module:Class`` below ``transformers.models``.
-        name: folder or hub id.
+        name: folder or hub repository (see `resolve_folder`).
         dtype: precision of the weights.
-        public: public names, with the config entries that differ from the class's defaults: their shapes are known
-            without files.
+        public: public repositories, with the config entries that differ from the class's defaults: their shapes are
+            known without files.
         inside: regular expression of the prefix under which a larger model's file keeps this one.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
         settings: config entries that are set whatever the folder says.
 
     Raises:
@@ -40,12 +42,13 @@ def load_audio_model(
     """
     model_class, precision = _class_named(class_name), dtype_named(dtype)
     if builds_shapes_only():
-        if name in public and find_folder(name) is None:
-            config = model_class.config_class(**{**public[name], **settings})
+        repository = repository_of(name)
+        if repository is not None and repository in public:
+            config = model_class.config_class(**{**public[repository], **settings})
         else:
             config = model_class.config_class.from_pretrained(resolve_folder(name, files="*.json"), **settings)
         return model_class(config).requires_grad_(False).eval().to(precision)
-    folder = resolve_folder(name)
+    folder = resolve_folder(name, sha256=sha256)
     # our own reader first: it names the files, and says which one is damaged
     files = open_weights(folder).files
     try:

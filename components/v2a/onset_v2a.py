@@ -24,7 +24,7 @@ from components.errors import InputError
 from components.metrics.cyclesync.matching import match_events, onset_iou
 from components.metrics.cyclesync.motion_peaks import motion_curve
 from components.v2a.bursts import render_bursts
-from components.weights.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
+from components.weights.pretrained import CONFIG_FILE, Sha256, load_safetensors, pretrained_config
 from components.weights.whole_folder import whole_folder
 
 STEPS_PER_FRAME = 4
@@ -260,16 +260,17 @@ class OnsetV2A(V2AModel):
         return [probability_peaks(curve, self.rate_hz, threshold, self.min_gap_s) for curve in curves]
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> OnsetV2A:
+    def from_pretrained(cls, folder: str | Path, sha256: Sha256 = None) -> OnsetV2A:
         """Reads what `save_pretrained` wrote.
 
         Args:
             folder: as `components.weights.pretrained.resolve_folder` understands it.
+            sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.
         """
-        path, config = pretrained_config(folder)
+        path, config = pretrained_config(folder, sha256=sha256)
         try:
             model = cls(**config)
         except TypeError as error:

@@ -13,6 +13,7 @@ import torch
 
 from components.errors import InputError
 from components.weights.pretrained import (
+    Sha256,
     builds_shapes_only,
     find_folder,
     full_name,
@@ -28,6 +29,7 @@ def load_diffusers(
     subfolder: str | None,
     public: Mapping[str, object],
     dtype: torch.dtype | None = None,
+    sha256: Sha256 = None,
 ) -> Any:
     """The model of a folder.
 
@@ -40,6 +42,7 @@ def load_diffusers(
         subfolder: where the model lies below it, or None.
         public: constructor arguments of the public release.
         dtype: what floating-point tensors become; None keeps the file's.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if a file is missing or damaged, or the weights do not fit the config.
@@ -48,7 +51,7 @@ def load_diffusers(
         model = model_class(**public)
         # not the model's own `to`, which warns of modules that it would keep in float32, though it names none
         return model if dtype is None else torch.nn.Module.to(model, dtype)
-    folder = resolve_folder(name, subfolder)
+    folder = resolve_folder(name, subfolder, sha256=sha256)
     config = read_config(folder)
     check_class(config, model_class.__name__, folder)
     try:

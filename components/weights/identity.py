@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,11 @@ SUMS_FILE = "SHA256SUMS"
 """Beside what we export: digests in the form that ``sha256sum -c`` reads."""
 _ATTRIBUTE = "_weights_identity"
 _REMEMBERED_BYTES = 32 * 2**20
-"""Files from this size on are hashed once and remembered; smaller ones take milliseconds."""
+"""Files from this size on are hashed once and remembered on disk; smaller ones take milliseconds."""
+_SETTLED_NS = 2 * 10**9
+"""A file that changed less than this ago may change once more within the same tick of the file system's clock."""
+_hashed: dict[tuple[str, int, int, int], str] = {}
+"""Digests of this process by path, size and times of change: a loader, its check and its identity ask for the same."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,16 @@ def identity_of(module: nn.Module, tensors: Mapping[str, Tensor] | None = None) 
     return Identity(type(module).__name__, sha256_of_tensors(module.state_dict() if tensors is None else tensors))
 
 
-def sha256_of(file: str | Path) -> str:
+def sha256_of(file: str | Path, notes: bool = True) -> str:
     """Hex SHA-256 of a file's bytes.
 
-    Digests of large files are kept in ``$XDG_CACHE_HOME/avsync/sha256`` (``~/.cache`` by default) under path, size and
-    time of change, so that gigabytes are read once and not at every start.
+    A process hashes a file once. Digests of large files are also kept in ``$XDG_CACHE_HOME/avsync/sha256``
+    (``~/.cache`` by default) under path, size and time of change, so that gigabytes are not read at every start.
+
+    Args:
+        file: any file.
+        notes: use what an earlier process has remembered, and remember; without, the file is read, which also finds
+            what a disk has lost since.
 
     Raises:
         InputError: if the file cannot be read.
@@ -112,20 +122,24 @@ def sha256_of(file: str | Path) -> str:
         with file.open("rb") as stream:
             # size and time before and after: a file that is being written must not be remembered
             before = os.fstat(stream.fileno())
-            if before.st_size < _REMEMBERED_BYTES:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-            note = _note_of(file, before)
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                known = note.read_text().strip()
-                if len(known) == 64:
-                    return known
+            key = (str(file.resolve()), before.st_size, before.st_mtime_ns, before.st_ctime_ns)
+            if key in _hashed:
+                return _hashed[key]
+            is_large, note = notes and before.st_size >= _REMEMBERED_BYTES, _note_of(file, before)
+            digest = _noted(note) if is_large else None
+            if digest is not None:
+                _hashed[key] = digest
+                return digest
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             after = os.fstat(stream.fileno())
     except OSError as error:
         raise InputError(f"cannot read '{file}' to hash it: {error.strerror}") from None
     if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-        with contextlib.suppress(OSError):  # a home that cannot be written to costs time, nothing else
-            _write_whole(note, digest + "\n")
+        if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS:
+            _hashed[key] = digest
+        if is_large:
+            with contextlib.suppress(OSError):  # a home that cannot be written to costs time, nothing else
+                _write_whole(note, digest + "\n")
     return digest
 
 
@@ -184,6 +198,15 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
         # bytes as they are, without a copy; NumPy has no bfloat16
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _noted(note: Path) -> str | None:
+    """The digest that an earlier process has remembered, if any."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        known = note.read_text().strip()
+        if len(known) == 64:
+            return known
+    return None
 
 
 def _note_of(file: Path, stat: os.stat_result) -> Path:

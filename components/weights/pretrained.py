@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,16 +11,23 @@ import torch
 from torch import nn
 
 from components.errors import InputError
+from components.weights.digests import Sha256, check_digests
 from components.weights.file import open_weights, open_weights_file
 from components.weights.fit import Renames, Shapes, assign_weights, copy_weights
+from components.weights.hub import fetched, hub_name, is_hub_address, is_offline, repository_of
 from components.weights.identity import record_identity, sha256_of, sha256_of_tensors
+from components.weights.places import PACKAGE_ROOT, located, places
 from components.weights.public_checkpoints import CONFIGS
 
 __all__ = [
     "CONFIG_FILE",
     "PACKAGE_ROOT",
+    "Sha256",
     "builds_shapes_only",
+    "check_found",
+    "check_release",
     "dtype_named",
+    "find_file",
     "find_folder",
     "full_name",
     "load_module",
@@ -29,24 +35,20 @@ __all__ = [
     "located",
     "pretrained_config",
     "read_config",
+    "repository_of",
     "resolve_folder",
     "sha256_of",
     "sha256_of_tensors",
 ]
 
-PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-"""Where the packages (and with them ``configs/weights``) are installed."""
-
 CONFIG_FILE = "config.json"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_OTHER_FRAMEWORKS = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf", "*.tflite")
 _MAX_NAMED = 8
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def resolve_folder(name: str | Path, subfolder: str | None = None, files: str = "*") -> Path:
+def resolve_folder(name: str | Path, subfolder: str | None = None, files: str = "*", sha256: Sha256 = None) -> Path:
     """The folder meant by ``name``: as given, else where avsync is installed, else from the Hugging Face hub.
 
     Shipped weights such as ``configs/weights/quickstart_v2a`` are thus found from any working directory, from a
@@ -54,45 +56,99 @@ def resolve_folder(name: str | Path, subfolder: str | None = None, files: str = 
     hub's own cache; without a connection what that cache holds is used.
 
     Args:
-        name: absolute path, path relative to the working directory, path inside the package, or ``owner/name`` of a
-            hub repository; ``~`` is expanded.
+        name: absolute path, path relative to the working directory, path inside the package, or a hub repository:
+            ``hf://owner/name`` or ``hf://owner/name@revision``, and ``owner/name`` where that is no path (see
+            `components.weights.hub`); ``~`` is expanded.
         subfolder: folder within it, such as ``causal_video_vae``.
         files: pattern of the files that are needed, where they have to be fetched.
+        sha256: digests of files in the folder, compared where weights are wanted (see `check_digests`).
 
     Raises:
-        InputError: if there is no such folder, naming what was looked for.
+        InputError: if there is no such folder, naming what was looked for, or a file has another digest.
     """
-    found = find_folder(name, subfolder)
-    if found is not None:
-        return found
-    given = Path(name).expanduser()
-    if given.is_file():
-        raise InputError(
-            f"'{name}' is a file, but a folder with {CONFIG_FILE} and the weights is needed here; give its folder"
-        )
-    for place in _places(given):
-        if place.is_dir():
-            raise InputError(f"'{place}' has no subfolder '{subfolder}'{_choice(place)}; correct the subfolder")
-    wanted = full_name(name, subfolder)
-    looked = [f"'{place / (subfolder or '')}'" for place in _places(given)]
-    if _is_hub_id(name):
-        folder, reason = _from_hub(str(name), subfolder, files)
-        if folder is not None:
-            return folder
-        looked.append(f"on the Hugging Face hub ({reason})")
-    raise InputError(
-        f"pretrained folder '{wanted}' was not found (looked for {' and '.join(looked)}); give an existing folder, one "
-        f"relative to the installed package such as 'configs/weights/{given.name or 'NAME'}', or a hub repository "
-        "'owner/name' that can be reached or was downloaded before"
-    )
+    folder = find_folder(name, subfolder) or _from_hub(name, subfolder, files)
+    if not builds_shapes_only():
+        check_digests(folder, sha256)
+    return folder
 
 
 def find_folder(name: str | Path, subfolder: str | None = None) -> Path | None:
     """As `resolve_folder`, but on this disk alone and None where there is no such folder; the hub is not asked."""
-    for place in _places(Path(name).expanduser()):
+    if is_hub_address(name):
+        return None
+    for place in places(Path(name).expanduser()):
         if (place / (subfolder or "")).is_dir():
             return place / (subfolder or "")
     return None
+
+
+def find_file(name: str | Path, sha256: Sha256 = None) -> Path | None:
+    """The file meant by ``name``, as given or where avsync is installed; None where ``name`` is no file on this disk.
+
+    Raises:
+        InputError: if it has another digest than ``sha256``.
+    """
+    if is_hub_address(name) or not (file := located(name)).is_file():
+        return None
+    if not builds_shapes_only():
+        check_digests(file, sha256)
+    return file
+
+
+def check_found(name: str | Path, subfolder: str | None = None) -> None:
+    """Finds out, without a download, whether the weights called ``name`` are certain to be missing.
+
+    Raises:
+        InputError: if they are on this disk under no name, and are no hub repository that might be fetched.
+    """
+    if find_file(name) is None and find_folder(name, subfolder) is None and (hub_name(name) is None or is_offline()):
+        _from_hub(name, subfolder, CONFIG_FILE)
+
+
+def check_release(name: str | Path, subfolders: Sequence[str], sha256: Sha256) -> None:
+    """Compares files of a release with several folders, by their names within the release (see `check_digests`).
+
+    Raises:
+        InputError: if a folder is missing, or a file has another digest.
+    """
+    if sha256 is None or builds_shapes_only():
+        return
+    folders = [resolve_folder(name, subfolder) for subfolder in subfolders]
+    check_digests(folders[0].parents[len(Path(subfolders[0]).parts) - 1], sha256)
+
+
+def _from_hub(name: str | Path, subfolder: str | None, files: str) -> Path:
+    """The folder that is not on this disk.
+
+    Raises:
+        InputError: if the hub does not give it either, naming what was looked for.
+    """
+    hub = hub_name(name)
+    given = Path(name).expanduser()
+    looked: list[str] = []
+    if not is_hub_address(name):
+        if given.is_file():
+            raise InputError(
+                f"'{name}' is a file, but a folder with {CONFIG_FILE} and the weights is needed here; give its folder"
+            )
+        for place in places(given):
+            if place.is_dir():
+                raise InputError(f"'{place}' has no subfolder '{subfolder}'{_choice(place)}; correct the subfolder")
+        looked = [f"for '{place / (subfolder or '')}'" for place in places(given)]
+    if hub is not None:
+        folder, reason = fetched(hub, subfolder, files)
+        if folder is not None:
+            return folder
+        looked.append(f"on the Hugging Face hub ({reason})")
+    fix = (
+        "give one that can be reached or was downloaded before, or a folder on this disk"
+        if is_hub_address(name)
+        else "give an existing folder, one relative to the installed package such as "
+        f"'configs/weights/{given.name or 'NAME'}', or a hub repository as 'hf://owner/name'"
+    )
+    raise InputError(
+        f"pretrained folder '{full_name(name, subfolder)}' was not found (looked {' and '.join(looked)}); {fix}"
+    )
 
 
 def full_name(name: str | Path, subfolder: str | None) -> str:
@@ -125,7 +181,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def pretrained_config(name: str | Path, subfolder: str | None = None) -> tuple[Path, dict[str, Any]]:
+def pretrained_config(
+    name: str | Path, subfolder: str | None = None, sha256: Sha256 = None
+) -> tuple[Path, dict[str, Any]]:
     """The folder meant by ``name`` and the settings in its ``config.json``.
 
     Where only shapes are built (see `builds_shapes_only`) a public checkpoint that is not on this disk is known by its
@@ -135,12 +193,13 @@ def pretrained_config(name: str | Path, subfolder: str | None = None) -> tuple[P
         InputError: as `resolve_folder` and `read_config`.
     """
     if find_folder(name, subfolder) is None:
-        public = {within: config for (release, within), config in CONFIGS.items() if release == str(name)}
+        repository = repository_of(name)
+        public = {within: config for (release, within), config in CONFIGS.items() if release == repository}
         if public and not subfolder:
             raise InputError(f"'{name}' is a whole release; set subfolder to one of {', '.join(public)}")
         if subfolder in public and builds_shapes_only():
             return Path(full_name(name, subfolder)), dict(public[subfolder])
-    folder = resolve_folder(name, subfolder, CONFIG_FILE if builds_shapes_only() else "*")
+    folder = resolve_folder(name, subfolder, CONFIG_FILE if builds_shapes_only() else "*", sha256)
     return folder, read_config(folder)
 
 
@@ -219,52 +278,7 @@ def load_safetensors(module: nn.Module, file: str | Path, name: str | None = Non
     record_identity(module, name or str(file), weights.files)
 
 
-def located(name: str | Path) -> Path:
-    """``name``, or what the package ships under that name where nothing lies there: ``configs/weights/...``."""
-    given = Path(name).expanduser()
-    packaged = PACKAGE_ROOT / given
-    return packaged if not given.exists() and packaged.exists() else given
-
-
-def _places(given: Path) -> list[Path]:
-    """Where on this disk ``given`` may be: the first that exists is meant."""
-    packaged = PACKAGE_ROOT / given
-    # an absolute path joined to another stays itself
-    return [given.absolute()] if packaged == given else [given.absolute(), packaged]
-
-
 def _choice(folder: Path) -> str:
     """``" (folders with config.json: a, b)"``, for who gave a whole release, or nothing."""
     names = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_FILE}"))
     return f" (subfolders that have one: {', '.join(names[:_MAX_NAMED])})" if names else ""
-
-
-def _is_hub_id(name: str | Path) -> bool:
-    """Whether ``name`` can be ``owner/name``; below a folder that exists here, a local path was meant."""
-    if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
-        return False
-    owner = name.partition("/")[0]
-    return not any(place.is_dir() for place in _places(Path(owner)))
-
-
-def _from_hub(repository: str, subfolder: str | None, files: str) -> tuple[Path | None, str]:
-    """The folder in the hub's cache, downloaded where it is not there yet; None and the reason where that fails."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    # a pattern's * goes through slashes, so the files of other folders are kept out by a second pattern
-    within = f"{subfolder}/" if subfolder else ""
-    others = [f"{within}*/*", *_OTHER_FRAMEWORKS]
-    try:
-        snapshot = snapshot_download(repository, allow_patterns=[f"{within}{files}"], ignore_patterns=others)
-    except GatedRepoError:
-        return None, "access must be asked for on its page, then log in with 'hf auth login'"
-    except RepositoryNotFoundError:
-        return None, "no such repository, or a private one: log in with 'hf auth login'"
-    except LocalEntryNotFoundError as error:
-        part = "holds only a part of it" if hasattr(error, "snapshot_path") else "does not have it"
-        return None, f"which cannot be reached or is offline, and its cache {part}"
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        return None, str(error).partition("\n")[0]
-    folder = Path(snapshot) / (subfolder or "")
-    return (folder, "") if folder.is_dir() else (None, f"the repository has no files in '{subfolder}'")

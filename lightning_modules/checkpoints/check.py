@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from components.errors import InputError
-from lightning_modules.checkpoints.sharded import META_FILE, code_in, is_sharded_checkpoint, read_table
+from lightning_modules.checkpoints.sharded import META_FILE, check_files, code_in, is_sharded_checkpoint, read_table
 
 _MAX_LISTED = 10
 _PARTS = ("state_dict", "pytorch-lightning_version")
@@ -27,7 +27,8 @@ def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool =
     """Finds a wrong path, a damaged file or one of something else before anything is built.
 
     The whole file is read once, by the first process of a machine, and compared with the checksums it holds: a block
-    that the disk has lost would otherwise become weights.
+    that the disk has lost would otherwise become weights. The files of a folder are compared when they are loaded,
+    where all processes share the reading of them; here only ``on_every_rank``.
 
     Args:
         path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, and files with code in
@@ -41,15 +42,24 @@ def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool =
     """
     if path in ("best", "last", "hpc"):
         return
-    if not Path(path).exists():
-        raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
+    check_exists(path, option)
     if Path(path).is_dir():
-        _check_folder(Path(path), option)
+        _check_folder(Path(path), option, with_files=on_every_rank)
         return
     if not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
     if sentence := _content_problem(path, option) or _lost_blocks(path, option, on_every_rank):
         raise InputError(sentence)
+
+
+def check_exists(path: str, option: str = "ckpt_path") -> None:
+    """Finds a wrong path without reading anything.
+
+    Raises:
+        InputError: if there is nothing at ``path``.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
 
 
 def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path") -> Path:
@@ -93,7 +103,7 @@ def _holds_optimizer(path: Path) -> bool:
         return False
 
 
-def _check_folder(path: Path, option: str) -> None:
+def _check_folder(path: Path, option: str, with_files: bool) -> None:
     if not is_sharded_checkpoint(path):
         raise InputError(
             f"{option}: '{path}' is a folder without a checkpoint (it lacks {META_FILE}); give a .ckpt file, or a "
@@ -101,6 +111,8 @@ def _check_folder(path: Path, option: str) -> None:
         )
     try:
         rest, index = read_table(path)
+        if with_files:
+            check_files(path, rest)
     except InputError as error:
         raise InputError(f"{option}: {error}") from None
     if _PARTS[1] not in rest or not any(name.startswith(f"{_PARTS[0]}.") for name in index.state_dict_metadata):

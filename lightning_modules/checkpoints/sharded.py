@@ -1,7 +1,8 @@
 """Checkpoints as folders: every process writes and reads only its own shards, in PyTorch's distributed format.
 
 The folder holds all tensors of the model and the optimizers under flat names (``state_dict.<parameter>``,
-``optimizer.<optimizer>.<parameter index>.<name>``) and everything else of the checkpoint in ``meta.pt``.
+``optimizer.<optimizer>.<parameter index>.<name>``) and everything else of the checkpoint in ``meta.pt``, with the
+digests of all other files. ``meta.pt`` itself is a zip file, which has checksums of its own.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from components.errors import InputError
+from components.weights.identity import sha256_of
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -42,6 +46,11 @@ _INDEX_CLASSES = {
 }
 """All that PyTorch's own index of a folder names, beside shapes and dtypes."""
 _MODEL, _OPTIMIZER = "state_dict", "optimizer"
+_SUMS = "sha256_of_files"
+
+T = TypeVar("T")
+
+_UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
 
 Template = Callable[[str, torch.Size, torch.dtype], Tensor | None]
 """Where the tensor of a name, shape and dtype is to be read to; None leaves it unread."""
@@ -72,6 +81,7 @@ def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bo
                         rest["optimizer_values"][i][f"{index}.{name}"] = value
     # collective: every rank writes its own shards
     save(tensors, checkpoint_id=folder)
+    rest[_SUMS] = _sums(folder)
     # last: without it the folder is no checkpoint yet
     if is_global_zero:
         with (folder / META_FILE).open("wb") as stream:
@@ -88,15 +98,16 @@ def read_shards(folder: Path, template: Template, distributed: bool = True) -> d
     Args:
         folder: written by `write_shards`.
         template: called with the flat name; gives the tensor to read into, of the stored shape.
-        distributed: whether all ranks read together.
+        distributed: whether all ranks read together; each then compares a share of the files with their digests.
 
     Raises:
-        InputError: if the folder is damaged or holds code.
+        InputError: if the folder is damaged (on every rank alike) or holds code.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
     checkpoint, index = read_table(folder)
+    check_files(folder, checkpoint, distributed)
     tensors: dict[str, Tensor] = {}
     unread: dict[str, Tensor] = {}
     for name, kept in index.state_dict_metadata.items():
@@ -120,6 +131,8 @@ def read_table(folder: Path) -> tuple[dict[str, Any], Metadata]:
     """
     try:
         rest: dict[str, Any] = torch.load(folder / META_FILE, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(folder / META_FILE) as records:
+            lost = records.testzip()
         with (folder / _INDEX_FILE).open("rb") as stream:
             index: Metadata = _IndexUnpickler(stream).load()
         places = [Path(place.relative_path) for place in (index.storage_data or {}).values()]
@@ -128,11 +141,61 @@ def read_table(folder: Path) -> tuple[dict[str, Any], Metadata]:
         code = code_in(error)
         told = f"holds code ({code}), which is not run; give one that avsync fit has written" if code else None
         raise InputError(f"checkpoint '{folder}' {told or 'is damaged; give another one'}") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise InputError(f"checkpoint '{folder}' is damaged ({error}); give another one") from None
+    if lost:
+        raise InputError(f"checkpoint '{folder}' is damaged (the checksum of {lost} is wrong); give another one")
     if stray:
         raise InputError(f"checkpoint '{folder}' is damaged (its part {stray[0]} is not there); give another one")
     return rest, index
+
+
+def check_files(folder: Path, rest: dict[str, Any], together: bool = False) -> None:
+    """Compares the files of a checkpoint with the digests that were noted when they were written.
+
+    Args:
+        folder: written by `write_shards`; by an earlier version it has no digests, and nothing is compared.
+        rest: what `read_table` has found in it; loses the digests.
+        together: every rank has called this and reads a share of the files; all learn what any has found.
+
+    Raises:
+        InputError: naming a file that is not as it was written.
+    """
+    sums: dict[str, str] = rest.pop(_SUMS, {})
+    rank, world = _place() if together else (0, 1)
+    mine = sorted(sums)[rank::world]
+    lost = [name for name in mine if sha256_of(folder / name, notes=False) != sums[name]]
+    for found in _of_all_ranks(lost) if together else [lost]:
+        if found:
+            raise InputError(
+                f"checkpoint '{folder}' is damaged (its part {found[0]} is not as it was written); give another one"
+            )
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Digests of all files of a folder that was just written: every rank reads back its own (collective)."""
+    rank, _ = _place()
+    # PyTorch's names: the rank, and a number of the file
+    own = [*folder.glob(f"__{rank}_*"), *([folder / _INDEX_FILE] if rank == 0 else [])]
+    parts = _of_all_ranks({file.name: sha256_of(file, notes=False) for file in own})
+    return {name: digest for part in parts for name, digest in part.items()}
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _of_all_ranks(value: T) -> list[T]:
+    """Every rank's value, on every rank (collective)."""
+    _, world = _place()
+    if world == 1:
+        return [value]
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
 
 
 class _IndexUnpickler(pickle.Unpickler):

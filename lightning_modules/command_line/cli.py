@@ -21,7 +21,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.graceful_stop import GracefulStop, RunStopped
+from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
 from callbacks.nan_guard import NaNGuard
 from callbacks.results import ResultsWriter
 from callbacks.superseded import RemoveSuperseded
@@ -41,6 +41,7 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.missing_weights import refuse_missing_weights
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -51,9 +52,25 @@ from lightning_modules.command_line.run_folders import (
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
+_OF_ONE_COMMAND = ("verbose", "return_predictions")
+"""Arguments of a command that no configuration of ours uses and other commands do not know."""
+
 
 class ConfigInCheckpoint(SaveConfigCallback):
-    """Saves the configuration in the run folder, with every logger and, as text, in every checkpoint."""
+    """Saves the configuration in the run folder, with every logger and, as text, in every checkpoint.
+
+    What is saved is for any command, in any folder.
+
+    Args:
+        parser: writes it.
+        config: of the command that runs.
+        **kwargs: see ``SaveConfigCallback``.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        super().__init__(parser, config.clone(), **kwargs)
+        for name in _OF_ONE_COMMAND:
+            self.config.pop(name, None)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the loggers every value under its dotted key. Called on rank 0 alone."""
@@ -114,7 +131,7 @@ class AVSyncCLI(LightningCLI):
         """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         arguments = inspect.signature(getattr(klass, subcommand)).parameters
-        parser.set_defaults({name: False for name in ("verbose", "return_predictions") if name in arguments})
+        parser.set_defaults({name: False for name in _OF_ONE_COMMAND if name in arguments})
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -127,15 +144,15 @@ class AVSyncCLI(LightningCLI):
             if not isinstance(error, argparse.ArgumentError):
                 raise
             raise InputError(moved_to_clip(parse_error_sentence(str(error), args))) from None
-        chosen = self.config.get(self.config.get("subcommand"), self.config)
-        chosen.base = None  # its files stand before it already; a saved configuration stands on its own
 
     # Lightning would load the whole checkpoint on every rank for its hyperparameters, and let them win
     def _parse_ckpt_path(self) -> None:
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint and the data set before anything slow happens."""
+        """Looks at the checkpoint, the weights and the data set before anything slow happens."""
+        # a saved configuration is called config.yaml, whatever it is of
+        self.config.get(str(self.subcommand), self.config).experiment = self._experiment()
         data = self._chosen(self.config, "data")
         if (
             data is not None
@@ -147,6 +164,7 @@ class AVSyncCLI(LightningCLI):
                 "'clip: ClipShape | None', or set clip to null"
             )
         # now, not after minutes of building models
+        refuse_missing_weights(self.config.get(str(self.subcommand), self.config).as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
@@ -218,7 +236,7 @@ class AVSyncCLI(LightningCLI):
         if ckpt_path == "last":  # Lightning's own looks into the new run's folder, which is empty, and starts anew
             folder = experiment_folder(self._chosen(self.config, "trainer"), self._experiment())
             newest = newest_checkpoint(folder, to_train=self.subcommand == "fit")
-            if self.subcommand == "fit":
+            if self.subcommand == "fit" and newest.name == STOPPED_CHECKPOINT:
                 self._goes_on_from = newest
             return str(newest)
         path = ckpt_path if ckpt_path in ("best", "hpc") else str(located(ckpt_path))

@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_modules.command_line.config_files import config_files, content_of
 from lightning_modules.command_line.jsonargparse_errors import read_complaint
 from lightning_modules.command_line.moved import MOVED_SETTINGS
 
+_LIST = re.compile(r"(list|Sequence|tuple)\b")
 _SECTIONS = ("seed_everything", "experiment", "base", "clip", "trainer", "callbacks", "model", "data", "ckpt_path")
 
 
@@ -59,13 +61,17 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
         case "no subcommand":
             return "no subcommand was given; use avsync fit, validate, test, predict or export (avsync --help)"
         case "unknown option":
+            if not names[0].startswith("-"):  # what follows a value: a shell has split at a space
+                return f"unexpected argument {names[0]}; put a value that has spaces or brackets in quotes"
             return f"unknown option {names[0]}; {_accepted(names[0].lstrip('-'), None)}"
         case "wrong value":
             wanted = " or ".join(complaint.wanted)
             if complaint.found == "'None'" and "null" in wanted:  # a null given several classes deep became a word
                 fix = "set it to null in a file given with --config"
                 return f"{_origin(key, args)}{key} cannot be set to null here; {fix}"
-            return f"{_origin(key, args)}{key} is {complaint.found}, but must be {wanted}"
+            sentence = f"{_origin(key, args)}{key} is {complaint.found}, but must be {wanted}"
+            is_list = all(_LIST.match(name) or name == "null" for name in complaint.wanted)
+            return sentence + (_in_quotes(key, args) if is_list else "")
     if key == "config":
         words = complaint.words[:1].lower() + complaint.words[1:]
         return f"--config: {words}; give the path of a YAML file that exists"
@@ -90,6 +96,23 @@ def _origin(key: str, args: Sequence[str]) -> str:
     files = config_files(args)
     holding = [file for file in files if last and last in _words(file)]
     return f"{' or '.join(holding or files)}: " if files else ""
+
+
+def _in_quotes(key: str, args: Sequence[str]) -> str:
+    """How a list is given on the command line: without quotes a shell splits it at spaces and looks for its files."""
+    last = key.rpartition(".")[2]
+    for index, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if not option.startswith("--") or option.rpartition(".")[2] != last:
+            continue
+        following = list(takewhile(lambda other: not other.startswith("--"), args[index + 1 :]))
+        given = [*([value] if equals else []), *following]
+        if not given:
+            continue
+        text = " ".join(given) if given[0].startswith("[") else f"[{', '.join(given)}]"
+        whole = text if text.endswith("]") else f"{text}]"
+        return f"; write the whole list in quotes, or the shell takes it apart: {option} '{whole}'"
+    return ""
 
 
 def _words(file: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What a configuration file may say beyond jsonargparse: on which files it builds, and callbacks by name.
 
-An experiment is a short file of differences. Its first line names the files it builds on, relative to itself::
+An experiment is a short file of differences. Its first line names the files it builds on, relative to itself or to the
+folder that avsync is installed in::
 
     base: base.yaml
 
@@ -43,8 +44,12 @@ def with_bases(args: Sequence[str]) -> list[str]:
             expanded.append(value)
             continue
         # bases first: in jsonargparse later files win
-        for file in _chain(located(value), ()):
+        chain = _chain(located(value), ())
+        for file in chain:
             expanded += [option, str(file)]
+        # what is printed or saved holds all that the bases say, and stands where it is put
+        if len(chain) > 1:
+            expanded.append("--base=null")
     return expanded
 
 
@@ -168,6 +173,8 @@ def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
     chain: list[Path] = []
     for base in bases:
         path = file.parent / base
+        if not path.exists() and (PACKAGE_ROOT / base).is_file():
+            path = PACKAGE_ROOT / base
         if not path.is_file():
             problem = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(f"{file}: base names '{base}', but '{path}' {problem}; correct the name")

@@ -63,17 +63,26 @@ def kept(version: int) -> set[str]:
     return {path.name for path in Path(f"runs/squares/version_{version}/checkpoints").iterdir()}
 
 
-def test_what_was_kept_to_go_on_from_is_removed(capsys):
-    assert fit(2) == 0
-    first = {"last.ckpt", "epoch=0-step=2.ckpt", "best.ckpt", "each-step=2.ckpt", "slim.ckpt"}
-    assert kept(0) == first
+def test_what_was_kept_to_go_on_from_is_removed():
+    stop = [f"--callbacks.stop={__name__}.StopsItself", "--callbacks.stop.init_args.step=3"]
+    assert fit(9, *stop) == 75
+    scored = {"best.ckpt", "each-step=2.ckpt"}
+    assert kept(0) >= scored | {"last.ckpt", "stopped.ckpt"}
     assert fit(4, "--ckpt_path", "last") == 0
-    assert kept(0) == first - {"last.ckpt", "epoch=0-step=2.ckpt"}
-    assert {"last.ckpt", "best.ckpt", "each-step=4.ckpt", "slim.ckpt"} <= kept(1)
-    # the user's own choice of a file is no requeue: nothing of it is touched
-    before = kept(1)
-    assert fit(5, "--ckpt_path", "runs/squares/version_1/checkpoints/last.ckpt") == 0
-    assert kept(1) == before
+    assert kept(0) == scored
+    ended = kept(1)
+    assert {"last.ckpt", "best.ckpt", "each-step=4.ckpt", "slim.ckpt"} <= ended
+    # a run that came to its end has results, not leftovers
+    assert fit(5, "--ckpt_path", "last") == 0
+    assert kept(1) == ended
+
+
+def test_a_file_of_the_users_choice_is_not_touched():
+    stop = [f"--callbacks.stop={__name__}.StopsItself", "--callbacks.stop.init_args.step=3"]
+    assert fit(9, *stop) == 75
+    before = kept(0)
+    assert fit(4, "--ckpt_path", "runs/squares/version_0/checkpoints/stopped.ckpt") == 0
+    assert kept(0) == before
 
 
 def test_a_stopped_run_is_superseded_by_the_next_stop():

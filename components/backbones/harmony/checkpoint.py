@@ -43,8 +43,10 @@ from components.weights.fit import assign_weights
 from components.weights.identity import identity_of, record_identity, recorded_identity
 from components.weights.pretrained import (
     CONFIG_FILE,
+    Sha256,
     builds_shapes_only,
     dtype_named,
+    find_file,
     find_folder,
     full_name,
     read_config,
@@ -114,22 +116,24 @@ def load_harmony(
     dtype: str | None = "float32",
     checkpoint_activations: bool = False,
     attention_backend: str | None = None,
+    sha256: Sha256 = None,
 ) -> HarmonyTransformer:
     """The dual tower of a folder that `save_harmony` wrote.
 
     Args:
-        folder: folder on this disk or ``owner/name`` of a hub repository.
+        folder: folder on this disk or hub repository (``hf://owner/name``).
         video: the video tower the folder's weights were trained beside, where they were left out of it.
         audio: the same for the audio tower.
         dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
         checkpoint_activations: see `HarmonyTransformer`.
         attention_backend: see `HarmonyTransformer`.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if something is missing or damaged, the weights do not fit, or a tower that was left out is not
             given or is another one.
     """
-    path = resolve_folder(folder)
+    path = resolve_folder(folder, sha256=sha256)
     config = _config(path)
     given: dict[Modality, WanTower | None] = {"video": video, "audio": audio}
     for side, tower in given.items():
@@ -153,17 +157,18 @@ def load_harmony(
     return model
 
 
-def harmony_audio_tower(folder: str, dtype: str | None = "float32") -> AudioTower:
+def harmony_audio_tower(folder: str, dtype: str | None = "float32", sha256: Sha256 = None) -> AudioTower:
     """The audio tower out of a folder that `save_harmony` wrote (the way from audio pre-training to joint training).
 
     Args:
-        folder: folder on this disk or ``owner/name`` of a hub repository.
+        folder: folder on this disk or hub repository (``hf://owner/name``).
         dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if something is missing or damaged, or there is no whole audio tower in it.
     """
-    path = resolve_folder(folder)
+    path = resolve_folder(folder, sha256=sha256)
     config = _config(path)
     if config["audio"] is None:
         raise InputError(f"{path / CONFIG_FILE} has no audio tower; give a folder whose model has one")
@@ -256,6 +261,7 @@ def ovi_audio_tower(
     dtype: str | None = "float32",
     text_len: int | None = 512,
     head_dim: int | None = None,
+    sha256: Sha256 = None,
 ) -> AudioTower:
     """Ovi's audio tower with its convolutional stem, out of a checkpoint of the tower alone or of the whole model.
 
@@ -268,11 +274,12 @@ def ovi_audio_tower(
         dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
         text_len: see `WanTower`.
         head_dim: channels per head; null takes Wan's 128.
+        sha256: digest of the file (see `components.weights.digests`).
 
     Raises:
         InputError: if the file is missing or damaged or holds no such tower.
     """
-    weights = open_weights_file(Path(file).expanduser())
+    weights = open_weights_file(find_file(file, sha256) or Path(file).expanduser())
     if any(key.startswith(_OVI_AUDIO) for key in weights.tensors):
         kept = {k.removeprefix(_OVI_AUDIO): v for k, v in weights.tensors.items() if k.startswith(_OVI_AUDIO)}
     else:
@@ -303,6 +310,7 @@ def audio_tower_from_wan(
     rope_scale: float | None = None,
     dtype: str | None = "float32",
     text_len: int | None = 512,
+    sha256: Sha256 = None,
 ) -> AudioTower:
     """An audio tower whose blocks and embedders of text and time are copies of a Wan video transformer's.
 
@@ -316,6 +324,7 @@ def audio_tower_from_wan(
         rope_scale: see `AudioTower`.
         dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
         text_len: see `WanTower`.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if something is missing or damaged, describes another model, or the weights do not fit.
@@ -328,7 +337,7 @@ def audio_tower_from_wan(
     shared = {key: video[key] for key in video if key not in ("in_channels", "out_channels", "patch_size", "qk_norm")}
     if builds_shapes_only():
         return tower_of_config(AudioTower, {**shared, **ours}, path, dtype_named(dtype))
-    path = resolve_folder(folder, subfolder, TOWER_WEIGHTS)
+    path = resolve_folder(folder, subfolder, TOWER_WEIGHTS, sha256)
     weights = in_diffusers_spelling(open_weights(path))
     for key in [key for key in weights.tensors if key.startswith(_STEM_AND_HEAD)]:
         del weights.tensors[key]

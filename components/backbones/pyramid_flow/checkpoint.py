@@ -15,7 +15,7 @@ from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.errors import InputError
 from components.weights.fit import Renames, Shapes, contradicting, num_numbered
-from components.weights.pretrained import CONFIG_FILE, dtype_named, full_name, load_module, pretrained_config
+from components.weights.pretrained import CONFIG_FILE, Sha256, dtype_named, full_name, load_module, pretrained_config
 from components.weights.public_checkpoints import as_the_pipeline_runs_it
 
 Variant = Literal["miniflux", "sd3"]
@@ -34,6 +34,7 @@ def pretrained_backbone(
     subfolder: str | None = None,
     dtype: str | None = "float32",
     variant: Variant | None = None,
+    sha256: Sha256 = None,
 ) -> PyramidFlowTransformer:
     """Load a transformer: ``config.json`` and the weights beside it, ``.safetensors`` or ``.bin``, whole or in parts.
 
@@ -42,12 +43,13 @@ def pretrained_backbone(
     be there at all.
 
     Args:
-        folder: folder on this disk (relative paths are also looked for in the installed package) or ``owner/name`` of a
-            hub repository, e.g. ``rain1011/pyramid-flow-miniflux``.
+        folder: folder on this disk (relative paths are also looked for in the installed package) or a hub
+            repository, e.g. ``hf://rain1011/pyramid-flow-miniflux``.
         subfolder: folder within it, e.g. ``diffusion_transformer_384p``.
         dtype: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's. Where the file's is the one asked for,
             weights are mapped from the file instead of copied.
         variant: ``miniflux`` or ``sd3`` if the experiment depends on it: another one is then refused.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder or a file is missing or damaged, names another model or variant, or the weights do
@@ -55,7 +57,7 @@ def pretrained_backbone(
     """
     if variant is not None and variant not in VARIANTS:
         raise InputError(f"variant is '{variant}'; give {' or '.join(VARIANTS)}, or null for whatever the folder holds")
-    path, config = pretrained_config(folder, subfolder)
+    path, config = pretrained_config(folder, subfolder, sha256)
     file = path / CONFIG_FILE
     found = _variant(file, config)
     if variant is not None and found != variant:

@@ -32,7 +32,7 @@ def load_audio_layers(parts: nn.ModuleDict, folder: str) -> None:
 
     Args:
         parts: as for `save_audio_layers`.
-        folder: folder on this disk or ``owner/name`` of a hub repository.
+        folder: folder on this disk or hub repository (``hf://owner/name``).
 
     Raises:
         InputError: if there is nothing to fill, or the folder or the file is missing or damaged, or has layers for

@@ -20,8 +20,10 @@ from components.weights.fit import Shapes, assign_weights, contradicting, num_nu
 from components.weights.identity import record_identity
 from components.weights.pretrained import (
     CONFIG_FILE,
+    Sha256,
     builds_shapes_only,
     dtype_named,
+    find_file,
     find_folder,
     full_name,
     read_config,
@@ -184,24 +186,26 @@ def wan_tower(
     dtype: str | None = "float32",
     text_len: int | None = 512,
     head_dim: int | None = None,
+    sha256: Sha256 = None,
 ) -> WanTower:
     """The transformer of a Wan release: a diffusers folder, an original one, or a single weight file.
 
     Args:
-        folder: folder on this disk, ``owner/name`` of a hub repository (``Wan-AI/Wan2.2-TI2V-5B-Diffusers``), or a
-            ``.safetensors`` file in either spelling.
+        folder: folder on this disk, hub repository (``hf://Wan-AI/Wan2.2-TI2V-5B-Diffusers``), or a ``.safetensors``
+            file in either spelling.
         subfolder: folder within it (``transformer`` in diffusers' releases).
         dtype: ``float32``, ``bfloat16`` or ``float16``, of which timestep embedder, norms and modulation are spared as
             in diffusers; null keeps the file's.
         text_len: see `WanTower`.
         head_dim: channels per head where no config tells; null takes Wan's 128.
+        sha256: digest of the file, or of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if something is missing or damaged, describes another model, or the weights do not fit.
     """
     precision = dtype_named(dtype)
-    if Path(folder).expanduser().is_file():
-        file = Path(folder).expanduser()
+    file = find_file(folder, sha256)
+    if file is not None:
         weights = in_diffusers_spelling(open_weights_file(file))
         settings = settings_of(weights, head_dim or PUBLIC_HEAD_DIM)
         return assemble_tower(WanTower, {**settings, "text_len": text_len}, weights, precision, str(folder))
@@ -211,7 +215,7 @@ def wan_tower(
     config = {**wan_config(path), "text_len": text_len}
     if builds_shapes_only():
         return tower_of_config(WanTower, config, path, precision)
-    path = resolve_folder(folder, subfolder, TOWER_WEIGHTS)
+    path = resolve_folder(folder, subfolder, TOWER_WEIGHTS, sha256)
     weights = in_diffusers_spelling(open_weights(path))
     return assemble_tower(WanTower, config, weights, precision, full_name(folder, subfolder), path)
 

@@ -20,6 +20,7 @@ from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.contracts import AudioCodec
 from components.errors import InputError
+from components.weights.digests import Sha256
 from components.weights.identity import identity_of, inherit_identity
 from components.weights.pretrained import builds_shapes_only, dtype_named
 
@@ -30,7 +31,8 @@ class MMAudioCodec(AudioCodec):
     Two mel frames make one latent. Both networks are frozen; mel spectrogram, latents and waveform are float32.
 
     Args:
-        vae: diffusers folder (or hub repository) of an ``MMAudioVAE``, or MMAudio's ``v1-16.pth`` or ``v1-44.pth``.
+        vae: diffusers folder (or hub repository, ``hf://owner/name``) of an ``MMAudioVAE``, or MMAudio's ``v1-16.pth``
+            or ``v1-44.pth``.
         vocoder: diffusers folder of an ``MMAudioVocoder``, BigVGAN folder with ``bigvgan_generator.pt``, or
             ``best_netG.pt``; None if nothing will be decoded (it has 110 M parameters).
         variant: ``16k`` (decimal log-mels, BigVGAN v1) or ``44k`` (natural log-mels, BigVGAN v2).
@@ -40,6 +42,8 @@ class MMAudioCodec(AudioCodec):
             VAE's ``scaling_factor``.
         mel_log: overrides the variant's logarithm (``ln`` or ``log10``), for VAEs trained on the other one.
         dtype: what the networks compute in.
+        vae_sha256: digest of ``vae``, or of files in that folder by their names (see `components.weights.digests`).
+        vocoder_sha256: the same for ``vocoder``.
 
     Raises:
         InputError: if a file cannot be used, or VAE and vocoder do not belong together.
@@ -55,18 +59,20 @@ class MMAudioCodec(AudioCodec):
         statistics: str | Path | None = None,
         mel_log: Literal["ln", "log10"] | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        vae_sha256: Sha256 = None,
+        vocoder_sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise InputError(f"variant is '{variant}'; give one of {', '.join(VARIANTS)}")
         release = VARIANTS[variant]
-        network = load_vae(vae, vae_subfolder, release)
+        network = load_vae(vae, vae_subfolder, release, vae_sha256)
         # the mel front end is float32 whatever the networks are: logarithms of quiet bands have few bits to lose
         self.mel = network.mel_converter.float()
         self.autoencoder = network.vae.to(dtype_named(dtype))
         self.vocoder = None
         if vocoder is not None:
-            self.vocoder = load_vocoder(vocoder, vocoder_subfolder, release, dtype_named(dtype))
+            self.vocoder = load_vocoder(vocoder, vocoder_subfolder, release, dtype_named(dtype), vocoder_sha256)
             _check_pair(network.config, self.vocoder.config)
         self.requires_grad_(False).eval()
         self.log10 = release.log10 if mel_log is None else mel_log == "log10"

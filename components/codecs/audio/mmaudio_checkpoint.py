@@ -24,7 +24,9 @@ from components.weights.file import Weights
 from components.weights.fit import assign_weights
 from components.weights.identity import record_identity
 from components.weights.pretrained import (
+    Sha256,
     builds_shapes_only,
+    find_file,
     find_folder,
     full_name,
     load_module,
@@ -130,7 +132,7 @@ _VOCODER_SETTINGS = (
 _BIGVGAN_WEIGHTS = "bigvgan_generator.pt"
 
 
-def load_vae(name: str | Path, subfolder: str | None, variant: MMAudioVariant) -> Any:
+def load_vae(name: str | Path, subfolder: str | None, variant: MMAudioVariant, sha256: Sha256 = None) -> Any:
     """An ``MMAudioVAE`` from a diffusers folder, or from one of MMAudio's ``.pth`` files.
 
     On the meta device only shapes are built, of the public architecture where there are no files.
@@ -140,9 +142,9 @@ def load_vae(name: str | Path, subfolder: str | None, variant: MMAudioVariant) -
     """
     from diffusers import MMAudioVAE
 
-    file = _file(name, subfolder)
+    file = None if subfolder else find_file(name, sha256)
     if file is None:
-        return load_diffusers(MMAudioVAE, name, subfolder, variant.vae)
+        return load_diffusers(MMAudioVAE, name, subfolder, variant.vae, sha256=sha256)
     tensors = read_pickle(file)
     config = dict(variant.vae) | _vae_widths(tensors)
     # the weights come from the file: no second copy in memory
@@ -160,7 +162,11 @@ def load_vae(name: str | Path, subfolder: str | None, variant: MMAudioVariant) -
 
 
 def load_vocoder(
-    name: str | Path, subfolder: str | None, variant: MMAudioVariant, dtype: torch.dtype | None = None
+    name: str | Path,
+    subfolder: str | None,
+    variant: MMAudioVariant,
+    dtype: torch.dtype | None = None,
+    sha256: Sha256 = None,
 ) -> Any:
     """The vocoder from a diffusers folder, a BigVGAN folder or a BigVGAN file, with weight norm folded.
 
@@ -170,12 +176,11 @@ def load_vocoder(
         InputError: if a file is missing or damaged, or holds something else.
     """
     bias = tanh = variant.is_bigvgan_v1
-    file = _file(name, subfolder)
+    file = None if subfolder else find_file(name, sha256)
     if file is None:
-        folder = find_folder(name, subfolder)
-        if folder is None and builds_shapes_only():
+        if builds_shapes_only() and find_folder(name, subfolder) is None:
             return build_vocoder(variant.vocoder, bias, tanh)
-        folder = folder or resolve_folder(name, subfolder)
+        folder = resolve_folder(name, subfolder, sha256=sha256)
         config = read_config(folder)
         # BigVGAN v2's own config.json tells
         bias = bool(config.get("use_bias_at_final", bias))
@@ -257,9 +262,3 @@ def _vae_widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     if first is None or last is None:
         return {}
     return {"hidden_channels": first.shape[0], "mel_bins": first.shape[1], "latent_channels": last.shape[1]}
-
-
-def _file(name: str | Path, subfolder: str | None) -> Path | None:
-    """The weight file if ``name`` is one, else None."""
-    file = Path(name).expanduser()
-    return file if subfolder is None and file.is_file() else None

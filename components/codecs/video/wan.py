@@ -18,6 +18,7 @@ from components.codecs.video.tiling import map_tiles
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.diffusers_folder import load_diffusers
+from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 from components.weights.pretrained import dtype_named
 
@@ -44,7 +45,7 @@ class WanVideoCodec(VideoCodec):
     module, so that one codec may serve several videos at a time.
 
     Args:
-        folder: release folder of Wan2.2-TI2V-5B in diffusers layout, or its name on the hub.
+        folder: release folder of Wan2.2-TI2V-5B in diffusers layout, or hub repository (``hf://owner/name``).
         subfolder: where the VAE lies in it; None if ``folder`` is the VAE's own.
         dtype: what the network computes in; latents and pixels come out in float32.
         encode_window: frames per chunk (the first frame is one of its own), a multiple of the temporal factor. Memory
@@ -53,6 +54,7 @@ class WanVideoCodec(VideoCodec):
             (diffusers encodes in tiles of 512 and decodes in tiles of 256); None never tiles. Saves memory and changes
             the result slightly.
         slicing: one clip of the batch at a time, which saves memory.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder or an argument cannot be used.
@@ -69,11 +71,12 @@ class WanVideoCodec(VideoCodec):
         encode_window: int = 4,
         tile_size: int | None = None,
         slicing: bool = False,
+        sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         from diffusers import AutoencoderKLWan
 
-        vae = load_diffusers(AutoencoderKLWan, folder, subfolder, PUBLIC_ARCHITECTURE, dtype_named(dtype))
+        vae = load_diffusers(AutoencoderKLWan, folder, subfolder, PUBLIC_ARCHITECTURE, dtype_named(dtype), sha256)
         self.vae = vae.requires_grad_(False).eval()
         inherit_identity(self, self.vae)
         config = self.vae.config

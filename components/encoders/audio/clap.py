@@ -12,6 +12,7 @@ from components.encoders.audio.frozen import FrozenAudioEncoder
 from components.encoders.audio.spectrogram_transformer import check_frequency
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor, mel_filters
 from components.errors import InputError
+from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 
 PUBLIC: dict[str, dict[str, Any]] = {
@@ -28,9 +29,10 @@ class ClapAudioEncoder(FrozenAudioEncoder):
     10 s, as in CLAP's training, and tokens centred beyond its end are cut off again.
 
     Args:
-        checkpoint: folder or hub id.
+        checkpoint: folder or hub repository.
         frequency: ``mean`` averages the rows of frequencies; ``stack`` puts them behind each other in the channels.
         dtype: precision of the weights: float32, bfloat16 or float16. Tokens are float32 always.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if an argument is unknown, or the checkpoint is absent, damaged or another model.
@@ -40,13 +42,19 @@ class ClapAudioEncoder(FrozenAudioEncoder):
     hann: Tensor
 
     def __init__(
-        self, checkpoint: str = "laion/clap-htsat-unfused", frequency: str = "mean", dtype: str = "float32"
+        self,
+        checkpoint: str = "hf://laion/clap-htsat-unfused",
+        frequency: str = "mean",
+        dtype: str = "float32",
+        sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         check_frequency(frequency)
         self.frequency = frequency
         # a whole CLAP keeps the audio tower under this prefix
-        self.model = load_audio_model("ClapAudioModel", checkpoint, dtype, PUBLIC, inside=r"^audio_model\.(?=audio_)")
+        self.model = load_audio_model(
+            "ClapAudioModel", checkpoint, dtype, PUBLIC, inside=r"^audio_model\.(?=audio_)", sha256=sha256
+        )
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("ClapFeatureExtractor", checkpoint)
         if extractor.padding not in ("repeatpad", "pad"):

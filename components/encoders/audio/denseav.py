@@ -16,7 +16,7 @@ from components.errors import InputError
 from components.weights.file import Weights
 from components.weights.fit import assign_weights, check_fit
 from components.weights.identity import record_identity
-from components.weights.pretrained import builds_shapes_only, dtype_named, find_folder
+from components.weights.pretrained import Sha256, builds_shapes_only, dtype_named, repository_of
 
 FEATURES = ("backbone", "aligned")
 
@@ -32,11 +32,12 @@ class DenseAVEncoder(FrozenAudioEncoder):
     stands for its known architecture.
 
     Args:
-        checkpoint: hub id such as ``mhamilton723/DenseAV-sound``, a folder with ``model.safetensors`` and
+        checkpoint: hub repository such as ``hf://mhamilton723/DenseAV-sound``, a folder with ``model.safetensors`` and
             ``config.json``, or a Lightning ``.ckpt``.
         features: ``backbone`` or ``aligned``.
         normalize: bring every clip to zero mean and unit variance first, as in DenseAV's training; its demos do not.
         dtype: precision of the weights: float32, bfloat16 or float16. Tokens are float32 always.
+        sha256: digest of the file, or of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if an argument is unknown or the checkpoint is absent or does not fit.
@@ -46,20 +47,21 @@ class DenseAVEncoder(FrozenAudioEncoder):
 
     def __init__(
         self,
-        checkpoint: str = PUBLIC_NAMES[0],
+        checkpoint: str = f"hf://{PUBLIC_NAMES[0]}",
         features: str = "backbone",
         normalize: bool = True,
         dtype: str = "float32",
+        sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         if features not in FEATURES:
             raise InputError(f"features is {features!r}: choose from {', '.join(FEATURES)}.")
         self.normalize = normalize
         precision, aligned = dtype_named(dtype), features == "aligned"
-        if builds_shapes_only() and checkpoint in PUBLIC_NAMES and find_folder(checkpoint) is None:
+        if builds_shapes_only() and repository_of(checkpoint) in PUBLIC_NAMES:
             self._build(DenseAVCheckpoint.public(), aligned)
         else:
-            stored, file = read_checkpoint(checkpoint)
+            stored, file = read_checkpoint(checkpoint, sha256)
             try:
                 self._build(stored, aligned)
             except InputError:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.weights.file import open_weights_file
-from components.weights.pretrained import builds_shapes_only, located, read_config, resolve_folder
+from components.weights.pretrained import Sha256, builds_shapes_only, find_file, read_config, resolve_folder
 
 PUBLIC_NAMES = ("mhamilton723/DenseAV-sound", "mhamilton723/DenseAV-language", "mhamilton723/DenseAV-sound-language")
 
@@ -91,7 +91,7 @@ class DenseAVCheckpoint:
         if backbone != "hubert":
             raise InputError(
                 f"'{source}' has the audio model {backbone!r}: only DenseAV with HuBERT is supported, "
-                f"for example {PUBLIC_NAMES[0]}."
+                f"for example hf://{PUBLIC_NAMES[0]}."
             )
         absent = [key for key in ("code_dim", "audio_aligner_type", "learn_audio_cls") if key not in arguments]
         if absent:
@@ -198,16 +198,17 @@ def hubert_settings(shapes: Mapping[str, torch.Size], given: Mapping[str, Any], 
     return settings
 
 
-def read_checkpoint(name: str) -> tuple[DenseAVCheckpoint, Path]:
+def read_checkpoint(name: str, sha256: Sha256 = None) -> tuple[DenseAVCheckpoint, Path]:
     """The checkpoint called ``name`` and the file that holds its weights; on the meta device their shapes only.
 
     Args:
-        name: hub id, folder in the hub layout (or holding one ``.ckpt``), or a ``.safetensors`` or ``.ckpt`` file.
+        name: hub repository, folder in its layout (or holding one ``.ckpt``), or a ``.safetensors`` or ``.ckpt`` file.
+        sha256: digest of the file, or of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if nothing is found under that name or it cannot be used.
     """
-    file = _weights_file(name)
+    file = _weights_file(name, sha256)
     if file.suffix == ".safetensors":
         arguments, tensors = read_config(file.parent), open_weights_file(file).tensors
     else:
@@ -218,10 +219,10 @@ def read_checkpoint(name: str) -> tuple[DenseAVCheckpoint, Path]:
     return DenseAVCheckpoint.of(arguments, audio, file), file
 
 
-def _weights_file(name: str) -> Path:
-    if (file := located(name)).is_file():
+def _weights_file(name: str, sha256: Sha256) -> Path:
+    if (file := find_file(name, sha256)) is not None:
         return file
-    folder = resolve_folder(name)
+    folder = resolve_folder(name, sha256=sha256)
     if (folder / "model.safetensors").is_file():
         return folder / "model.safetensors"
     candidates = sorted(folder.glob("*.ckpt"))
@@ -244,7 +245,7 @@ def _read_lightning(file: Path) -> dict[str, Any]:
         raise InputError(
             f"checkpoint '{file}' is damaged or holds {', '.join(named) or 'Python objects'}, which could run code and "
             "is therefore not loaded; save it anew with nothing but state_dict and hyper_parameters of plain types, or "
-            f"use the hub folder {PUBLIC_NAMES[0]}"
+            f"use hf://{PUBLIC_NAMES[0]}"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = re.split(r"\n|\. ", str(error))[0] or "it is empty"
@@ -254,6 +255,6 @@ def _read_lightning(file: Path) -> dict[str, Any]:
     if absent:
         raise InputError(
             f"checkpoint '{file}' holds no {' and no '.join(absent)}; give a Lightning checkpoint of DenseAV, "
-            f"or the hub folder {PUBLIC_NAMES[0]}"
+            f"or hf://{PUBLIC_NAMES[0]}"
         )
     return dict(stored)

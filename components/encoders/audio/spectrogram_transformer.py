@@ -11,6 +11,7 @@ from torch.nn import functional
 from components.encoders.audio.frozen import FrozenAudioEncoder
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor
 from components.errors import InputError
+from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 
 FREQUENCIES = ("mean", "stack")
@@ -28,9 +29,10 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
     tokens centred beyond its end are cut off again.
 
     Args:
-        checkpoint: folder or hub id.
+        checkpoint: folder or hub repository.
         frequency: ``mean`` averages the rows of patches; ``stack`` puts them behind each other in the channels.
         dtype: precision of the weights: float32, bfloat16 or float16. Tokens are float32 always.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if an argument is unknown, or the checkpoint is absent, damaged or another model.
@@ -40,14 +42,15 @@ class SpectrogramTransformerEncoder(FrozenAudioEncoder):
 
     def __init__(
         self,
-        checkpoint: str = "MIT/ast-finetuned-audioset-10-10-0.4593",
+        checkpoint: str = "hf://MIT/ast-finetuned-audioset-10-10-0.4593",
         frequency: str = "mean",
         dtype: str = "float32",
+        sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         check_frequency(frequency)
         self.frequency = frequency
-        self.model = load_audio_model("ASTModel", checkpoint, dtype, PUBLIC)
+        self.model = load_audio_model("ASTModel", checkpoint, dtype, PUBLIC, sha256=sha256)
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("ASTFeatureExtractor", checkpoint)
         self.mean = float(extractor.mean) if extractor.do_normalize else 0.0

@@ -12,7 +12,7 @@ from components.encoders.audio.frozen import FrozenAudioEncoder, zero_mean_unit_
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor
 from components.errors import InputError
 from components.weights.identity import inherit_identity
-from components.weights.pretrained import builds_shapes_only, find_folder, read_config, resolve_folder
+from components.weights.pretrained import Sha256, builds_shapes_only, read_config, repository_of, resolve_folder
 
 _CLASSES = {"hubert": "HubertModel", "wavlm": "WavLMModel", "wav2vec2": "Wav2Vec2Model"}
 
@@ -43,16 +43,21 @@ class SpeechEncoder(FrozenAudioEncoder):
     attention; it is centred at ``(320 i + 200) / 16000`` s.
 
     Args:
-        checkpoint: folder or hub id of a HuBERT, WavLM or wav2vec 2.0 model.
+        checkpoint: folder or hub repository of a HuBERT, WavLM or wav2vec 2.0 model.
         normalize: bring every clip to zero mean and unit variance first; None for what the model was trained with.
         dtype: precision of the weights: float32, bfloat16 or float16. Tokens are float32 always.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the checkpoint is absent, damaged or another model.
     """
 
     def __init__(
-        self, checkpoint: str = "facebook/hubert-base-ls960", normalize: bool | None = None, dtype: str = "float32"
+        self,
+        checkpoint: str = "hf://facebook/hubert-base-ls960",
+        normalize: bool | None = None,
+        dtype: str = "float32",
+        sha256: Sha256 = None,
     ) -> None:
         super().__init__()
         kind = _kind_of(checkpoint)
@@ -63,7 +68,7 @@ class SpeechEncoder(FrozenAudioEncoder):
         }  # for training only
         plain: dict[str, Any] = {} if kind == "hubert" else {"add_adapter": False}  # an adapter would lower the rate
         public = {name: {k: v for k, v in config.items() if k != "model_type"} for name, config in PUBLIC.items()}
-        self.model = load_audio_model(_CLASSES[kind], checkpoint, dtype, public, **masking, **plain)
+        self.model = load_audio_model(_CLASSES[kind], checkpoint, dtype, public, sha256=sha256, **masking, **plain)
         inherit_identity(self, self.model)
         if normalize is None:
             normalize = load_feature_extractor("Wav2Vec2FeatureExtractor", checkpoint).do_normalize
@@ -91,8 +96,9 @@ def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int
 
 
 def _kind_of(checkpoint: str) -> str:
-    if builds_shapes_only() and checkpoint in PUBLIC and find_folder(checkpoint) is None:
-        return str(PUBLIC[checkpoint]["model_type"])
+    repository = repository_of(checkpoint)
+    if builds_shapes_only() and repository in PUBLIC:
+        return str(PUBLIC[repository]["model_type"])
     folder = resolve_folder(checkpoint)
     kind = read_config(folder).get("model_type")
     if kind not in _CLASSES:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from components.encoders.audio.frozen import FrozenAudioEncoder
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor, mel_filters
+from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 
 PUBLIC: dict[str, dict[str, Any]] = {
@@ -39,8 +40,9 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
     again. Token j is centred at ``320 j`` samples.
 
     Args:
-        checkpoint: folder or hub id.
+        checkpoint: folder or hub repository.
         dtype: precision of the weights: float32, bfloat16 or float16. Tokens are float32 always.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the checkpoint is absent, damaged or another model.
@@ -49,10 +51,17 @@ class WhisperAudioEncoder(FrozenAudioEncoder):
     filters: Tensor
     hann: Tensor
 
-    def __init__(self, checkpoint: str = "openai/whisper-base", dtype: str = "float32") -> None:
+    def __init__(
+        self, checkpoint: str = "hf://openai/whisper-base", dtype: str = "float32", sha256: Sha256 = None
+    ) -> None:
         super().__init__()
         self.model = load_audio_model(
-            "whisper.modeling_whisper:WhisperEncoder", checkpoint, dtype, PUBLIC, inside=r"^(model\.)?encoder\."
+            "whisper.modeling_whisper:WhisperEncoder",
+            checkpoint,
+            dtype,
+            PUBLIC,
+            inside=r"^(model\.)?encoder\.",
+            sha256=sha256,
         )
         inherit_identity(self, self.model)
         extractor = load_feature_extractor("WhisperFeatureExtractor", checkpoint)

@@ -18,10 +18,12 @@ from components.errors import InputError
 from components.weights.identity import record_identity
 from components.weights.pretrained import (
     CONFIG_FILE,
+    Sha256,
     builds_shapes_only,
+    check_release,
     dtype_named,
-    find_folder,
     read_config,
+    repository_of,
     resolve_folder,
 )
 from components.weights.public_checkpoints import MINIFLUX, SD3
@@ -87,13 +89,15 @@ class PyramidFlowTextFolder(TextEncoderSource):
     On the meta device (``with torch.device("meta")``) only shapes are built, and the public names need no files.
 
     Args:
-        folder: folder of the release, or its public name (``rain1011/pyramid-flow-miniflux``); relative paths are also
-            looked for in the installed package.
+        folder: folder of the release, or hub repository (``hf://rain1011/pyramid-flow-miniflux``); relative paths
+            are also looked for in the installed package.
         variant: ``miniflux`` (CLIP-L and T5) or ``sd3`` (projected CLIP-L and CLIP-bigG, and T5).
         encoders: names of the encoders' folders; by default ``text_encoder``, ``text_encoder_2`` ...
         tokenizers: names of the tokenizers' folders; by default ``tokenizer``, ``tokenizer_2`` ...
         dtype: precision of the weights and the features.
         max_length: T5 tokens read of a prompt.
+        sha256: digests of files in ``folder``, such as ``text_encoder_2/model.safetensors`` (see
+            `components.weights.digests`).
 
     Raises:
         InputError: if a folder is missing or holds another encoder than the variant has there.
@@ -107,6 +111,7 @@ class PyramidFlowTextFolder(TextEncoderSource):
         tokenizers: Sequence[str] | None = None,
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
         max_length: int = 128,
+        sha256: Sha256 = None,
     ) -> None:
         self.name = folder
         self.variant = variant
@@ -116,6 +121,7 @@ class PyramidFlowTextFolder(TextEncoderSource):
         self.encoders = self._subfolders("encoders", encoders, "text_encoder")
         self.tokenizers = self._subfolders("tokenizers", tokenizers, "tokenizer")
         self.configs = self._configs()
+        check_release(folder, [*self.encoders, *self.tokenizers], sha256)
         *clips, self.dim = (config[kind.width] for kind, config in zip(self.kinds, self.configs, strict=True))
         self.pooled_dim = sum(clips)
 
@@ -164,8 +170,9 @@ class PyramidFlowTextFolder(TextEncoderSource):
 
     def _configs(self) -> list[dict[str, Any]]:
         """Settings of each encoder, after checking that it is the one the variant has there."""
-        if builds_shapes_only() and self.name in PUBLIC and find_folder(self.name) is None:
-            known = PUBLIC[self.name]
+        repository = repository_of(self.name)
+        if builds_shapes_only() and repository in PUBLIC:
+            known = PUBLIC[repository]
             if len(known) != len(self.kinds):
                 raise InputError(f"'{self.name}' is not the {self.variant} release: set variant to {self._other()}.")
             return [dict(config) for config in known]
@@ -200,22 +207,25 @@ def pyramid_flow_text(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     max_length: int = 128,
     pad_to: int = 0,
+    sha256: Sha256 = None,
 ) -> PyramidFlowText:
     """Load the text encoders of a release at once; `CachedText` loads them only when a prompt is new.
 
     Args:
-        folder: folder of the release, or its public name.
+        folder: folder of the release, or hub repository.
         variant: ``miniflux`` (CLIP-L and T5) or ``sd3`` (projected CLIP-L and CLIP-bigG, and T5).
         encoders: names of the encoders' folders; by default ``text_encoder``, ``text_encoder_2`` ...
         tokenizers: names of the tokenizers' folders; by default ``tokenizer``, ``tokenizer_2`` ...
         dtype: precision of the weights and the features.
         max_length: T5 tokens read of a prompt.
         pad_to: shortest number of token positions to return; 0 for the longest prompt of a batch.
+        sha256: digests of files in ``folder``, such as ``text_encoder_2/model.safetensors`` (see
+            `components.weights.digests`).
 
     Raises:
         InputError: if a folder or file is missing, damaged or of another variant.
     """
-    encoder = PyramidFlowTextFolder(folder, variant, encoders, tokenizers, dtype, max_length).load()
+    encoder = PyramidFlowTextFolder(folder, variant, encoders, tokenizers, dtype, max_length, sha256).load()
     encoder.pad_to = pad_to
     return encoder
 

@@ -24,7 +24,9 @@ from components.weights.file import open_weights
 from components.weights.identity import record_identity
 from components.weights.pretrained import (
     CONFIG_FILE,
+    Sha256,
     builds_shapes_only,
+    check_release,
     find_folder,
     full_name,
     read_config,
@@ -97,11 +99,13 @@ class WanTextFolder(TextEncoderSource):
     Features are stored without the zeros: give `CachedText` ``pad_to: 512``.
 
     Args:
-        folder: release folder in diffusers layout, or its name on the hub.
+        folder: release folder in diffusers layout, or hub repository.
         encoder: where UMT5 lies in it.
         tokenizer: where its tokenizer lies in it.
         dtype: precision of weights and features.
         max_length: tokens read of a prompt.
+        sha256: digests of files in ``folder``, such as ``text_encoder/model.safetensors`` (see
+            `components.weights.digests`).
 
     Raises:
         InputError: if a folder is missing or holds another encoder.
@@ -109,11 +113,12 @@ class WanTextFolder(TextEncoderSource):
 
     def __init__(
         self,
-        folder: str = WAN22,
+        folder: str = f"hf://{WAN22}",
         encoder: str = "text_encoder",
         tokenizer: str = "tokenizer",
         dtype: Literal["bfloat16", "float32"] = "bfloat16",
         max_length: int = NUM_TOKENS,
+        sha256: Sha256 = None,
     ) -> None:
         self.name = full_name(folder, encoder)
         self.folder, self.encoder, self.tokenizer = folder, encoder, tokenizer
@@ -128,6 +133,7 @@ class WanTextFolder(TextEncoderSource):
                     f"'{path / CONFIG_FILE}' describes a model of type {config.get('model_type')!r}, but Wan's text "
                     "encoder is a 'umt5' with a d_model; give the folder of a Wan release"
                 )
+            check_release(folder, [encoder, tokenizer], sha256)
         self.dim, self.pooled_dim = int(config["d_model"]), 0
 
     def files(self) -> list[Path]:
@@ -148,8 +154,8 @@ class WanTextFolder(TextEncoderSource):
         Raises:
             InputError: if a file is missing or damaged, or tokenizer and encoder do not belong together.
         """
-        where = self.name if self._is_unknown_here else str(resolve_folder(self.folder, self.encoder))
-        model = load_audio_model("UMT5EncoderModel", where, self.dtype, {self.name: UMT5_XXL})
+        where = f"hf://{WAN22}" if self._is_unknown_here else str(resolve_folder(self.folder, self.encoder))
+        model = load_audio_model("UMT5EncoderModel", where, self.dtype, {WAN22: UMT5_XXL})
         if builds_shapes_only():
             return UMT5Text(T5Text(None, model, self.max_length))
         encoder = UMT5Text(T5Text(self._load_tokenizer(model.config.vocab_size), model, self.max_length))
@@ -179,25 +185,28 @@ class WanTextFolder(TextEncoderSource):
 
 
 def umt5_text(
-    folder: str = WAN22,
+    folder: str = f"hf://{WAN22}",
     encoder: str = "text_encoder",
     tokenizer: str = "tokenizer",
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     max_length: int = NUM_TOKENS,
+    sha256: Sha256 = None,
 ) -> UMT5Text:
     """Load Wan's text encoder at once; `CachedText` loads it only when a prompt is new.
 
     Args:
-        folder: release folder in diffusers layout, or its name on the hub.
+        folder: release folder in diffusers layout, or hub repository.
         encoder: where UMT5 lies in it.
         tokenizer: where its tokenizer lies in it.
         dtype: precision of weights and features.
         max_length: tokens read of a prompt.
+        sha256: digests of files in ``folder``, such as ``text_encoder/model.safetensors`` (see
+            `components.weights.digests`).
 
     Raises:
         InputError: if a folder or file is missing, damaged or of another model.
     """
-    return WanTextFolder(folder, encoder, tokenizer, dtype, max_length).load()
+    return WanTextFolder(folder, encoder, tokenizer, dtype, max_length, sha256).load()
 
 
 def clean(prompt: str) -> str:

@@ -20,7 +20,14 @@ from components.encoders.transcript.pretrained import (
 )
 from components.errors import InputError
 from components.weights.file import open_weights
-from components.weights.pretrained import CONFIG_FILE, builds_shapes_only, find_folder, read_config, resolve_folder
+from components.weights.pretrained import (
+    CONFIG_FILE,
+    Sha256,
+    builds_shapes_only,
+    read_config,
+    repository_of,
+    resolve_folder,
+)
 
 _WIDTHS = {"byt5": "d_model", "speecht5": "hidden_size"}
 _PUBLIC: Mapping[str, Mapping[str, Mapping[str, Any]]] = {"byt5": BYT5, "speecht5": SPEECHT5}
@@ -32,11 +39,12 @@ class TranscriptFolder(TextEncoderSource):
     """A frozen transcript encoder, known from its ``config.json`` until it is loaded.
 
     Args:
-        folder: folder or hub name of the release.
+        folder: folder or hub repository of the release.
         kind: ``byt5`` or ``speecht5``.
         limit: bytes (ByT5) or characters (SpeechT5) read of a transcript.
         on_too_long: ``error`` refuses a longer transcript, ``truncate`` drops its end.
         dtype: precision of weights and features.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder is missing or holds another model.
@@ -44,17 +52,19 @@ class TranscriptFolder(TextEncoderSource):
 
     def __init__(
         self,
-        folder: str = "google/byt5-small",
+        folder: str = "hf://google/byt5-small",
         kind: Literal["byt5", "speecht5"] = "byt5",
         limit: int = 384,
         on_too_long: OnTooLong = "error",
         dtype: Precision = "bfloat16",
+        sha256: Sha256 = None,
     ) -> None:
         self.name = folder
         self.kind = kind
         self.limit = limit
         self.on_too_long: OnTooLong = on_too_long
         self.dtype: Precision = dtype
+        self.sha256 = sha256
         self.dim, self.pooled_dim = self._width(), 0
 
     def readable(self, texts: Sequence[str], ids: Sequence[str] | None) -> list[str]:
@@ -84,13 +94,14 @@ class TranscriptFolder(TextEncoderSource):
             InputError: if a file is missing or damaged.
         """
         if self.kind == "byt5":
-            return ByT5Transcript(self.name, self.limit, self.on_too_long, self.dtype)
-        return SpeechT5Transcript(self.name, self.limit, self.on_too_long, self.dtype)
+            return ByT5Transcript(self.name, self.limit, self.on_too_long, self.dtype, self.sha256)
+        return SpeechT5Transcript(self.name, self.limit, self.on_too_long, self.dtype, self.sha256)
 
     def _width(self) -> int:
-        if builds_shapes_only() and self.name in _PUBLIC[self.kind] and find_folder(self.name) is None:
-            return int(_PUBLIC[self.kind][self.name].get(_WIDTHS[self.kind], _SPEECHT5_WIDTH))
-        path = resolve_folder(self.name, files=CONFIG_FILE if builds_shapes_only() else "*")
+        repository = repository_of(self.name)
+        if builds_shapes_only() and repository is not None and repository in _PUBLIC[self.kind]:
+            return int(_PUBLIC[self.kind][repository].get(_WIDTHS[self.kind], _SPEECHT5_WIDTH))
+        path = resolve_folder(self.name, files=CONFIG_FILE if builds_shapes_only() else "*", sha256=self.sha256)
         config = read_config(path)
         width = config.get(_WIDTHS[self.kind])
         if not isinstance(width, int):

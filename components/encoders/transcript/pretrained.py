@@ -19,7 +19,7 @@ from components.encoders.transcript.limit import OnTooLong, within_bytes, within
 from components.encoders.transformers_model import load_audio_model
 from components.errors import InputError
 from components.weights.identity import inherit_identity
-from components.weights.pretrained import builds_shapes_only, resolve_folder
+from components.weights.pretrained import Sha256, builds_shapes_only, resolve_folder
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -110,10 +110,11 @@ class ByT5Transcript(FrozenTranscript):
     """ByT5's encoder over UTF-8 bytes: multilingual, without a phonemizer.
 
     Args:
-        folder: folder or hub name of a ByT5 release.
+        folder: folder or hub repository of a ByT5 release.
         max_bytes: bytes read of a transcript.
         on_too_long: ``error`` refuses a longer transcript, ``truncate`` drops its end.
         dtype: precision of weights and features.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder's files are missing or damaged.
@@ -121,14 +122,15 @@ class ByT5Transcript(FrozenTranscript):
 
     def __init__(
         self,
-        folder: str = "google/byt5-small",
+        folder: str = "hf://google/byt5-small",
         max_bytes: int = 384,
         on_too_long: OnTooLong = "error",
         dtype: Precision = "bfloat16",
+        sha256: Sha256 = None,
     ) -> None:
         from transformers import ByT5Tokenizer
 
-        model = load_audio_model("T5EncoderModel", folder, dtype, BYT5)
+        model = load_audio_model("T5EncoderModel", folder, dtype, BYT5, sha256=sha256)
         super().__init__(model, model.config.d_model)
         self.tokenizer: Any = ByT5Tokenizer()  # bytes need no vocabulary file
         self.max_bytes = max_bytes
@@ -148,10 +150,11 @@ class SpeechT5Transcript(FrozenTranscript):
     """The text encoder of SpeechT5, trained for speech synthesis: English characters.
 
     Args:
-        folder: folder or hub name of ``speecht5_tts``.
+        folder: folder or hub repository of ``speecht5_tts``.
         max_characters: characters read of a transcript; the model has 450 positions or more.
         on_too_long: ``error`` refuses a longer transcript, ``truncate`` drops its end.
         dtype: precision of weights and features.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder's files are missing or damaged, or it has not that many positions.
@@ -159,10 +162,11 @@ class SpeechT5Transcript(FrozenTranscript):
 
     def __init__(
         self,
-        folder: str = "microsoft/speecht5_tts",
+        folder: str = "hf://microsoft/speecht5_tts",
         max_characters: int = 384,
         on_too_long: OnTooLong = "error",
         dtype: Precision = "float32",
+        sha256: Sha256 = None,
     ) -> None:
         model = load_audio_model(
             "speecht5.modeling_speecht5:SpeechT5EncoderWithTextPrenet",
@@ -170,6 +174,7 @@ class SpeechT5Transcript(FrozenTranscript):
             dtype,
             SPEECHT5,
             inside=r"^speecht5\.encoder\.",
+            sha256=sha256,
         )
         super().__init__(model, model.config.hidden_size)
         self.tokenizer = _speecht5_tokenizer(folder)

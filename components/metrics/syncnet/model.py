@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from components.errors import InputError
-from components.weights.pretrained import CONFIG_FILE, load_safetensors, read_config, resolve_folder
+from components.weights.pretrained import CONFIG_FILE, Sha256, find_file, load_safetensors, read_config, resolve_folder
 from components.weights.whole_folder import whole_folder
 
 FPS = 25
@@ -102,22 +102,23 @@ class SyncNet(nn.Module):
         return embeddings
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> SyncNet:
+    def from_pretrained(cls, source: str | Path, sha256: Sha256 = None) -> SyncNet:
         """A network with the weights of a folder or of the public file, in evaluation mode.
 
         Args:
             source: folder written by `save_pretrained` (found by `components.weights.pretrained.resolve_folder`), or
                 a file of weights in the public layout at full size, such as ``syncnet_v2.model``. Pickles are read as
                 tensors only; code in them is refused.
+            sha256: digest of the file, or of files in the folder by their names (see `components.weights.digests`).
 
         Raises:
             InputError: if it is missing, damaged or does not fit.
         """
-        file = Path(source).expanduser()
-        if file.is_file():
+        file = find_file(source, sha256)
+        if file is not None:
             net = cls()
         else:
-            folder = resolve_folder(source)
+            folder = resolve_folder(source, sha256=sha256)
             file = folder / WEIGHTS_FILE
             try:
                 net = cls(**read_config(folder))

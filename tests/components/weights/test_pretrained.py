@@ -141,7 +141,10 @@ def test_only_the_files_of_the_folder_are_fetched(tmp_path, monkeypatch, subfold
     """The hub's client is replaced by its own file filter."""
     fetched = []
 
-    def snapshot_download(_repository: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+    def snapshot_download(
+        _repository: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        assert revision is None
         chosen = filter_repo_objects(REPOSITORY, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
         for name in chosen:
             fetched.append(name)

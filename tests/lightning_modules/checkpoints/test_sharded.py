@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint
-from lightning_modules.checkpoints.sharded import META_FILE, read_table, read_whole, write_shards
+from lightning_modules.checkpoints.check import check_checkpoint, newest_checkpoint
+from lightning_modules.checkpoints.sharded import META_FILE, read_shards, read_table, read_whole, write_shards
 from lightning_modules.command_line.cli import main
+from tests.lightning_modules.checkpoints.lost_blocks import lose_block
 
 ROOT = Path(__file__).resolve().parents[3]
 INDEX = ".metadata"
@@ -38,6 +42,12 @@ def folder(tmp_path: Path) -> Path:
     checkpoint = {"state_dict": {"weight": torch.arange(6.0).view(2, 3)}, "pytorch-lightning_version": "2.6.0"}
     write_shards(checkpoint, folder, is_global_zero=True)
     return folder
+
+
+def as_written_before_there_were_digests(folder: Path) -> None:
+    rest = torch.load(folder / META_FILE, weights_only=True)
+    del rest["sha256_of_files"]
+    torch.save(rest, folder / META_FILE)
 
 
 def index_of(folder: Path) -> Metadata:
@@ -89,6 +99,9 @@ def test_values_that_are_pickles_in_a_shard_are_left_alone(folder: Path, tmp_pat
         (folder / place.relative_path).read_bytes() + pickle.dumps(Malicious(tmp_path / "was_run"))
     )
     (folder / INDEX).write_bytes(pickle.dumps(index))
+    with pytest.raises(InputError, match=r"shards\.ckpt' is damaged \(its part \S+ is not as it was written\)"):
+        read_whole(folder)
+    as_written_before_there_were_digests(folder)
     assert read_whole(folder)["state_dict"].keys() == {"weight"} and tensor.fqn == "state_dict.weight"
     assert not (tmp_path / "was_run").exists()
 
@@ -123,3 +136,54 @@ def test_folders_of_something_else_are_no_checkpoints(folder: Path, tmp_path: Pa
     torch.save({"loops": {}}, folder / META_FILE)
     with pytest.raises(InputError, match=r"shards\.ckpt' holds no training checkpoint"):
         check_checkpoint(str(folder))
+
+
+def test_folders_of_earlier_versions_load(folder: Path):
+    as_written_before_there_were_digests(folder)
+    check_checkpoint(str(folder), on_every_rank=True)
+    assert torch.equal(read_whole(folder)["state_dict"]["weight"], torch.arange(6.0).view(2, 3))
+
+
+def test_digests_are_no_part_of_what_is_loaded(folder: Path):
+    assert read_whole(folder).keys() == {"state_dict", "pytorch-lightning_version"}
+
+
+def test_the_newest_whole_folder_is_the_last_one(folder: Path, tmp_path: Path):
+    checkpoints = tmp_path / "experiment" / "version_0" / "checkpoints"
+    older, newer = checkpoints / "older.ckpt", checkpoints / "newer.ckpt"
+    for place, age_s in ((older, 20), (newer, 10)):
+        shutil.copytree(folder, place)
+        os.utime(place, (1e9 - age_s, 1e9 - age_s))
+    assert newest_checkpoint(tmp_path / "experiment", to_train=False) == newer
+    (part,) = newer.glob("*.distcp")
+    part.write_bytes(bytes(part.stat().st_size))
+    os.utime(newer, (1e9, 1e9))
+    assert newest_checkpoint(tmp_path / "experiment", to_train=False) == older
+
+
+def save_share(rank: int, folder: Path, store: Path) -> None:
+    """Rank ``rank`` of two: they write a part each, then one part is damaged, and both read."""
+    torch.set_num_threads(1)  # threads of the process this one is a copy of are not there
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    weight = distribute_tensor(torch.arange(4096.0).view(2, 2048), mesh, [Shard(0)])
+    write_shards({"state_dict": {"weight": weight}}, folder, is_global_zero=rank == 0)
+    dist.barrier()
+    whole = read_shards(folder, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+    assert torch.equal(whole["state_dict"]["weight"], torch.arange(4096.0).view(2, 2048))
+    dist.barrier()
+    sums = torch.load(folder / META_FILE, weights_only=True)["sha256_of_files"]
+    assert sums.keys() == {INDEX, "__0_0.distcp", "__1_0.distcp"}
+    if rank == 0:
+        lose_block(folder / "__1_0.distcp", 4096)
+    dist.barrier()
+    with pytest.raises(InputError, match=r"its part __1_0\.distcp is not as it was written"):
+        read_shards(folder, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_note_and_compare_shares_and_both_refuse(tmp_path: Path):
+    (tmp_path / "two.ckpt").mkdir()
+    torch.multiprocessing.start_processes(
+        save_share, (tmp_path / "two.ckpt", tmp_path / "store"), nprocs=2, start_method="fork"
+    )

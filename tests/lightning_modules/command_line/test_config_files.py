@@ -32,7 +32,7 @@ def files(args: list[str]) -> list[str]:
 def test_bases_come_before_what_builds_on_them(folder: Path):
     args = with_bases(["fit", "--config", "deep/top.yaml", "--trainer.max_steps", "3", "--config=root.yaml"])
     assert files(args) == ["root.yaml", "middle.yaml", "top.yaml", "root.yaml"]
-    assert args[0] == "fit" and args[7:9] == ["--trainer.max_steps", "3"]
+    assert args[0] == "fit" and args[7:10] == ["--base=null", "--trainer.max_steps", "3"]
     assert all(Path(args[i + 1]).is_file() for i, argument in enumerate(args) if argument == "--config")
 
 

@@ -220,6 +220,9 @@ def test_other_frozen_weights_are_refused():
         encoder = HashedWords(POOLED_DIM)
         encoder.register_buffer("another", torch.zeros(1))
         tiny_module(tiny_dit(seed=0), text_encoder=encoder).on_load_checkpoint(checkpoint)
+    for part in checkpoint["frozen"].values():  # the same weights by another name, such as one without hf://
+        part["name"] = f"once/{part['name']}"
+    tiny_module(tiny_dit(seed=0)).on_load_checkpoint(checkpoint)
     del checkpoint["frozen"]
     with pytest.raises(InputError, match="does not say which frozen weights"):
         tiny_module(tiny_dit(seed=0)).on_load_checkpoint(checkpoint)

@@ -11,7 +11,7 @@ import torch
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.errors import InputError
 from components.weights.fit import Renames, Shapes, contradicting, num_numbered
-from components.weights.pretrained import CONFIG_FILE, dtype_named, full_name, load_module, pretrained_config
+from components.weights.pretrained import CONFIG_FILE, Sha256, dtype_named, full_name, load_module, pretrained_config
 
 _FIXED: Mapping[str, object] = {
     "encoder_act_fn": "silu",
@@ -64,7 +64,10 @@ def vae_from_config(config: Mapping[str, object], source: str = "the VAE config"
 
 
 def load_vae(
-    folder: str | Path, subfolder: str | None = None, dtype: str | torch.dtype | None = "float32"
+    folder: str | Path,
+    subfolder: str | None = None,
+    dtype: str | torch.dtype | None = "float32",
+    sha256: Sha256 = None,
 ) -> CausalVideoVAE:
     """Loads the network: ``config.json`` and the weights beside it, ``.safetensors`` or ``.bin``, whole or in parts.
 
@@ -72,16 +75,17 @@ def load_vae(
     there at all.
 
     Args:
-        folder: folder on this disk (relative paths are also looked for in the installed package) or ``owner/name`` of a
-            hub repository, e.g. ``rain1011/pyramid-flow-miniflux``.
+        folder: folder on this disk (relative paths are also looked for in the installed package) or a hub
+            repository, e.g. ``hf://rain1011/pyramid-flow-miniflux``.
         subfolder: folder within it, e.g. ``causal_video_vae``.
         dtype: what the network computes in: ``float32``, ``bfloat16`` or ``float16``; None keeps the file's.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
         InputError: if the folder or a file is missing or damaged, holds another model, or the weights do not fit the
             config.
     """
-    path, config = pretrained_config(folder, subfolder)
+    path, config = pretrained_config(folder, subfolder, sha256)
     file = path / CONFIG_FILE
     name = config.get("_class_name", _CLASS_NAME)
     if name != _CLASS_NAME:

@@ -19,6 +19,7 @@ from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.tiling import map_tiles
 from components.contracts import VideoCodec
 from components.errors import InputError
+from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 
 
@@ -126,13 +127,14 @@ class CausalVideoCodec(VideoCodec):
         subfolder: str | None = None,
         clips_at_once: int | None = None,
         dtype: str | None = "float32",
+        sha256: Sha256 = None,
     ) -> CausalVideoCodec:
         """The codec of a public ``causal_video_vae`` folder.
 
         In a YAML file: ``class_path: components.codecs.video.causal_vae.codec.CausalVideoCodec.from_pretrained``.
 
         Args:
-            folder: see `load_vae`: a folder, or a hub repository such as ``rain1011/pyramid-flow-miniflux``.
+            folder: see `load_vae`: a folder, or a hub repository such as ``hf://rain1011/pyramid-flow-miniflux``.
             normalisation: see the class; it belongs to the release.
             encode_window: see the class.
             decode_window: see the class.
@@ -140,11 +142,12 @@ class CausalVideoCodec(VideoCodec):
             subfolder: folder within it, e.g. ``causal_video_vae``.
             clips_at_once: see the class.
             dtype: what the network computes in: ``float32``, ``bfloat16`` or ``float16``; null keeps the file's.
+            sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
         Raises:
             InputError: if the folder, its files or an argument cannot be used.
         """
-        vae = load_vae(folder, subfolder, dtype)
+        vae = load_vae(folder, subfolder, dtype, sha256)
         codec = cls(vae, normalisation, encode_window, decode_window, tile_size, clips_at_once)
         inherit_identity(codec, vae)
         return codec
