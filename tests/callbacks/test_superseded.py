@@ -34,6 +34,7 @@ def place(tmp_path, monkeypatch):
         "data": {"class_path": f"{SQUARES}.SquareClips"},
         "trainer": {
             "val_check_interval": 1,
+            "check_val_every_n_epoch": None,
             "num_sanity_val_steps": 0,
             "accelerator": "cpu",
             "enable_model_summary": False,
