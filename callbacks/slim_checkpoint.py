@@ -9,13 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.run_record import run_folder
+from callbacks.run_record import config_text, run_folder
 
 
 class SlimCheckpoint(Callback):
     """At the successful end of ``fit`` writes ``<run>/checkpoints/<name>`` for ``--ckpt_path`` of other commands.
 
-    It holds what the model's checkpoints hold, without optimizer state and with floating-point weights in bfloat16.
+    It holds what the model's checkpoints hold, without optimizer state and with floating-point weights in bfloat16, and
+    as text the run's configuration.
 
     Args:
         name: file name.
@@ -37,6 +38,9 @@ class SlimCheckpoint(Callback):
             # a file, or a folder that every process has written its shards into
             checkpoint: dict[str, Any] = trainer.strategy.checkpoint_io.load_checkpoint(whole)
             checkpoint["state_dict"] = {key: _small(value) for key, value in checkpoint["state_dict"].items()}
+            # Lightning asks no callback for its part of a checkpoint that is to hold weights alone
+            if (text := config_text(folder)) is not None:
+                checkpoint["config_yaml"] = text
             torch.save(checkpoint, partial)
             partial.replace(file)
             rank_zero_info(f"wrote {file}")

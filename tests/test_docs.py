@@ -374,6 +374,18 @@ def test_a_data_set_of_the_user_is_read(place: Path) -> None:
     assert results()["global_step"] == 1
 
 
+# --- docs/python.md: what can be pasted runs ---
+
+
+def test_python_that_can_be_pasted_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = blocks("docs/python.md", "python")
+    sys.argv[:] = ["notebook"]
+    exec(compile(text, "docs/python.md", "exec"), {})
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == len(list(Path("generated").rglob("*.mp4"))) == 4
+    assert any(float(row.split()[1]) > 0 for row in rows if not row.endswith("None"))
+
+
 # --- docs/step.md: the list of files is what a training step runs through ---
 
 STEP = PAGES["docs/step.md"]

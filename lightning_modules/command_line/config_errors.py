@@ -70,7 +70,7 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
                 fix = "set it to null in a file given with --config"
                 return f"{_origin(key, args)}{key} cannot be set to null here; {fix}"
             sentence = f"{_origin(key, args)}{key} is {complaint.found}, but must be {wanted}"
-            is_list = all(_LIST.match(name) or name == "null" for name in complaint.wanted)
+            is_list = bool(complaint.wanted) and all(_LIST.match(name) or name == "null" for name in complaint.wanted)
             return sentence + (_in_quotes(key, args) if is_list else "")
     if key == "config":
         words = complaint.words[:1].lower() + complaint.words[1:]

@@ -8,12 +8,11 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from callbacks.ema import EMA_PREFIX
 from components.errors import InputError
 from components.weights.whole_folder import whole_folder
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
+from lightning_modules.checkpoints.loading import load_weights
 
 
 class AVSyncTrainer(Trainer):
@@ -72,17 +71,7 @@ class AVSyncTrainer(Trainer):
             raise InputError(f"ckpt_path is '{ckpt_path}', which only fit can tell; give the path of a .ckpt file")
         # no strategy runs that would load it
         if ckpt_path is not None:
-            checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
-            averages = _averages(checkpoint["state_dict"]) if averaged else {}
-            model.on_load_checkpoint(checkpoint)
-            # after the check: averages stand under the names of their weights
-            checkpoint["state_dict"] |= averages
-            model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+            load_weights(model, AtomicCheckpointIO().load_checkpoint(ckpt_path), averaged)
         with whole_folder(Path(folder)) as partial:
             write(partial)
         rank_zero_info(f"wrote {folder}")
-
-
-def _averages(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The moving averages in a checkpoint under the names of the weights they stand for."""
-    return {key.removeprefix(EMA_PREFIX): value for key, value in state.items() if key.startswith(EMA_PREFIX)}
