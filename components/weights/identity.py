@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -184,6 +185,11 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
         # bytes as they are, without a copy; NumPy has no bfloat16
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def sha256_of_facts(facts: Mapping[str, object]) -> str:
+    """Hex SHA-256 over plain values, in any order: the identity of what has no weights."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _note_of(file: Path, stat: os.stat_result) -> Path:

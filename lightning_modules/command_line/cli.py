@@ -36,6 +36,7 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.moved import old_metric
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
@@ -114,6 +115,12 @@ class AVSyncCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Looks at the checkpoint and the data set before anything slow happens."""
+        if found := old_metric(self.config.as_dict()):
+            key, old, new = found
+            raise InputError(
+                f"{key.partition('.')[2]} names the metric '{old}', which is called '{new}' in the log as in "
+                f"results.json: write {new}"
+            )
         data = self._chosen(self.config, "data")
         if (
             data is not None

@@ -223,6 +223,22 @@ class _Damaged(torch.utils.data.Dataset):
         raise InputError("clips/a.mp4 is cut off after 3 frames; remove it")
 
 
+def test_a_monitor_has_the_name_that_the_results_have(capsys):
+    def monitored(name):
+        checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"monitor": name, "mode": "max"}}
+        write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], checkpoint])
+        return run("fit")
+
+    assert monitored("val/cyclesync") == 2
+    assert complaint(capsys) == (
+        "error: trainer.callbacks.2.init_args.monitor names the metric 'val/cyclesync', which is called 'cyclesync' in "
+        "the log as in results.json: write cyclesync"
+    )
+    assert not Path("runs").exists()
+    assert monitored("cyclesync") == 0
+    assert json.loads(Path("runs/squares/version_0/results.json").read_text())["metrics"]["cyclesync"]
+
+
 def test_print_config_resolves_short_names(capsys):
     assert run("fit", "--print_config") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
