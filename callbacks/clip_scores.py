@@ -14,6 +14,7 @@ from pathlib import Path
 from components.errors import InputError
 
 CLIPS_FILE = "clips.jsonl"
+RESULTS_FILE = "results.json"
 
 
 @dataclass(frozen=True)

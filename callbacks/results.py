@@ -12,13 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.clip_scores import CLIPS_FILE, ClipScore, write_clip_scores
+from callbacks.clip_scores import CLIPS_FILE, RESULTS_FILE, ClipScore, write_clip_scores
 from callbacks.evaluation import GENERATED, EvaluationCallback
 from callbacks.run_record import config_sha256, run_folder, seed, versions
 from components.contracts import MetricResult, ReportsResults
 from components.errors import InputError
-
-RESULTS_FILE = "results.json"
 
 
 def collect_results(trainer: Trainer) -> dict[str, MetricResult]:

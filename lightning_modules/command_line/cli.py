@@ -36,6 +36,7 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
@@ -69,6 +70,13 @@ class AVSyncCLI(LightningCLI):
         refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
         super().__init__(args=args, **kwargs)
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Builds the parser; its help also names the commands that run no experiment."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self.parser.epilog = extra_help()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the name of the experiment, the files it builds on and the named callbacks."""
@@ -204,10 +212,13 @@ def main(args: Sequence[str] | None = None) -> int:
     2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
     else that was interrupted or terminated.
     """
+    given = sys.argv[1:] if args is None else args
+    if (status := run_extra(given)) is not None:
+        return status
     keep_console_clear()
     import_own_modules()
     try:
-        arguments = with_bases(sys.argv[1:] if args is None else args)
+        arguments = with_bases(given)
         AVSyncCLI(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,

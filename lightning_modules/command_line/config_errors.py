@@ -57,7 +57,7 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
             problem = names[0].strip().replace('in "<unicode string>", ', "at ")
             return f"{_origin('', args)}not valid YAML: {problem}; correct the file there"
         case "no subcommand":
-            return "no subcommand was given; use avsync fit, validate, test, predict or export (avsync --help)"
+            return "no subcommand was given; use avsync fit, validate, test, predict, export or compare (avsync --help)"
         case "unknown option":
             return f"unknown option {names[0]}; {_accepted(names[0].lstrip('-'), None)}"
         case "wrong value":

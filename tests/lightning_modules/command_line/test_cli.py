@@ -92,6 +92,14 @@ def test_fit_validate_and_predict(capsys):
     assert again["global_step"] == 2 and again["ckpt_path"] == str(checkpoint)
     assert "Results at step 2" in capsys.readouterr().out
 
+    # the same weights on the same clips
+    assert main(["compare", str(folder), "runs/squares/version_1", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["metrics"]
+    assert set(compared) == set(record["metrics"])
+    for name, item in compared.items():
+        assert item["a"] == pytest.approx(record["metrics"][name]["value"]) and item["n"] == 3
+        assert (item["difference"], item["ci95"]) == (0, [0, 0])
+
     assert run("test", "--experiment", "other") == 0
     assert set(json.loads(Path("runs/other/version_0/results.json").read_text())["metrics"]) == set(record["metrics"])
 
