@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,7 +24,7 @@ from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, 
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
 from components.metrics.cyclesync.onsets import OnsetDetector
-from components.weights.pretrained import sha256_of_tensors
+from components.weights.identity import sha256_of_facts, sha256_of_tensors
 
 Onsets = list[list[float]]
 """Onset times in seconds, one list per sound that was drawn for a clip."""
@@ -62,7 +62,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
 
     The sound of a generated video is the one that drove it, or the one generated with it.
 
-    Reports, x100 with 95 % intervals over recordings:
+    Reports, x100 with 95 % intervals over recordings and under these names in results, logs and monitors alike:
 
     - ``cyclesync``: the generation; ``cyclesync_<variant>``: each of its variants (``w0``, ``off_sync`` ...);
     - ``cyclesync_real``: the real videos, the ceiling under this V2A model;
@@ -71,7 +71,8 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
       comes from another recording. Every clip is used once on one side; no random numbers are involved, and the
       pairing does not depend on batches or ranks. Left out where all clips come from one recording.
 
-    Scores are comparable only under the same V2A model, so its class and the SHA-256 of its weights go with each entry.
+    Scores are comparable only under the same V2A model, so its class, its settings and the SHA-256 of its weights (of
+    class and settings, where it has none) go with each entry, and a digest of all that a score depends on.
     The onsets of driving sounds and real videos are kept between the validations of one run.
 
     Args:
@@ -82,9 +83,10 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         seed: together with a clip's id it seeds the sounds.
         undefined: what a clip counts as when neither sound has an onset.
         detector: the onset detector; None takes the standard one.
+        name: what ``cyclesync`` is called instead, to have two judges, or two tolerances, side by side.
 
     Raises:
-        InputError: if ``num_samples`` is below 1.
+        InputError: if ``num_samples`` is below 1 or ``name`` is no word.
     """
 
     def __init__(
@@ -96,8 +98,9 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         seed: int = 0,
         undefined: UndefinedPolicy = "skip",
         detector: OnsetDetector | None = None,
+        name: str = "cyclesync",
     ) -> None:
-        super().__init__(v2a)
+        super().__init__(v2a, (name,))
         if num_samples < 1:
             raise InputError(f"CycleSyncCallback.num_samples is {num_samples}; it must be at least 1")
         self.v2a = v2a
@@ -107,10 +110,19 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         self.seed = seed
         self.undefined: UndefinedPolicy = undefined
         self.detector = detector or OnsetDetector()
-        self._judge = {
-            "v2a": f"{type(v2a).__module__}.{type(v2a).__qualname__}",
-            "v2a_sha256": sha256_of_tensors({name: item.reshape(-1) for name, item in v2a.state_dict().items()}),
+        self.name = name
+        self._v2a = f"{type(v2a).__module__}.{type(v2a).__qualname__}"
+        # a model without weights is what its class and its settings make it
+        settings, tensors = v2a.identifying_settings(), v2a.state_dict()
+        weights = {key: item.reshape(-1) for key, item in tensors.items()}
+        judge = {
+            "v2a": self._v2a,
+            "v2a_settings": settings,
+            "v2a_sha256": sha256_of_tensors(weights) if weights else sha256_of_facts({self._v2a: settings}),
         }
+        drawn = {"num_samples": num_samples, "seed": seed}
+        others = {"tolerance_s": tolerance_s, "undefined": undefined, "detector": asdict(self.detector)}
+        self._judge = {**judge, "judge": sha256_of_facts({**judge, **drawn, **others})[:16]}
         self._real: dict[tuple[str, float], Onsets] = {}
         self._real_onsets: dict[tuple[str, float], list[float]] = {}
 
@@ -122,7 +134,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
             generation.video.shape[1], generation.fps, (generation.audio, generation.sample_rate)
         )
         inferred: dict[str, list[Onsets]] = {}
-        with tqdm(videos.items(), "CycleSync", leave=False, unit="set", disable=not self._show_bar) as bar:
+        with tqdm(videos.items(), self.name, leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, video in bar:
                 inferred[name] = self._infer(video[rows], generation.fps, batch, rows, duration_s)
         # a first frame alone, or a silent clip, has no ceiling
@@ -155,7 +167,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
             # a shorter sound would shorten the comparison in silence
             if sound.shape[-1] / rate < duration_s - 1 / fps:
                 raise InputError(
-                    f"the V2A model {self._judge['v2a']} made {sound.shape[-1] / rate:.2f} s of sound for "
+                    f"the V2A model {self._v2a} made {sound.shape[-1] / rate:.2f} s of sound for "
                     f"{duration_s:.2f} s of video ({batch.ids[rows[0]]}); it has to cover the whole clip"
                 )
             drawn.append(self.detector(sound, rate, duration_s))
@@ -191,12 +203,15 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
 
     def entries(self, kind: str, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
         """CycleSync of one kind of video, each by its own sound."""
-        return {entry_name("cyclesync", kind): self._score([(clip, clip) for clip in clips], kind)}
+        return {entry_name(self.name, kind): self._score([(clip, clip) for clip in clips], kind)}
 
     def chance(self, trainer: Trainer, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
         """CycleSync of generated videos by the sounds of other recordings."""
         pairs = mismatched(clips)
-        return {entry_name("cyclesync", CHANCE): self._score(pairs, GENERATED)} if pairs else {}
+        name = entry_name(self.name, CHANCE)
+        for clip, judge in pairs:
+            self.has_chance(clip, {name: self._score_of_clip(judge, clip, GENERATED)})
+        return {name: self._score(pairs, GENERATED)} if pairs else {}
 
     def _score(self, pairs: Sequence[tuple[JudgedClip, JudgedClip]], kind: str) -> MetricResult:
         """CycleSync of ``(clip whose video is judged, clip whose sound it is judged by)``."""
@@ -212,21 +227,29 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         counts = {"n_clips": len(pairs), "num_samples": self.num_samples}
         return MetricResult(found.value, found.ci95, found.n, {**found.details, **counts, **self._judge})
 
+    def _score_of_clip(self, judge: JudgedClip, clip: JudgedClip, kind: str) -> float | None:
+        """CycleSync of one clip's video by the sound of another, or its own; None where it does not count."""
+        pairs = [_compared(judge, clip, kind, sample) for sample in range(self.num_samples)]
+        sound, video = zip(*pairs, strict=True)
+        found = [score for (score,) in cyclesync_per_clip(sound, video, [self.tolerance_s])]
+        if self.undefined != "skip":
+            found = [float(self.undefined == "one") if score is None else score for score in found]
+        known = [score for score in found if score is not None]
+        return 100 * sum(known) / len(known) if known else None
+
+    def scores(self, clip: JudgedClip) -> Mapping[str, Mapping[str, float | None]]:
+        """Score of every kind of video."""
+        return {kind: {entry_name(self.name, kind): self._score_of_clip(clip, clip, kind)} for kind in clip.inferred}
+
     def row(self, clip: JudgedClip) -> dict[str, object]:
-        """Score and onsets of every kind of video."""
-        scores = {}
-        for kind, onsets in clip.inferred.items():
-            found = cyclesync_per_clip([clip.sound_onsets[kind]] * len(onsets), onsets, [self.tolerance_s])
-            known = [score for (score,) in found if score is not None]
-            scores[entry_name("cyclesync", kind)] = 100 * sum(known) / len(known) if known else None
+        """Onsets of every kind of video."""
         sound_onsets = {kind: clip.sound_onsets[kind] for kind in clip.inferred}
         one_sound = all(onsets == sound_onsets[GENERATED] for onsets in sound_onsets.values())
         tracks = {"true": clip.true} | ({"driving": sound_onsets[GENERATED]} if one_sound else {})
         return {
-            "video_id": clip.video_id,
             "duration_s": clip.duration_s,
             "tolerance_s": self.tolerance_s,
-            "scores": scores,
+            "onsets_by": self.name,
             "onsets": tracks | {kind: onsets[0] for kind, onsets in clip.inferred.items()},
             "sound_onsets": None if one_sound else sound_onsets,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from components.contracts import Generation, MetricResult
+from components.errors import InputError
 
 # kinds of video that are judged, beside the variants' own names
 GENERATED = "generated"
@@ -78,15 +80,8 @@ class EvaluationCallback(Callback):
         """All callbacks have finished: their results can be read."""
 
     def log_results(self, trainer: Trainer, module: LightningModule) -> None:
-        """Logs every result and the ends of its interval under ``<stage>/<metric>``."""
-        scalars: dict[str, float] = {}
-        for name, result in self.results.items():
-            low, high = result.ci95
-            scalars |= {
-                f"{self.stage}/{name}": result.value,
-                f"{self.stage}/{name}_low": low,
-                f"{self.stage}/{name}_high": high,
-            }
+        """Logs every result under its name in ``results.json``, and the ends of its interval beside it."""
+        scalars = logged_scalars(self.results)
         # to the loggers by hand: outside of `fit` Lightning would log at step 0, not at that of the loaded weights
         module.log_dict(scalars, logger=False)
         loggers: Sequence[Logger] = trainer.loggers
@@ -167,12 +162,23 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     Args:
         judge: frozen here, never part of the trained model; on the model's device only while it is needed.
+        metrics: names of what is reported; those of the entries begin with them.
+
+    Raises:
+        InputError: if a name is no word.
     """
 
-    def __init__(self, judge: nn.Module) -> None:
+    def __init__(self, judge: nn.Module, metrics: Sequence[str]) -> None:
         super().__init__()
+        for metric in metrics:
+            if not re.fullmatch(r"[A-Za-z]\w*", metric):
+                raise InputError(
+                    f"{type(self).__name__}.name makes a metric called '{metric}'; use letters, digits and underscores"
+                )
+        self.metrics = tuple(metrics)
         self._judging = judge.requires_grad_(False).eval()
         self._clips: list[Judged] = []
+        self._chance: dict[str, dict[str, float | None]] = {}
         self._show_bar = True
 
     @abstractmethod
@@ -185,11 +191,40 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     @abstractmethod
     def chance(self, trainer: Trainer, clips: Sequence[Judged]) -> Mapping[str, MetricResult]:
-        """Entries of generated videos with the sounds of other recordings (`mismatched`). Every rank calls it."""
+        """Entries of generated videos with the sounds of other recordings (`mismatched`). Every rank calls it.
+
+        Also says by `has_chance` what each clip scores with the other's sound.
+        """
+
+    @abstractmethod
+    def scores(self, clip: Judged) -> Mapping[str, Mapping[str, float | None]]:
+        """Kind of video -> entry -> what the clip adds to it; None where it has no score."""
 
     @abstractmethod
     def row(self, clip: Judged) -> dict[str, object]:
-        """What is known of a clip, for ``clip_rows``."""
+        """What else is known of a clip, for ``clip_rows``."""
+
+    def has_chance(self, clip: Judged, scores: Mapping[str, float | None]) -> None:
+        """Notes entry -> score of a clip with another recording's sound."""
+        self._chance[clip.id] = dict(scores)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes sure that no other judge writes the same entries.
+
+        Raises:
+            InputError: if one does.
+        """
+        kinds = (GENERATED, REAL, CHANCE, *getattr(pl_module, "variants", ()))
+
+        def entries(judge: JudgeCallback[Any]) -> set[str]:
+            return {entry_name(metric, kind) for metric in judge.metrics for kind in kinds}
+
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, JudgeCallback) and other is not self and (same := entries(self) & entries(other)):
+                raise InputError(
+                    f"a {type(self).__name__} and a {type(other).__name__} would both write '{min(same)}' into the "
+                    "results; give one of them another name (init_args.name)"
+                )
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Moves the judge to where the videos are."""
@@ -208,12 +243,30 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
         self._judging.cpu()
         clips = each_once(gathered(trainer, self._clips))
         self._clips = []
-        self.results = {}
+        self.results, self._chance = {}, {}
         for kind in dict.fromkeys(kind for clip in clips for kind in clip.kinds):
             self.results |= self.entries(kind, [clip for clip in clips if kind in clip.kinds])
         self.results |= self.chance(trainer, clips)
-        self.clip_rows = {clip.id: self.row(clip) for clip in clips}
+        self.clip_rows = {clip.id: self._row(clip) for clip in clips}
         self.log_results(trainer, module)
+
+    def _row(self, clip: Judged) -> dict[str, object]:
+        scores = {**self.scores(clip), CHANCE: self._chance.get(clip.id, {})}
+        return {
+            "video_id": clip.video_id,
+            "scores": {name: score for found in scores.values() for name, score in found.items()},
+            "kinds": {name: kind for kind, found in scores.items() for name in found},
+            **self.row(clip),
+        }
+
+
+def logged_scalars(results: Mapping[str, MetricResult]) -> dict[str, float]:
+    """What is logged of results: each under its own name, and the ends of its interval beside it."""
+    return {
+        f"{name}{end}": value
+        for name, result in results.items()
+        for end, value in zip(("", "_low", "_high"), (result.value, *result.ci95), strict=True)
+    }
 
 
 def remembered(found: dict[Key, T], keys: Sequence[Key], find: Callable[[list[int]], Sequence[T]]) -> list[T]:

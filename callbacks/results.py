@@ -1,4 +1,4 @@
-"""Prints the results of a run and writes ``results.json``."""
+"""Prints the results of a run and writes ``results.json``, and beside it the scores of every clip."""
 
 from __future__ import annotations
 
@@ -6,36 +6,65 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.evaluation import EvaluationCallback
+from callbacks.clip_scores import CLIPS_FILE, RESULTS_FILE, ClipScore, write_clip_scores
+from callbacks.evaluation import GENERATED, EvaluationCallback
 from callbacks.run_record import config_sha256, run_folder, seed, versions
 from components.contracts import MetricResult, ReportsResults
 from components.errors import InputError
 
-RESULTS_FILE = "results.json"
-
 
 def collect_results(trainer: Trainer) -> dict[str, MetricResult]:
-    """The results of all callbacks that report any, in the order of the callbacks."""
-    return {
-        name: result
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, ReportsResults)
-        for name, result in callback.results.items()
-    }
+    """The results of all callbacks that report any, in the order of the callbacks.
+
+    Raises:
+        InputError: if two of them report the same entry.
+    """
+    results: dict[str, MetricResult] = {}
+    for callback in _reporting(trainer):
+        if twice := sorted(results.keys() & callback.results.keys()):
+            raise InputError(
+                f"the metric {twice[0]} is reported by {type(callback).__name__} and by another callback, of which "
+                "one would be lost; give it another name there"
+            )
+        results |= callback.results
+    return results
+
+
+def collect_clip_scores(trainer: Trainer) -> list[ClipScore]:
+    """The scores of every clip by all callbacks that report any; rank 0 has all clips."""
+    return [
+        ClipScore(
+            clip=clip,
+            recording=str(row.get("video_id", clip)),
+            kind=cast(Mapping[str, str], row.get("kinds", {})).get(metric, GENERATED),
+            metric=metric,
+            value=None if value is None or not math.isfinite(value) else value,
+            judge=cast("str | None", callback.results[metric].details.get("judge")),
+        )
+        for callback in _reporting(trainer)
+        for clip, row in callback.clip_rows.items()
+        for metric, value in cast(Mapping[str, float | None], row.get("scores", {})).items()
+        if metric in callback.results
+    ]
+
+
+def _reporting(trainer: Trainer) -> list[ReportsResults]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, ReportsResults)]  # type: ignore[attr-defined]
 
 
 class ResultsWriter(EvaluationCallback):
-    """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and a file in the run folder.
+    """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and two files in the run folder.
 
     ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
-    "seed", "versions", "global_step", "ckpt_path"}``. It appears whole at the very end or not at all; one that an
-    earlier run left in the same folder is removed when a run starts. Bounds of an interval over one item are null.
+    "seed", "versions", "global_step", "ckpt_path"}``, ``clips.jsonl`` a `ClipScore` a line, of the same evaluation.
+    They appear whole at the very end or not at all; what an earlier run left in the same folder is removed when a run
+    starts. Bounds of an interval over one item are null.
 
     Raises:
         InputError: at the end, if a metric has no finite value.
@@ -45,18 +74,21 @@ class ResultsWriter(EvaluationCallback):
         super().__init__()
         self._folder: Path | None = None
         self._collected: dict[str, MetricResult] = {}
+        self._clips: list[ClipScore] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder and removes what an earlier run left there."""
         self._folder = run_folder(trainer)
-        self._collected = {}
+        self._collected, self._clips = {}, []
         # a run that fails must not leave the last one's numbers behind
         if self._folder is not None and trainer.is_global_zero and stage != "predict":
-            (self._folder / RESULTS_FILE).unlink(missing_ok=True)
+            for name in (RESULTS_FILE, CLIPS_FILE):
+                (self._folder / name).unlink(missing_ok=True)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """Keeps the results of this evaluation; the last one counts."""
         self._collected = collect_results(trainer)
+        self._clips = collect_clip_scores(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes and prints; Lightning comes here only after everything else went well."""
@@ -76,6 +108,8 @@ class ResultsWriter(EvaluationCallback):
                 "global_step": self.global_step,
                 "ckpt_path": None if ckpt_path is None else str(ckpt_path),
             }
+            if self._clips:
+                write_clip_scores(self._folder / CLIPS_FILE, self._clips)
             write_json(self._folder / RESULTS_FILE, record)
         if self._collected:
             console = Console()

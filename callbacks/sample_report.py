@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from callbacks.evaluation import EvaluationCallback
 from callbacks.report.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
-from callbacks.report.page import ClipEntry, Point, ReportPage, Status, poster_of
+from callbacks.report.page import ClipEntry, OnsetTracks, Point, ReportPage, Status, poster_of
 from callbacks.report.plots import label_of
 from callbacks.report.tensorboard import MAX_CLIPS, add_clip, add_sound
 from callbacks.results import collect_results
@@ -71,7 +72,7 @@ class SampleReport(EvaluationCallback):
         self._folder: Path | None = None
         self._fitting = False
         self._entries: list[ClipEntry] = []
-        self._shown: dict[str, dict[str, object]] = {}
+        self._shown: dict[str, dict[str, Any]] = {}
         self._latest: dict[str, MetricResult] = {}
         self._history: dict[str, list[Point]] = {}
         self._real_written: set[str] = set()
@@ -216,28 +217,29 @@ class SampleReport(EvaluationCallback):
         partial.replace(file)
 
 
-def _collect_rows(trainer: Trainer) -> dict[str, dict[str, object]]:
-    """What all callbacks know of each clip; their scores are put together."""
-    rows: dict[str, dict[str, object]] = {}
+def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Scores, the kinds they judge and the onsets behind them, of each clip by all callbacks."""
+    rows: dict[str, dict[str, Any]] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not isinstance(callback, ReportsResults):
             continue
-        for clip_id, row in callback.clip_rows.items():
-            known = rows.setdefault(clip_id, {})
-            scores = [cast(Mapping[str, Any], item.get("scores", {})) for item in (known, row)]
-            known |= {**row, "scores": {**scores[0], **scores[1]}}
+        for clip_id, found in callback.clip_rows.items():
+            row = cast(Mapping[str, Any], found)
+            known = rows.setdefault(clip_id, {"scores": {}, "kinds": {}, "plots": []})
+            known["scores"] |= row.get("scores", {})
+            known["kinds"] |= row.get("kinds", {})
+            if "onsets" in row:
+                known["plots"].append(
+                    OnsetTracks(
+                        row.get("onsets_by", ""),
+                        row["onsets"],
+                        row.get("duration_s", 0.0),
+                        row.get("tolerance_s", 0.0),
+                        row.get("sound_onsets"),
+                    )
+                )
     return rows
 
 
 def _with_row(entry: ClipEntry, row: Mapping[str, Any]) -> ClipEntry:
-    return ClipEntry(
-        entry.id,
-        entry.caption,
-        entry.wide,
-        entry.videos,
-        scores=row.get("scores", {}),
-        onsets=row.get("onsets", {}),
-        sound_onsets=row.get("sound_onsets"),
-        duration_s=row.get("duration_s", 0.0),
-        tolerance_s=row.get("tolerance_s", 0.0),
-    )
+    return replace(entry, **row)

@@ -22,9 +22,9 @@ from callbacks.evaluation import (
     remembered,
 )
 from components.contracts import ClipBatch, Generation, MetricResult
-from components.metrics.syncnet.metric import SyncConfidence
+from components.metrics.syncnet.metric import SCORES, SyncConfidence
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, SyncScore
-from components.weights.identity import identity_of
+from components.weights.identity import identity_of, sha256_of_facts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class JudgedClip:
 class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
     """Scores picture against sound of every generation with a frozen SyncNet.
 
-    Reports Sync-C (higher is better) and Sync-D (lower is better) with 95 % intervals over recordings:
+    Reports Sync-C (higher is better) and Sync-D (lower is better) with 95 % intervals over recordings, under these
+    names in results, logs and monitors alike:
 
     - ``sync_c``, ``sync_d``: the generation; ``sync_c_<variant>``: each of its variants (``no_synccfg`` ...);
     - ``sync_c_real``: the real clips, the ceiling under this SyncNet;
@@ -68,19 +69,27 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
 
     Args:
         scorer: the judge; frozen here, never part of the trained model.
+        name: what entries begin with instead of ``sync``, to have two judges side by side.
+
+    Raises:
+        InputError: if ``name`` is no word.
     """
 
-    def __init__(self, scorer: SyncNetScorer) -> None:
-        super().__init__(scorer)
+    def __init__(self, scorer: SyncNetScorer, name: str = "sync") -> None:
+        # ``sync_c`` and ``sync_d`` are what the metric calls its two scores
+        super().__init__(scorer, [f"{name}{score.removeprefix('sync')}" for score in SCORES])
+        self.name = name
         self.scorer = scorer
         identity = identity_of(scorer.net)
-        self._judge = {
+        judge = {
             "syncnet": identity.name,
             "syncnet_sha256": identity.sha256,
             "face_detector": f"{type(scorer.faces).__module__}.{type(scorer.faces).__qualname__}",
             "max_shift_frames": scorer.max_shift,
             "min_duration_s": scorer.min_duration_s,
         }
+        # the same weights may be asked for by several names
+        self._judge = {**judge, "judge": sha256_of_facts({**judge, "syncnet": None})[:16]}
         self._lips: dict[str, list[LipTrack]] = {}
         self._real: dict[str, SyncScore] = {}
 
@@ -96,7 +105,7 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         made = {GENERATED: generation, **generation.variants}
         scores: dict[str, list[SyncScore]] = {}
         sounds = self.scorer.sounds(generation.audio[rows], generation.sample_rate)
-        with tqdm(made.items(), "Sync-C", leave=False, unit="set", disable=not self._show_bar) as bar:
+        with tqdm(made.items(), self.name, leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, item in bar:
                 lips = self.scorer.lips(item.video[rows], item.fps)
                 # variants of an audio-to-video model share its driving sound
@@ -139,6 +148,8 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         self._lips = {}
         scores = dict(gathered(trainer, list(dubbed.items())))
         scored = [clip for clip in clips if clip.id in scores]
+        for clip in scored:
+            self.has_chance(clip, self._of_clip(CHANCE, scores[clip.id]))
         return self._entries(CHANCE, scored, [scores[clip.id] for clip in scored]) if scored else {}
 
     def entries(self, kind: str, clips: Sequence[JudgedClip]) -> Mapping[str, MetricResult]:
@@ -156,25 +167,26 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         counts = found["sync_c"].details
         if not counts["n_clips"]:
             rank_zero_warn(
-                f"no clip has Sync-C and Sync-D ({kind}): {counts['n_no_face']} have no face and "
+                f"no clip has {' and '.join(self.metrics)} ({kind}): {counts['n_no_face']} have no face and "
                 f"{counts['n_too_short']} are below the scorer's min_duration_s, {self.scorer.min_duration_s:g} s"
             )
             return {}
         return {
-            entry_name(name, kind): replace(result, details={**result.details, **self._judge})
-            for name, result in found.items()
+            entry_name(metric, kind): replace(found[score], details={**found[score].details, **self._judge})
+            for metric, score in zip(self.metrics, SCORES, strict=True)
         }
 
+    def _of_clip(self, kind: str, score: SyncScore) -> dict[str, float | None]:
+        found = (score.sync_c, score.sync_d) if score.problem is None else (None, None)
+        return dict(zip((entry_name(metric, kind) for metric in self.metrics), found, strict=True))
+
+    def scores(self, clip: JudgedClip) -> Mapping[str, Mapping[str, float | None]]:
+        """Sync-C and Sync-D of every kind of clip."""
+        return {kind: self._of_clip(kind, score) for kind, score in clip.scores.items()}
+
     def row(self, clip: JudgedClip) -> dict[str, object]:
-        """Scores, offset and problem of every kind of clip."""
-        found: dict[str, float | None] = {}
-        for kind, score in clip.scores.items():
-            scored = score.problem is None
-            found[entry_name("sync_c", kind)] = score.sync_c if scored else None
-            found[entry_name("sync_d", kind)] = score.sync_d if scored else None
+        """Offset and problem of every kind of clip."""
         return {
-            "video_id": clip.video_id,
-            "scores": found,
             "sync_offset_s": {kind: None if score.problem else score.offset_s for kind, score in clip.scores.items()},
             "sync_problem": {kind: score.problem for kind, score in clip.scores.items()},
         }

@@ -346,6 +346,23 @@ class V2AModel(nn.Module, ABC):
     ) -> tuple[Tensor, int]:
         """``[B, T, 3, H, W]`` in [0, 1] to a waveform ``[B, S]`` over ``[0, T / fps]`` s, and its sample rate."""
 
+    def identifying_settings(self) -> dict[str, object]:
+        """What the sound depends on beside weights: scores are comparable only where it is the same.
+
+        By default all public attributes that are plain values.
+        """
+        public = {name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"}
+        return {name: value for name, value in public.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value can stand in a JSON file as it is."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
 
 class SyncScorer(nn.Module, ABC):
     """Scores how well picture and sound of a clip agree."""

@@ -27,6 +27,7 @@ from datamodules.reading.speech_manifest import COLUMNS
 from lightning_modules.__main__ import main
 from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
+from lightning_modules.command_line.extra_commands import EXTRA_COMMANDS, run_extra
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -83,8 +84,10 @@ PARSED = [words for words in COMMANDS if words not in RUN]
 
 
 def avsync_arguments(words: list[str]) -> list[str] | None:
-    """The arguments of ``avsync``, however it is started; None for another program."""
+    """The arguments of ``avsync``, however it is started; None for what runs no experiment."""
     words = words[1:] if words[0] == "srun" else words
+    if words[0] == "avsync" and words[1] in EXTRA_COMMANDS:
+        return None
     if words[0] == "avsync":
         return words[1:]
     if words[0] == "torchrun":
@@ -162,13 +165,19 @@ def test_a_wrong_command_is_not_understood(place: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("words", [words for words in PARSED if not avsync_arguments(words)], ids=" ".join)
-def test_another_program_is_there(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_program_is_there(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     extra = {re.split(r"[<>=\[]", name)[0] for name in PROJECT["project"]["optional-dependencies"]["test"]}
     if words[:2] == ["pip", "install"]:
         assert words[2] == "-e"
         asked = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[3])
         assert asked
         assert set((asked[1] or "").split(",")) - {""} <= PROJECT["project"]["optional-dependencies"].keys()
+    elif words[0] == "avsync":
+        monkeypatch.chdir(tmp_path)
+        # understood, and told that the files it names are not there
+        assert run_extra(words[1:]) == 2 and "does not exist" in capsys.readouterr().err
     elif words[:2] == ["python", "-m"]:
         understood_by_benchmark(words[2], words[3:], monkeypatch)
     elif words[0] == "pytest":

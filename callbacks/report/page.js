@@ -1,16 +1,16 @@
 // Only one clip sounds at a time, and the line in a clip's onset plot follows whichever of its videos plays.
 for (const clip of document.querySelectorAll(".clip")) {
-  const plot = clip.querySelector("svg.onsets");
   const videos = [...clip.querySelectorAll("video")];
-  const geometry = plot && {
+  const plots = [...clip.querySelectorAll("svg.onsets")].map((plot) => ({
+    plot,
     duration: Number(plot.dataset.duration),
     left: Number(plot.dataset.left),
     width: Number(plot.dataset.width),
-  };
+  }));
 
   function follow(video) {
-    if (plot) {
-      const x = geometry.left + Math.min(1, video.currentTime / geometry.duration) * geometry.width;
+    for (const { plot, duration, left, width } of plots) {
+      const x = left + Math.min(1, video.currentTime / duration) * width;
       const line = plot.querySelector(".playhead");
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
@@ -26,13 +26,15 @@ for (const clip of document.querySelectorAll(".clip")) {
     video.addEventListener("seeked", () => follow(video));
   }
 
-  plot?.addEventListener("click", (event) => {
-    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
-    const share = (point.x - geometry.left) / geometry.width;
-    const time = Math.max(0, Math.min(1, share)) * geometry.duration;
-    const seek = () => (videos[0].currentTime = time);
-    if (videos[0].readyState) return seek();
-    videos[0].addEventListener("loadedmetadata", seek, { once: true });
-    videos[0].preload = "auto";
-  });
+  for (const { plot, duration, left, width } of plots) {
+    plot.addEventListener("click", (event) => {
+      const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
+      const share = (point.x - left) / width;
+      const time = Math.max(0, Math.min(1, share)) * duration;
+      const seek = () => (videos[0].currentTime = time);
+      if (videos[0].readyState) return seek();
+      videos[0].addEventListener("loadedmetadata", seek, { once: true });
+      videos[0].preload = "auto";
+    });
+  }
 }

@@ -18,6 +18,26 @@ Point = tuple[int, float, float, float]
 
 
 @dataclass(frozen=True)
+class OnsetTracks:
+    """What one judge heard in a clip.
+
+    Attributes:
+        metric: name of the metric.
+        onsets: track -> onset times in seconds; None or absent where unknown.
+        duration_s: length that is compared.
+        tolerance_s: tolerance of the match.
+        sound_onsets: track -> onset times of the sound it is compared with; None where all are compared with one,
+            the track ``driving``.
+    """
+
+    metric: str
+    onsets: Mapping[str, Sequence[float] | None]
+    duration_s: float
+    tolerance_s: float
+    sound_onsets: Mapping[str, Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
 class ClipEntry:
     """One clip on the page.
 
@@ -27,11 +47,8 @@ class ClipEntry:
         wide: path of the side-by-side mp4, relative to the page; its first frame lies beside it as jpg.
         videos: kind (``generated``, a variant, ``real``) -> path of its mp4, likewise.
         scores: metric name -> score of this clip, None where undefined.
-        onsets: track -> onset times in seconds; None or absent where unknown.
-        sound_onsets: track -> onset times of the sound it is compared with; None where all are compared with one,
-            the track ``driving``.
-        duration_s: length that is compared.
-        tolerance_s: tolerance of the match, if onsets were compared.
+        kinds: metric name -> the kind of video it judges; those without one judge what was generated.
+        plots: the onsets that a judge heard, one plot for each judge.
     """
 
     id: str
@@ -39,10 +56,8 @@ class ClipEntry:
     wide: str
     videos: Mapping[str, str]
     scores: Mapping[str, float | None] = field(default_factory=dict)
-    onsets: Mapping[str, Sequence[float] | None] = field(default_factory=dict)
-    sound_onsets: Mapping[str, Sequence[float]] | None = None
-    duration_s: float = 0.0
-    tolerance_s: float = 0.0
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    plots: Sequence[OnsetTracks] = ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +118,22 @@ class ReportPage:
         return (
             '<h2>Results</h2><div class="card scroll"><table><thead><tr><th>metric</th><th>value</th>'
             "<th>95 % interval</th><th></th><th>n</th><th>tolerance</th></tr></thead>"
-            f"<tbody>{rows}</tbody></table></div>"
+            f"<tbody>{rows}</tbody></table></div>{self._judges()}"
         )
+
+    def _judges(self) -> str:
+        """Which judge stands behind which entries, so that two of a kind are told apart."""
+        judged: dict[tuple[str, str], list[str]] = {}
+        for name, result in self.results.items():
+            for kind in ("v2a", "syncnet"):
+                if kind in result.details:
+                    judge = str(result.details[kind]), str(result.details.get(f"{kind}_sha256", ""))[:12]
+                    judged.setdefault(judge, []).append(name)
+        lines = "".join(
+            f"<br>{escape(', '.join(names))}: {escape(name)} ({escape(sha256)})"
+            for (name, sha256), names in judged.items()
+        )
+        return f'<p class="hint">Judges, and the SHA-256 that tells them apart:{lines}</p>' if lines else ""
 
     def _curves(self) -> str:
         groups: dict[str, dict[str, Sequence[Point]]] = {}
@@ -123,7 +152,7 @@ class ReportPage:
     def _clips(self) -> str:
         if not self.clips:
             return ""
-        own = any(clip.sound_onsets is not None for clip in self.clips)
+        own = any(plot.sound_onsets is not None for clip in self.clips for plot in clip.plots)
         plays, sound = ("Every video plays its own", "that sound") if own else ("All videos play the driving", "it")
         hint = (
             f"{plays} sound. A full mark in the onset plot is matched with an onset of {sound} (grey bands: the "
@@ -165,17 +194,20 @@ def _clip(clip: ClipEntry) -> str:
         f"<figure>{_player(path)}<figcaption>{escape(label_of(kind))}{_of_kind(clip, kind)}</figcaption></figure>"
         for kind, path in clip.videos.items()
     )
-    onsets = {name: times for name, times in clip.onsets.items() if times is not None}
-    plot = (
-        onset_plot(onsets, clip.duration_s, clip.tolerance_s, clip.sound_onsets)
-        if onsets and clip.duration_s > 0
-        else ""
-    )
+    plots = "".join(_plot(tracks, named=len(clip.plots) > 1) for tracks in clip.plots)
     return (
         f'<section class="card clip" id="{escape(clip.id)}"><header><h3>{escape(clip.id)}</h3>'
         f'<span class="caption">{escape(clip.caption)}</span></header>'
-        f'{_player(clip.wide, "wide")}{plot}<div class="players">{players}</div></section>'
+        f'{_player(clip.wide, "wide")}{plots}<div class="players">{players}</div></section>'
     )
+
+
+def _plot(tracks: OnsetTracks, named: bool) -> str:
+    onsets = {name: times for name, times in tracks.onsets.items() if times is not None}
+    if not onsets or tracks.duration_s <= 0:
+        return ""
+    title = f'<p class="hint">{escape(tracks.metric)}</p>' if named else ""
+    return title + onset_plot(onsets, tracks.duration_s, tracks.tolerance_s, tracks.sound_onsets)
 
 
 def _player(path: str, kind: str = "small") -> str:
@@ -186,15 +218,8 @@ def _player(path: str, kind: str = "small") -> str:
 
 def _of_kind(clip: ClipEntry, kind: str) -> str:
     """The scores that judge one kind of video of a clip: ``cyclesync_w0`` belongs to ``w0``."""
-    # the generation's entries have no suffix; those of other kinds do
-    suffix = "" if kind == "generated" else f"_{kind}"
-    others = [f"_{other}" for other in clip.videos if other not in (kind, "generated")]
-    found = [
-        f" · {escape(name.removesuffix(suffix))} <b>{_number(score, 1)}</b>"
-        for name, score in clip.scores.items()
-        if name.endswith(suffix) and not (kind == "generated" and name.endswith(tuple(others)))
-    ]
-    return "".join(found)
+    found = {name: score for name, score in clip.scores.items() if clip.kinds.get(name, "generated") == kind}
+    return "".join(f" · {escape(name)} <b>{_number(score, 1)}</b>" for name, score in found.items())
 
 
 def _number(value: float | None, digits: int) -> str:

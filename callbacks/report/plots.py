@@ -18,12 +18,16 @@ _MOST_POINTS = 60
 REFERENCE_TRACKS = ("true", "driving")
 
 _METRIC = re.compile(r"(cyclesync|sync_[cd])(_|$)")
+_OF_KIND = re.compile(r"\w+_(w0|off_sync|no_synccfg|audio_to_video|video_to_audio|real|chance)")
 
 
 def color_class(kind: str) -> str:
     """The style sheet's class of a kind of video or of the metric that judges it."""
     metric = _METRIC.match(kind)
     name = kind[metric.end() :] if metric else kind
+    # a judge that was given another name judges the same kinds of video
+    if other := _OF_KIND.fullmatch(name):
+        name = other[1]
     return "k-" + re.sub(r"\W", "_", name or "generated")
 
 

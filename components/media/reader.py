@@ -16,13 +16,14 @@ import av
 import numpy as np
 import torch
 from av.video.stream import VideoStream
+from PIL import Image
 from torch import Tensor
 
 from components.errors import InputError
 from components.media.audio_decoding import decode_all
 from components.media.opening import check_decoder, decoding, open_media
 from components.media.sound_reader import SoundReader
-from components.media.video_decoding import ClipTooShortError, decode_frames
+from components.media.video_decoding import WHITE, ClipTooShortError, Color, decode_frames
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,12 @@ class MediaReader:
             audio_span_s=self._sound.span_s if self._sound is not None else None,
         )
 
-    def video(self, start_s: float, num_frames: int, fps: float, height: int, width: int) -> Tensor:
+    def video(
+        self, start_s: float, num_frames: int, fps: float, height: int, width: int, background: Color = WHITE
+    ) -> Tensor:
         """Frames on screen at ``start_s + n / fps``: uint8 ``[num_frames, 3, height, width]``.
+
+        What is transparent shows ``background``.
 
         Raises:
             InputError: the file is corrupt, ends before the last frame asked for, or ``fps`` is not positive.
@@ -130,7 +135,7 @@ class MediaReader:
         times = start_s + np.arange(num_frames) / fps
         try:
             with decoding(self.path, "picture"):
-                frames = decode_frames(self._container, self._video, self._origin_s, times, height, width)
+                frames = decode_frames(self._container, self._video, self._origin_s, times, height, width, background)
         except ClipTooShortError as short:
             asked = f"{start_s:.3f}..{start_s + num_frames / fps:.3f} s"
             promised = self.info.duration_s
@@ -189,14 +194,38 @@ def read_clip(
         return video, media.audio(start_s, round(num_frames / fps * sample_rate), sample_rate)
 
 
-def read_image(path: str | Path, height: int, width: int) -> Tensor:
+def read_image(path: str | Path, height: int, width: int, background: Color = WHITE) -> Tensor:
     """An image (or the first frame of a video) scaled to cover ``height x width``: uint8 ``[3, height, width]``.
+
+    It is turned upright as its EXIF data say.
+
+    Args:
+        path: the file.
+        height: rows.
+        width: columns.
+        background: what is seen behind a transparent picture.
 
     Raises:
         InputError: the file is missing or is no image.
     """
     with MediaReader(path) as media:
-        return media.video(0.0, 1, 1.0, height, width)[0]
+        image = media.video(0.0, 1, 1.0, height, width, background)[0]
+    # FFmpeg turns pictures, but leaves mirrored ones mirrored
+    axes = _MIRRORED.get(_orientation(path))
+    return image if axes is None else image.flip(axes)
+
+
+_EXIF_ORIENTATION = 0x0112
+_MIRRORED = {2: 1, 4: 1, 5: 2, 7: 2}
+"""EXIF orientation -> axis of ``[3, H, W]`` along which the turned picture is still to be mirrored."""
+
+
+def _orientation(path: str | Path) -> int:
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError):  # no image, but a video
+        return 1
 
 
 def read_sound(path: str | Path, sample_rate: int) -> Tensor:

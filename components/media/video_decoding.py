@@ -16,6 +16,10 @@ from av.video.stream import VideoStream
 _MAX_ROUNDING_S = 0.0006
 _UNSPECIFIED_MATRIX = 2
 
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+WHITE: Color = (255, 255, 255)
+
 
 class ClipTooShortError(Exception):
     """The stream ends at ``end_s`` although a later frame was asked for."""
@@ -33,7 +37,13 @@ class DamagedFrameError(Exception):
 
 
 def decode_frames(
-    container: InputContainer, stream: VideoStream, origin_s: float, times_s: np.ndarray, height: int, width: int
+    container: InputContainer,
+    stream: VideoStream,
+    origin_s: float,
+    times_s: np.ndarray,
+    height: int,
+    width: int,
+    background: Color = WHITE,
 ) -> np.ndarray:
     """Frames on screen at ``times_s``: for each time the latest frame whose time stamp is not after it.
 
@@ -44,6 +54,7 @@ def decode_frames(
         times_s: ascending times ``[T]`` in seconds after the origin.
         height: rows of the result; frames are scaled to cover ``height x width`` and cropped about the centre.
         width: columns of the result.
+        background: what is seen behind a transparent picture.
 
     Returns:
         uint8 RGB ``[T, 3, H, W]``.
@@ -54,7 +65,7 @@ def decode_frames(
         av.error.FFmpegError: the data cannot be decoded.
     """
     slack = min(0.5 * float(stream.time_base or 0), _MAX_ROUNDING_S) + 1e-6
-    scaler = _CoverCrop(height, width, float(stream.codec_context.sample_aspect_ratio or 1))
+    scaler = _CoverCrop(height, width, float(stream.codec_context.sample_aspect_ratio or 1), background)
     out = np.empty((len(times_s), 3, height, width), np.uint8)
     filled = 0
     held: _Timed | None = None
@@ -116,8 +127,9 @@ def _timed_frames(container: InputContainer, stream: VideoStream, origin_s: floa
 class _CoverCrop:
     """Scales frames until they cover the wanted size and cuts out the centre."""
 
-    def __init__(self, height: int, width: int, pixel_aspect: float) -> None:
+    def __init__(self, height: int, width: int, pixel_aspect: float, background: Color) -> None:
         self.height, self.width, self.pixel_aspect = height, width, pixel_aspect
+        self.background = background
         # one scaler for all frames: its tables are made once
         self._reformatter = VideoReformatter()
 
@@ -127,6 +139,8 @@ class _CoverCrop:
         if frame.is_corrupt:
             raise DamagedFrameError(timed.time_s)
         turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns to upright
+        # before scaling: the colours of what is not seen must not bleed into what is
+        frame = _over(frame, self.background)
         height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
         shown_width = frame.width * self.pixel_aspect
         scale = max(height / frame.height, width / shown_width)
@@ -150,3 +164,15 @@ class _CoverCrop:
             # rows may be padded to the scaler's alignment, hence the cut
             image = np.frombuffer(plane, np.uint8).reshape(rows, -1)[top : top + height, left : left + width]
             out[:, channel] = np.rot90(image, turns) if turns else image
+
+
+def _over(frame: VideoFrame, background: Color) -> VideoFrame:
+    """The frame laid over a colour; as it is where nothing of it is transparent."""
+    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
+        return frame
+    pixels = frame.to_ndarray(format="rgba").astype(np.float32)  # [H, W, 4]
+    alpha = pixels[..., 3:] / 255
+    if alpha.min() == 1:
+        return frame
+    seen = alpha * pixels[..., :3] + (1 - alpha) * np.array(background, np.float32)
+    return VideoFrame.from_ndarray(np.rint(seen).astype(np.uint8), format="rgb24")

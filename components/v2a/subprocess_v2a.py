@@ -69,6 +69,10 @@ class SubprocessV2A(V2AModel):
         self.timeout_s = timeout_s
         self.keep_files = keep_files
 
+    def identifying_settings(self) -> dict[str, object]:
+        """The command and what it is given; not where it works and how long it may take."""
+        return {"command": list(self.command), "sample_rate": self.sample_rate, "crf": self.crf}
+
     @torch.no_grad()
     def forward(
         self,

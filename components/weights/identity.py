@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 import time
@@ -207,6 +208,11 @@ def _noted(note: Path) -> str | None:
         if len(known) == 64:
             return known
     return None
+
+
+def sha256_of_facts(facts: Mapping[str, object]) -> str:
+    """Hex SHA-256 over plain values, in any order: the identity of what has no weights."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _note_of(file: Path, stat: os.stat_result) -> Path:

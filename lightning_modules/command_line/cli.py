@@ -41,7 +41,9 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.missing_weights import refuse_missing_weights
+from lightning_modules.command_line.moved import old_metric
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -108,6 +110,13 @@ class AVSyncCLI(LightningCLI):
         self._goes_on_from: Path | None = None
         super().__init__(args=args, **kwargs)
 
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Builds the parser; its help also names the commands that run no experiment."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self.parser.epilog = extra_help()
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the name of the experiment, the files it builds on and the named callbacks."""
         text = "Folder of the run below trainer.default_root_dir (default: the last config file's name)."
@@ -153,6 +162,12 @@ class AVSyncCLI(LightningCLI):
         """Looks at the checkpoint, the weights and the data set before anything slow happens."""
         # a saved configuration is called config.yaml, whatever it is of
         self.config.get(str(self.subcommand), self.config).experiment = self._experiment()
+        if found := old_metric(self.config.as_dict()):
+            key, old, new = found
+            raise InputError(
+                f"{key.partition('.')[2]} names the metric '{old}', which is called '{new}' in the log as in "
+                f"results.json: write {new}"
+            )
         data = self._chosen(self.config, "data")
         if (
             data is not None
@@ -271,10 +286,13 @@ def main(args: Sequence[str] | None = None) -> int:
     2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
     else that was interrupted or terminated.
     """
+    given = sys.argv[1:] if args is None else args
+    if (status := run_extra(given)) is not None:
+        return status
     keep_console_clear()
     import_own_modules()
     try:
-        arguments = with_bases(sys.argv[1:] if args is None else args)
+        arguments = with_bases(given)
         AVSyncCLI(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,

@@ -59,7 +59,7 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
             problem = names[0].strip().replace('in "<unicode string>", ', "at ")
             return f"{_origin('', args)}not valid YAML: {problem}; correct the file there"
         case "no subcommand":
-            return "no subcommand was given; use avsync fit, validate, test, predict or export (avsync --help)"
+            return "no subcommand was given; use avsync fit, validate, test, predict, export or compare (avsync --help)"
         case "unknown option":
             if not names[0].startswith("-"):  # what follows a value: a shell has split at a space
                 return f"unexpected argument {names[0]}; put a value that has spaces or brackets in quotes"

@@ -1,6 +1,9 @@
-"""Where classes, functions and settings that a configuration may name have gone: those of earlier versions."""
+"""Where classes, settings and metrics that a configuration may name have gone: those of earlier versions."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
 
 MOVED: dict[str, dict[str, str]] = {
     "components.attention": {
@@ -111,3 +114,31 @@ def new_place(class_path: str) -> str | None:
             if rest != class_path and f"{rest}.".startswith(f"{old}."):
                 return new + rest[len(old) :]
     return None
+
+
+_OLD_METRIC = re.compile(r"\b(?:val|test)/((?:cyclesync|sync_[cd]|n_clips)\w*)(?:/(value|at_[\d.]*\d))?")
+
+
+def old_metric(config: object) -> tuple[str, str, str] | None:
+    """The first setting that names a metric as it was called before: its key, the old name and the present one.
+
+    Looks at whatever is monitored, and at file names that hold a metric's value: a checkpoint's name would show 0.
+
+    Args:
+        config: a configuration, as nested dictionaries and lists.
+    """
+    for key, text in _texts(config):
+        if key.rpartition(".")[2] in ("monitor", "filename") and (found := _OLD_METRIC.search(text)):
+            at = f"_{found[2]}" if found[2] and found[2] != "value" else ""
+            return key, found[0], f"{found[1]}{at}"
+    return None
+
+
+def _texts(config: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a configuration and its key."""
+    if isinstance(config, str):
+        yield key, config
+        return
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for name, item in items:
+        yield from _texts(item, f"{key}.{name}" if key else str(name))

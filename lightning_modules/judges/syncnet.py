@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from callbacks.evaluation import each_once, gathered, mismatched, recording_indices
+from callbacks.evaluation import each_once, entry_name, gathered, logged_scalars, mismatched, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.syncnet.input import at_syncnet_fps, network_pictures
@@ -26,9 +26,9 @@ from lightning_modules.base import batch_name, scheduled
 class SyncNetModule(L.LightningModule):
     """Teaches a `SyncNet` which sound belongs to which lips; validation scores held-out clips with it.
 
-    Training pictures have to be cropped faces. ``val/sync_c_real`` and ``val/sync_d_real`` are those of held-out clips
-    with their own sound, ``_chance`` with the sound of the next recording. The final figure of a model belongs to
-    clips of yet another seed.
+    Training pictures have to be cropped faces. ``sync_c_real`` and ``sync_d_real`` are those of held-out clips with
+    their own sound, ``_chance`` with the sound of the next recording. The final figure of a model belongs to clips of
+    yet another seed.
 
     Args:
         scorer: holds the network that is trained and says how validation scores clips with it.
@@ -107,8 +107,12 @@ class SyncNetModule(L.LightningModule):
             metric = SyncConfidence(num_recordings, sync_on_compute=False)
             scores = [self.scorer.score(clip.lips, other.sound) for clip, other in pairs]
             metric.update(scores, index[: len(pairs)])  # there is no other sound where all clips share a recording
-            for score, value in metric.compute().items():
-                self.log(f"val/{score}_{name}", value.float(), prog_bar=score == "sync_c")
+            found = metric.results()
+            named = logged_scalars({entry_name(score, name): result for score, result in found.items()})
+            for entry, value in named.items():
+                self.log(entry, value, prog_bar=entry == entry_name("sync_c", name))
+            counts = {key: value for key, value in metric.compute().items() if key.startswith("n_")}
+            self.log_dict({entry_name(key, name): value.float() for key, value in counts.items()})
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the network for `SyncNet.from_pretrained`."""

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from callbacks.evaluation import gathered, recording_indices
+from callbacks.evaluation import entry_name, gathered, logged_scalars, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets
@@ -138,10 +138,11 @@ class V2AModule(L.LightningModule):
             # every rank holds all clips here, so there is nothing left to synchronise
             metric = CycleSync(num_recordings, self.tolerance_s, (1 / 24, 0.1), sync_on_compute=False)
             metric.update(partners, inferred, index)
-            got = metric.compute()
-            scores = {key: got[key].float() for key in got if key.startswith(("value", "at_", "ci95"))}
-            self.log_dict({f"val/cyclesync_{name}/{key}": score for key, score in scores.items()})
-            self.log(f"cyclesync_{name}", scores["value"], prog_bar=True, logger=False)
+            entry = entry_name("cyclesync", name)
+            scores = logged_scalars({entry: metric.result()})
+            self.log(entry, scores.pop(entry), prog_bar=True)
+            at = {f"{entry}_{key}": score.item() for key, score in metric.compute().items() if key.startswith("at_")}
+            self.log_dict(scores | at)
 
     def on_fit_end(self) -> None:
         """Writes the trained and calibrated model."""

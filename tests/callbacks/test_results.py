@@ -4,6 +4,7 @@ import math
 import lightning as L
 import pytest
 
+from callbacks.clip_scores import ClipScore, read_clip_scores
 from callbacks.results import ResultsWriter, check_finite, write_json
 from components.contracts import MetricResult
 from components.errors import InputError
@@ -48,6 +49,43 @@ def test_results_of_the_last_validation_count(tmp_path, capsys):
     assert record["global_step"] == 3 and record["config_sha256"] is None and record["ckpt_path"] is None
     assert "asked" in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+class Scores(Reports):
+    """Reports a score for every clip, too."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        super().on_validation_epoch_end(trainer, pl_module)
+        found = {"asked": 2.5, "unknown": 1.0}
+        self.clip_rows = {
+            "a/1": {"video_id": "a", "scores": found, "kinds": {"asked": "w0"}},
+            "ü": {"scores": {"asked": math.nan}},
+        }
+
+
+def test_scores_of_clips_stand_beside_the_results(tmp_path):
+    (tmp_path / "clips.jsonl").write_text("of an earlier run")
+    trainer = trainer_with(tmp_path, ResultsWriter(), Scores())
+    trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    # what is no entry of results.json is no score either; what is no number has none
+    assert read_clip_scores(tmp_path / "clips.jsonl") == [
+        ClipScore("a/1", "a", "w0", "asked", 2.5),
+        ClipScore("ü", "ü", "generated", "asked", None),
+    ]
+    first = json.loads((tmp_path / "clips.jsonl").read_text().splitlines()[0])
+    assert list(first) == ["clip", "recording", "kind", "metric", "value", "judge"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clips.jsonl", "results.json"]
+    trainer_with(tmp_path, ResultsWriter(), Reports()).validate(
+        JumpingSquares(), datamodule=SquareClips(), verbose=False
+    )
+    assert not (tmp_path / "clips.jsonl").exists()
+
+
+def test_no_result_is_overwritten_by_another_of_its_name(tmp_path):
+    trainer = trainer_with(tmp_path, Reports(1.0), Reports(2.0), ResultsWriter())
+    with pytest.raises(InputError, match="the metric asked is reported by Reports and by another callback"):
+        trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_nothing_is_there_before_the_end(tmp_path):

@@ -115,8 +115,8 @@ def test_tensorboard_gets_scalars_pictures_and_sound(run):
     version, _ = run
     events = EventAccumulator(str(version), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
-    assert {"val/cyclesync", "val/cyclesync_low", "val/cyclesync_high", "val/cyclesync_real"} <= set(tags["scalars"])
-    assert [scalar.step for scalar in events.Scalars("val/cyclesync")] == [1, 2]
+    assert {"cyclesync", "cyclesync_low", "cyclesync_high", "cyclesync_real"} <= set(tags["scalars"])
+    assert [scalar.step for scalar in events.Scalars("cyclesync")] == [1, 2]
     clips = {f"val_clips/{name}" for name in ("hammering/a_0", "hammering/a_1", "frog/b_0")}
     assert set(tags["images"]) == clips and set(tags["audio"]) == clips
     picture = events.Images("val_clips/hammering/a_0")[-1]

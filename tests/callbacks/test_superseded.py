@@ -44,7 +44,7 @@ def place(tmp_path, monkeypatch):
         "callbacks": {
             "cyclesync": {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}},
             "last": checkpoint(save_last="link", every_n_train_steps=1),
-            "best": checkpoint(monitor="val/cyclesync", mode="max", filename="best"),
+            "best": checkpoint(monitor="cyclesync", mode="max", filename="best"),
             "each": checkpoint(save_top_k=-1, every_n_train_steps=2, filename="each-{step}"),
             "slim": {"class_path": "SlimCheckpoint"},
         },

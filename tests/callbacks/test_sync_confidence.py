@@ -113,6 +113,16 @@ def test_order_batches_and_repeats_do_not_matter(tmp_path):
         assert parts.results[name].details["n_clips"] == 4
 
 
+def test_another_name(tmp_path):
+    made = [generation(clip_batch(IDS))]
+    plain, named = judged(tmp_path, made), evaluated(tmp_path, SyncConfidenceCallback(scorer(), name="lips"), made)
+    assert set(named.results) == {name.replace("sync_", "lips_", 1) for name in plain.results}
+    assert named.results["lips_d_no_synccfg"].value == plain.results["sync_d_no_synccfg"].value
+    row, other = (found.clip_rows[IDS[0]] for found in (named, plain))
+    assert row["scores"]["lips_c_chance"] == other["scores"]["sync_c_chance"]
+    assert row["kinds"]["lips_c_chance"] == "chance"
+
+
 def test_short_clips_are_reported_not_scored(tmp_path):
     short = generation(clip_batch(IDS[:2], frames=40))
     found = judged(tmp_path, [short, generation(clip_batch(IDS[2:]))])
@@ -123,7 +133,7 @@ def test_short_clips_are_reported_not_scored(tmp_path):
     assert row["scores"]["sync_c"] is None and row["sync_problem"]["generated"] == "too_short"
     assert found.clip_rows[IDS[2]]["sync_problem"]["generated"] is None
 
-    with pytest.warns(UserWarning, match=r"no clip has Sync-C.*\(real\): 0 have no face and 2 are below.* 2 s"):
+    with pytest.warns(UserWarning, match=r"no clip has sync_c.*\(real\): 0 have no face and 2 are below.* 2 s"):
         assert judged(tmp_path, [short]).results == {}
 
 

@@ -1,15 +1,18 @@
 """CycleSync against the golden onset envelopes, matchings, click-train pairs and aggregates."""
 
 import json
+from statistics import NormalDist
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from components.metrics.cyclesync.matching import count_matches, match_events, onset_iou
-from components.metrics.cyclesync.metric import NORMAL_95, CycleSync, cyclesync_per_clip, mean_over_recordings
+from components.metrics.cyclesync.metric import CycleSync, cyclesync_per_clip, mean_over_recordings
 from components.metrics.cyclesync.motion_peaks import strict_local_maxima
 from components.metrics.cyclesync.onsets import OnsetDetector
+
+NORMAL_95 = NormalDist().inv_cdf(0.975)  # the published half-widths are 1.96 standard errors
 
 # fixture -> (file without ending, key of its case list, name of a case)
 SOURCES = {

@@ -5,7 +5,7 @@ the onsets of the sound that drove the generation. Reference: metrics specificat
 
     score of a clip = I / (|A| + |B| - I)        I = size of a maximum matching within the tolerance
     CycleSync       = 100 x mean over recordings of the mean over their clips
-    interval        = 1.96 sd(means of recordings, ddof 1) / sqrt(number of recordings)
+    interval        = 2.5 and 97.5 % points of that mean when recordings are drawn with replacement (bootstrap)
 
 Clips of one recording are averaged first because they are not independent.
 """
@@ -24,7 +24,7 @@ from components.contracts import MetricResult
 from components.errors import InputError
 from components.metrics.cyclesync.matching import onset_iou
 from components.metrics.cyclesync.onsets import OnsetDetector
-from components.metrics.recording_means import NORMAL_95, mean_and_spread
+from components.metrics.recording_means import interval_of_mean, mean_and_spread
 
 UndefinedPolicy = Literal["skip", "zero", "one"]
 Onsets = Sequence[Sequence[float]]
@@ -220,14 +220,16 @@ class CycleSync(Metric):
         """Flat scalars, x100 where they are scores.
 
         Returns:
-            ``value``, ``ci95`` (half-width), ``sem``, ``sd`` at the headline tolerance; ``at_<tolerance>`` and
-            ``ci95_at_<tolerance>`` for every tolerance; ``n_clips``, ``n_videos``, ``n_undefined``.
+            ``value``, ``low`` and ``high`` (ends of its interval), ``sem``, ``sd`` at the headline tolerance;
+            ``at_<tolerance>``, ``low_at_<tolerance>`` and ``high_at_<tolerance>`` for every tolerance; ``n_clips``,
+            ``n_videos``, ``n_undefined``.
             NaN where no clip (value) or fewer than two recordings (spread) were seen.
         """
         mean, sd, sem = mean_over_recordings(self.video_sum, self.video_count)
-        named = {"value": mean[0], "ci95": NORMAL_95 * sem[0], "sem": sem[0], "sd": sd[0]}
-        for tolerance, at, error in zip(self.tolerances_s, mean, sem, strict=True):
-            named |= {f"at_{tolerance:.4g}": at, f"ci95_at_{tolerance:.4g}": NORMAL_95 * error}
+        low, high = interval_of_mean(100.0 * self.video_sum, self.video_count)
+        named = {"value": mean[0], "low": low[0], "high": high[0], "sem": sem[0], "sd": sd[0]}
+        for tolerance, *at in zip(self.tolerances_s, mean, low, high, strict=True):
+            named |= zip((f"{end}at_{tolerance:.4g}" for end in ("", "low_", "high_")), at, strict=True)
         named |= {"n_clips": self.video_count.sum(), "n_videos": (self.video_count > 0).sum()}
         return named | {"n_undefined": self.undefined_count}
 
@@ -238,12 +240,12 @@ class CycleSync(Metric):
         """
         got = {name: value.item() for name, value in self.compute().items()}
         others = {
-            f"{tolerance:.4g}": {"value": got[f"at_{tolerance:.4g}"], "ci95": got[f"ci95_at_{tolerance:.4g}"]}
-            for tolerance in self.tolerances_s
+            at: {"value": got[f"at_{at}"], "ci95": [got[f"low_at_{at}"], got[f"high_at_{at}"]]}
+            for at in (f"{tolerance:.4g}" for tolerance in self.tolerances_s)
         }
         return MetricResult(
             value=got["value"],
-            ci95=(got["value"] - got["ci95"], got["value"] + got["ci95"]),
+            ci95=(got["low"], got["high"]),
             n=int(got["n_videos"]),
             details={
                 "tolerance_s": self.tolerances_s[0],

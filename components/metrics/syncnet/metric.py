@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from components.contracts import MetricResult
 from components.errors import InputError
-from components.metrics.recording_means import NORMAL_95, mean_and_spread
+from components.metrics.recording_means import interval_of_mean, mean_and_spread
 from components.metrics.syncnet.scorer import SyncScore
 
 SCORES = ("sync_c", "sync_d")
@@ -104,14 +104,15 @@ class SyncConfidence(Metric):
         """Flat scalars.
 
         Returns:
-            ``sync_c`` and ``sync_d``, each with ``_ci95`` (half-width) and ``_sem``; ``n_clips`` and ``n_videos`` that
-            were scored; ``n_no_face`` and ``n_too_short`` clips that were not. NaN where no clip (mean) or fewer than
-            two recordings (spread) were scored.
+            ``sync_c`` and ``sync_d``, each with ``_low`` and ``_high`` (ends of its interval) and ``_sem``; ``n_clips``
+            and ``n_videos`` that were scored; ``n_no_face`` and ``n_too_short`` clips that were not. NaN where no clip
+            (mean) or fewer than two recordings (spread) were scored.
         """
         mean, _, sem = mean_and_spread(self.video_sum, self.video_count)
+        ends = interval_of_mean(self.video_sum, self.video_count)
         named: dict[str, Tensor] = {}
-        for name, value, error in zip(SCORES, mean, sem, strict=True):
-            named |= {name: value, f"{name}_ci95": NORMAL_95 * error, f"{name}_sem": error}
+        for name, *found in zip(SCORES, mean, *ends, sem, strict=True):
+            named |= zip((name, f"{name}_low", f"{name}_high", f"{name}_sem"), found, strict=True)
         named |= {"n_clips": self.video_count.sum(), "n_videos": (self.video_count > 0).sum()}
         return named | {"n_no_face": self.no_face, "n_too_short": self.too_short}
 
@@ -125,7 +126,7 @@ class SyncConfidence(Metric):
         return {
             name: MetricResult(
                 value=got[name],
-                ci95=(got[name] - got[f"{name}_ci95"], got[name] + got[f"{name}_ci95"]),
+                ci95=(got[f"{name}_low"], got[f"{name}_high"]),
                 n=counts["n_videos"],
                 details={"sem": got[f"{name}_sem"], **counts},
             )

@@ -1,10 +1,12 @@
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
-from callbacks.report.page import ClipEntry, ReportPage
+from callbacks.report.page import ClipEntry, OnsetTracks, ReportPage
 from components.contracts import MetricResult
 
+TRACKS = {"true": None, "driving": [0.1], "generated": [0.1], "off_sync": []}
 VOID = {"meta", "link", "br", "img", "input"}
 
 
@@ -39,9 +41,8 @@ def page(**changes):
         wide="media/1.side_by_side.mp4",
         videos={"generated": "media/1.generated.mp4", "off_sync": "media/1.off_sync.mp4"},
         scores={"cyclesync": 50.0, "cyclesync_off_sync": None},
-        onsets={"true": None, "driving": [0.1], "generated": [0.1], "off_sync": []},
-        duration_s=1.0,
-        tolerance_s=0.05,
+        kinds={"cyclesync_off_sync": "off_sync"},
+        plots=[OnsetTracks("cyclesync", TRACKS, duration_s=1.0, tolerance_s=0.05)],
     )
     settings = {
         "title": "run <7>",
@@ -73,7 +74,18 @@ def test_a_single_evaluation_draws_no_curve():
 
 def test_scores_stand_under_the_video_they_judge():
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page().html())
-    assert captions == ["generated · cyclesync <b>50.0</b>", "off-sync · cyclesync <b>–</b>"]
+    assert captions == ["generated · cyclesync <b>50.0</b>", "off-sync · cyclesync_off_sync <b>–</b>"]
+
+
+def test_two_judges_are_told_apart():
+    details = [{"v2a": "my.V2A", "v2a_sha256": digest * 64} for digest in "ab"]
+    results = {name: MetricResult(1.0, (0, 2), 9, details[name == "mine"]) for name in ("cyclesync", "real", "mine")}
+    html = page(results=results).html()
+    assert f"cyclesync, real: my.V2A ({'a' * 12})" in html and f"mine: my.V2A ({'b' * 12})" in html
+    clip = page().clips[0]
+    twice = replace(clip, plots=[*clip.plots, OnsetTracks("mine", TRACKS, duration_s=1.0, tolerance_s=0.2)])
+    assert page(clips=[twice]).html().count('class="onsets"') == 2
+    assert ">mine</p>" in page(clips=[twice]).html() and ">cyclesync</p>" not in page().html()
 
 
 def test_an_unknown_track_draws_no_row():

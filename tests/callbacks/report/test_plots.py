@@ -109,4 +109,5 @@ def test_a_metric_has_the_colour_of_the_video_it_judges():
         for kind in ("real", "chance", "off_sync", "no_synccfg"):
             assert color_class(f"{metric}_{kind}") == color_class(kind) == f"k-{kind}"
     assert color_class("sync_cfg") == "k-sync_cfg"
+    assert color_class("mine_off_sync") == color_class("cyclesync_mine_off_sync") == "k-off_sync"
     assert label_of("off_sync") == "off-sync" and label_of("no_synccfg") == "no SyncCFG"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from components.errors import InputError
-from components.media.reader import probe, read_audio, read_clip, read_image, read_sound, read_video
+from components.media.reader import MediaReader, probe, read_audio, read_clip, read_image, read_sound, read_video
 from components.media.writer import write_mp4, write_wav
 from tests.components.media.stamped_frames import read_stamps, stamp
 
@@ -227,6 +227,57 @@ def test_images(tmp_path: Path) -> None:
         assert (image[:, :, 25:35].mean(dim=(1, 2)) - torch.tensor([10.0, 30, 240])).abs().max() < 6, name
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     assert read_image(tmp_path / "grey.png", 20, 20).shape == (3, 20, 20)
+
+
+def transparent(tmp_path: Path) -> dict[str, Path]:
+    """Pictures whose upper half is red (grey in "LA") and whose lower half is transparent, of a hidden green."""
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[:20], pixels[20:] = (200, 0, 0, 255), (0, 255, 0, 0)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "rgba.png")
+    picture.save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    picture.save(tmp_path / "rgba.gif")
+    # a palette, of which one colour is transparent; and a colour that is named as transparent
+    palette = Image.fromarray((pixels[..., 3] == 0).astype(np.uint8), "P")
+    palette.putpalette([200, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "palette.png", transparency=1)
+    picture.convert("RGB").save(tmp_path / "named.png", transparency=(0, 255, 0))
+    Image.fromarray(np.stack([np.full((40, 40), 200, np.uint8), pixels[..., 3]], -1), "LA").save(tmp_path / "la.png")
+    return {path.name: path for path in tmp_path.iterdir()}
+
+
+def test_transparent_pictures_are_laid_over_a_colour(tmp_path: Path) -> None:
+    pictures = transparent(tmp_path)
+    assert len(pictures) == 6
+    for name, path in pictures.items():
+        seen = [200, 200, 200] if name == "la.png" else [200, 0, 0]
+        for background, options in (([255] * 3, {}), ([10, 20, 250], {"background": (10, 20, 250)})):
+            image = read_image(path, 40, 40, **options)
+            for rows, color in ((image[:, :19], seen), (image[:, 21:], background)):
+                assert (rows.float() - torch.tensor(color)[:, None, None]).abs().max() <= 3, (name, background)
+    # as a first frame of a recording, too
+    with MediaReader(pictures["rgba.gif"]) as media:
+        assert media.video(0.0, 1, 1.0, 8, 8)[0, :, 7].min() == 255
+
+
+def test_half_transparent_pixels_are_mixed(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (200, 100, 0, 51)).save(tmp_path / "a.png")  # a fifth
+    image = read_image(tmp_path / "a.png", 8, 8, background=(0, 0, 250))
+    assert image[:, 4, 4].tolist() == [40, 20, 200]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_pictures_are_upright_as_their_exif_says(tmp_path: Path, orientation: int, ending: str) -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10, :20], pixels[:10, 20:], pixels[10:, :20] = 250, 170, 90
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=exif, quality=100)
+    with Image.open(tmp_path / f"a.{ending}") as image:
+        upright = torch.from_numpy(np.array(ImageOps.exif_transpose(image))).movedim(-1, 0)
+    got = read_image(tmp_path / f"a.{ending}", *upright.shape[1:])
+    assert (got.float() - upright.float()).abs().mean() < 2
 
 
 def test_sounds(tmp_path: Path, mux: Mux) -> None:

@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from callbacks.cyclesync import CycleSyncCallback
 from components.contracts import clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import cyclesync_onsets
@@ -122,3 +123,15 @@ def test_list_is_appended_when_no_argument_names_it(video, tmp_path):
     program.write_text(PROGRAM)
     sound, _ = SubprocessV2A(f"'{sys.executable}' '{program}' ok", str(tmp_path / "work"))(video, 24.0)
     assert sound.any(dim=1).all()
+
+
+def test_two_commands_are_two_judges(tmp_path):
+    judges = [SubprocessV2A([sys.executable, name], workdir=str(tmp_path), timeout_s=5) for name in ("a.py", "b.py")]
+    settings = [judge.identifying_settings() for judge in judges]
+    assert settings[0] == {"command": [sys.executable, "a.py"], "sample_rate": 22_050, "crf": 10.0}
+    assert settings[1] == {**settings[0], "command": [sys.executable, "b.py"]}
+    # where it works and how long it may take changes no sound
+    moved = SubprocessV2A([sys.executable, "a.py"], workdir=str(tmp_path / "other"), keep_files=True)
+    assert moved.identifying_settings() == settings[0]
+    digests = [CycleSyncCallback(judge)._judge["v2a_sha256"] for judge in (*judges, moved)]
+    assert digests[0] == digests[2] != digests[1]

@@ -92,6 +92,14 @@ def test_fit_validate_and_predict(capsys):
     assert again["global_step"] == 2 and again["ckpt_path"] == str(checkpoint)
     assert "Results at step 2" in capsys.readouterr().out
 
+    # the same weights on the same clips
+    assert main(["compare", str(folder), "runs/squares/version_1", "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["metrics"]
+    assert set(compared) == set(record["metrics"])
+    for name, item in compared.items():
+        assert item["a"] == pytest.approx(record["metrics"][name]["value"]) and item["n"] == 3
+        assert (item["difference"], item["ci95"]) == (0, [0, 0])
+
     assert run("test", "--experiment", "other") == 0
     assert set(json.loads(Path("runs/other/version_0/results.json").read_text())["metrics"]) == set(record["metrics"])
 
@@ -222,6 +230,22 @@ class _Damaged(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         raise InputError("clips/a.mp4 is cut off after 3 frames; remove it")
+
+
+def test_a_monitor_has_the_name_that_the_results_have(capsys):
+    def monitored(name):
+        checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"monitor": name, "mode": "max"}}
+        write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], checkpoint])
+        return run("fit")
+
+    assert monitored("val/cyclesync") == 2
+    assert complaint(capsys) == (
+        "error: trainer.callbacks.2.init_args.monitor names the metric 'val/cyclesync', which is called 'cyclesync' in "
+        "the log as in results.json: write cyclesync"
+    )
+    assert not Path("runs").exists()
+    assert monitored("cyclesync") == 0
+    assert json.loads(Path("runs/squares/version_0/results.json").read_text())["metrics"]["cyclesync"]
 
 
 def test_print_config_resolves_short_names(capsys):

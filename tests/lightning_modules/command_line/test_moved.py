@@ -8,7 +8,7 @@ import pytest
 
 from lightning_modules.command_line.class_paths import class_path_sentence, import_problem
 from lightning_modules.command_line.cli import main
-from lightning_modules.command_line.moved import MOVED, MOVED_SETTINGS, new_place
+from lightning_modules.command_line.moved import MOVED, MOVED_SETTINGS, new_place, old_metric
 from lightning_modules.harmony.module import HarmonyModule
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,3 +81,19 @@ def test_a_moved_setting_is_told_its_section(tmp_path: Path, old: str, capsys: p
     moved = f"model.init_args.{MOVED_SETTINGS['HarmonyModule'][old]}"
     said = f"{file}: unknown key model.init_args.{old}, which moved: use {moved}\n"
     assert capsys.readouterr().err.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new"),
+    [
+        ("val/cyclesync", "val/cyclesync", "cyclesync"),
+        ("test/sync_d_no_synccfg_low", "test/sync_d_no_synccfg_low", "sync_d_no_synccfg_low"),
+        ("val/cyclesync_real/value", "val/cyclesync_real/value", "cyclesync_real"),
+        ("val/cyclesync_real/at_0.05", "val/cyclesync_real/at_0.05", "cyclesync_real_at_0.05"),
+        ("{step}-{val/cyclesync_w0:.2f}", "val/cyclesync_w0", "cyclesync_w0"),
+    ],
+)
+def test_metrics_by_their_old_names_are_told_the_new_one(text: str, old: str, new: str):
+    config = {"fit": {"trainer": {"callbacks": [{"init_args": {"monitor": None}}, {"init_args": {"filename": text}}]}}}
+    assert old_metric(config) == ("fit.trainer.callbacks.1.init_args.filename", old, new)
+    assert old_metric({"fit": {"note": text, "monitor": "val/loss"}}) is None

@@ -129,7 +129,7 @@ def test_trackers_are_told_the_names_and_every_setting():
     hparams = yaml.safe_load(Path("runs/named/version_0/hparams.yaml").read_text())
     for params in (tracked["params"], TracksRuns.told["params"], hparams):
         assert params["model"]["class_path"] == f"{SQUARES}.JumpingSquares" and params["trainer"]["max_steps"] == 1
-    assert Path("runs/named/version_0/metrics.csv").read_text().startswith("epoch,step")
+    assert Path("runs/named/version_0/metrics.csv").read_text().startswith("cyclesync,")
     # what is saved is what was given: the same file starts another run, not this one again
     saved = yaml.safe_load(Path("runs/named/version_0/config.yaml").read_text())
     assert saved["trainer"]["logger"][2]["init_args"]["version"] is None
