@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -34,7 +34,8 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         variants: what validation generates besides the guided clips.
-        noise_seed: seed of everything random in training and sampling.
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
 
     Attributes:
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
@@ -47,13 +48,19 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
         variants: Sequence[str],
-        noise_seed: int,
+        noise_seed: int | None,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.variants = tuple(variants)
-        self.noise_seed = noise_seed
+        self._follows_seed = noise_seed is None
+        self.noise_seed = noise_seed or 0
+
+    def follow_seed(self, seed: int) -> None:
+        """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
+        if self._follows_seed:
+            self.noise_seed = seed
 
     @abstractmethod
     def trained_transformer(self) -> nn.Module:
@@ -71,6 +78,19 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         """
         codecs = [part for part in self.frozen_modules().values() if isinstance(part, VideoCodec)]
         return codecs[0].temporal_factor if codecs else None
+
+    @abstractmethod
+    def check_given(self, given: Collection[str]) -> None:
+        """Compares what a data set of the user's own gives beside images and captions with what is generated from.
+
+        Data modules that predict call it when they are set up.
+
+        Args:
+            given: of ``sounds``, ``scenes``, ``transcripts``, ``references`` and ``whole_videos``.
+
+        Raises:
+            InputError: if something is missing, or would be ignored.
+        """
 
     @abstractmethod
     def encode_conditions(self, batch: ClipBatch) -> Conditions:

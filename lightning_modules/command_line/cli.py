@@ -29,6 +29,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
+from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 from lightning_modules.command_line.class_paths import class_path_sentence
@@ -56,6 +57,8 @@ from lightning_modules.command_line.trainer import AVSyncTrainer
 
 _OF_ONE_COMMAND = ("verbose", "return_predictions")
 """Arguments of a command that no configuration of ours uses and other commands do not know."""
+AS_BUILT = "pretrained"
+"""As ``ckpt_path``: no checkpoint, but the weights that the configuration builds the model with."""
 
 
 class ConfigInCheckpoint(SaveConfigCallback):
@@ -182,11 +185,20 @@ class AVSyncCLI(LightningCLI):
         refuse_missing_weights(self.config.get(str(self.subcommand), self.config).as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
-        if ckpt_path := self._chosen(self.config, "ckpt_path"):
+        ckpt_path = self._chosen(self.config, "ckpt_path")
+        if self.subcommand == "predict" and not ckpt_path:
+            raise InputError(
+                "ckpt_path is not given, so that what is trained would be random: give a .ckpt file or last, or "
+                f"{AS_BUILT} to predict with the weights that the configuration itself names"
+            )
+        if ckpt_path and not self._as_built(ckpt_path):
             self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
 
     def instantiate_classes(self) -> None:
-        """Builds everything; the run's folder is made before that, and removed if nothing came of it."""
+        """Builds everything; the run's folder is made before that, and removed if nothing came of it.
+
+        What a model draws follows the experiment's seed where it was given none of its own.
+        """
         self._given = self.config
         trainer = self._chosen(self.config, "trainer")
         if self._has_run_folder():
@@ -203,6 +215,21 @@ class AVSyncCLI(LightningCLI):
                 with contextlib.suppress(OSError):  # not empty: an earlier run's, or another process is at work
                     self._run_folder.rmdir()
             raise
+        seed = self._chosen(self.config, "seed_everything")
+        # it is False where nothing is to be seeded
+        if isinstance(self.model, GenerativeModule) and seed is not False:
+            self.model.follow_seed(seed)
+
+    def _as_built(self, ckpt_path: object) -> bool:
+        """Whether the weights that the configuration builds the model with are asked for instead of a checkpoint."""
+        return ckpt_path == AS_BUILT and self.subcommand != "fit"
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """A word of ours for Lightning's own; the saved configuration keeps it."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if self._as_built(arguments.get("ckpt_path")):
+            arguments["ckpt_path"] = None
+        return arguments
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""

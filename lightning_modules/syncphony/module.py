@@ -5,7 +5,7 @@ Also here: whether the parts of a Syncphony experiment fit together, checked bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         negative_prompt: what text guidance pushes away from.
         prompt_suffix: appended to every prompt when sampling.
         variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
-        noise_seed: seed of everything random in training and sampling.
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
         export_dtype: precision of the weights `save_pretrained` writes.
 
     Raises:
@@ -147,7 +148,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         negative_prompt: str = "",
         prompt_suffix: str = "",
         variants: Sequence[str] = (),
-        noise_seed: int = 0,
+        noise_seed: int | None = None,
         export_dtype: str = "float32",
     ) -> None:
         super().__init__(optimizer, lr_scheduler, variants, noise_seed)
@@ -272,6 +273,25 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         """What the trained weights depend on: the backbone where a part of it is frozen, codec and encoders."""
         trains_whole = all(parameter.requires_grad for parameter in self.dit.backbone.parameters())
         return ({} if trains_whole else {"backbone": self.dit.backbone}) | self.frozen_modules()
+
+    def check_given(self, given: Collection[str]) -> None:
+        """Sounds, exactly where the transformer has audio layers, and nothing else.
+
+        Raises:
+            InputError: naming what is missing or would be ignored.
+        """
+        if self.audio_encoder is not None and "sounds" not in given:
+            raise InputError("Syncphony moves to a sound, but data.sounds is not given: give a sound for every image.")
+        if self.audio_encoder is None and "sounds" in given:
+            raise InputError(
+                "data.sounds is given, but audio_encoder is null, so that nothing would be heard: leave it out, or "
+                "give an audio_encoder and dit.audio_dim."
+            )
+        for name in given:
+            if name != "sounds":
+                raise InputError(
+                    f"data.{name} is given, but Syncphony reads images, captions and sounds alone: leave it out."
+                )
 
     def trained_transformer(self) -> SyncphonyDiT:
         """The transformer."""
