@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.graceful_stop import GracefulStop, RunStopped
@@ -27,6 +29,17 @@ from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.checkpoints.resume import ConfiguredRates
+from lightning_modules.command_line.changed_settings import (
+    OPTIMIZER,
+    SCHEDULE,
+    Change,
+    below,
+    changes,
+    listed,
+    refuse_other_optimizer,
+    stored_config,
+)
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
@@ -67,6 +80,7 @@ class AVSyncCLI(LightningCLI):
         refuse_clips_of_data(args)
         refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
+        self._changes: list[Change] = []
         super().__init__(args=args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -128,17 +142,24 @@ class AVSyncCLI(LightningCLI):
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):
-            self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
+            self.config[str(self.subcommand)]["ckpt_path"] = found = self._found(str(ckpt_path))
+            if self.subcommand == "fit" and Path(found).exists():
+                self._changes = self._changes_since(found)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
         config = self._chosen(self.config_init, "trainer")
+        # Lightning counts batches here and steps everywhere else; a float is a share of an epoch in either unit
+        if isinstance(config.val_check_interval, int):
+            kwargs["val_check_interval"] = config.val_check_interval * config.accumulate_grad_batches
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
         # a user's own way of writing checkpoints stays
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
+        if below(self._changes, OPTIMIZER, SCHEDULE):
+            callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
@@ -149,6 +170,23 @@ class AVSyncCLI(LightningCLI):
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (ValueError, TypeError) as error:
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _changes_since(self, ckpt_path: str) -> list[Change]:
+        """How the configuration differs from the one a checkpoint was made with; says so.
+
+        Raises:
+            InputError: if the checkpoint's optimizer cannot go on as the one that is configured.
+        """
+        before = stored_config(ckpt_path)
+        if before is None:
+            return []
+        parser = self._parser(self.subcommand)
+        now = yaml.safe_load(parser.dump(self.config[str(self.subcommand)], skip_none=False))
+        found = changes(before, now)
+        refuse_other_optimizer(found, ckpt_path)
+        if found:
+            rank_zero_info(listed(found, ckpt_path))
+        return found
 
     def _experiment(self) -> str:
         """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
@@ -208,7 +246,8 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            trainer_defaults={"default_root_dir": "runs"},
+            # our data modules deal clips to the ranks themselves
+            trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             save_config_callback=ConfigInCheckpoint,
             save_config_kwargs={"overwrite": True},

@@ -1,0 +1,5 @@
+"""How weights are changed: optimizers and schedules of the learning rate beyond PyTorch's own."""
+
+from components.optimization.schedule_sequence import ScheduleSequence
+
+__all__ = ["ScheduleSequence"]
