@@ -87,6 +87,8 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         InputError: if ``num_samples`` is below 1.
     """
 
+    metrics = ("cyclesync",)
+
     def __init__(
         self,
         v2a: V2AModel,

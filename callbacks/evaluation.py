@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -53,17 +53,27 @@ class EvaluationCallback(Callback):
     before training and steps that return something else than a `Generation` are passed over.
 
     Attributes:
+        metrics: names of the metrics that are logged of every kind of video.
         results: metric name -> result of the last evaluation, the same on every rank.
         clip_rows: clip id -> what is known of that clip; rank 0 holds all clips.
         stage: ``val`` or ``test``.
         global_step: optimizer steps behind the weights that are judged.
     """
 
+    metrics: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self) -> None:
         self.results: dict[str, MetricResult] = {}
         self.clip_rows: dict[str, dict[str, object]] = {}
         self.stage = "val"
         self.global_step = 0
+
+    @classmethod
+    def logged_names(cls, variants: Sequence[str]) -> list[str]:
+        """What can be watched, below ``val/`` or ``test/``, of a model that generates these variants."""
+        kinds = (GENERATED, REAL, CHANCE, *variants)
+        ends = ("", "_low", "_high")
+        return [f"{entry_name(metric, kind)}{end}" for metric in cls.metrics for kind in kinds for end in ends]
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """An evaluation begins."""

@@ -70,6 +70,8 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         scorer: the judge; frozen here, never part of the trained model.
     """
 
+    metrics = ("sync_c", "sync_d")
+
     def __init__(self, scorer: SyncNetScorer) -> None:
         super().__init__(scorer)
         self.scorer = scorer

@@ -49,6 +49,7 @@ from lightning_modules.command_line.config_files import (
     refuse_removal_of_nothing,
     with_bases,
 )
+from lightning_modules.command_line.preflight import check_settings
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
@@ -127,7 +128,7 @@ class AVSyncCLI(LightningCLI):
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint and the data set before anything slow happens."""
+        """Looks at settings, files and checkpoint before anything slow happens."""
         data = self._chosen(self.config, "data")
         if (
             data is not None
@@ -139,6 +140,8 @@ class AVSyncCLI(LightningCLI):
                 "'clip: ClipShape | None', or set clip to null"
             )
         # now, not after minutes of building models
+        if self.subcommand is not None:
+            check_settings(self.subcommand, self.config[self.subcommand].as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         if ckpt_path := self._chosen(self.config, "ckpt_path"):

@@ -21,9 +21,11 @@ from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.contracts import AudioCodec
 from components.errors import InputError
 from components.weights.identity import identity_of, inherit_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only, dtype_named
 
 
+@names_files("statistics", vae="vae_subfolder", vocoder="vocoder_subfolder")
 class MMAudioCodec(AudioCodec):
     """Waveform to log-mel spectrogram to VAE latents, and back through the VAE and a BigVGAN vocoder.
 

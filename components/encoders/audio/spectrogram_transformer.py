@@ -12,6 +12,7 @@ from components.encoders.audio.frozen import FrozenAudioEncoder
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor
 from components.errors import InputError
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 
 FREQUENCIES = ("mean", "stack")
 PUBLIC: dict[str, dict[str, Any]] = {"MIT/ast-finetuned-audioset-10-10-0.4593": {}}
@@ -20,6 +21,7 @@ PUBLIC: dict[str, dict[str, Any]] = {"MIT/ast-finetuned-audioset-10-10-0.4593": 
 _WINDOW, _HOP = 400, 160  # samples of Kaldi's 25 ms frames and between them
 
 
+@names_files(checkpoint=None)
 class SpectrogramTransformerEncoder(FrozenAudioEncoder):
     """AST's patches laid out in time, frozen; sound at 16 kHz, at most 10.255 s with the public model.
 

@@ -27,7 +27,7 @@ class LearningSquares(JumpingSquares):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
 
     def configure_optimizers(self) -> Any:
-        return scheduled(self.optimizer(self.parameters()), self.lr_scheduler)
+        return scheduled(self, self.optimizer(self.parameters()), self.lr_scheduler)
 
 
 class Noted(L.Callback):

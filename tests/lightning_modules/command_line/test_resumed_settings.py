@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as schedules
 
-from tests.lightning_modules.command_line.test_cli import complaint, run, write_config
+from tests.lightning_modules.command_line.test_cli import CONFIG, complaint, run, write_config
 
 HERE = "tests.lightning_modules.command_line.learning_squares"
 LR = "torch.optim.lr_scheduler"
@@ -128,3 +128,32 @@ def test_another_optimizer_is_refused_before_anything_is_built(capsys):
     assert (
         fit(4, "--ckpt_path", checkpoint, optimizer={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}) == 0
     )
+
+
+def plateau(factor, monitor="val/cyclesync"):
+    """Falls at every validation but the first, since CycleSync never gets smaller."""
+    init = {"monitor": monitor, "mode": "min", "patience": 0, "factor": factor}
+    return {"class_path": "lightning.pytorch.cli.ReduceLROnPlateau", "init_args": init}
+
+
+def test_a_schedule_that_follows_a_metric_keeps_what_it_has_come_down_to():
+    judge = {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": "MotionV2A"}}}
+    common = {
+        "data": {**CONFIG["data"], "init_args": {"batch_size": 1}},
+        "trainer__limit_val_batches": None,
+        "trainer__val_check_interval": 2,
+        "trainer__check_val_every_n_epoch": None,
+        "trainer__callbacks": [
+            f"{HERE}.Noted",
+            judge,
+            {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 5}},
+        ],
+    }
+    assert fit(5, schedule=plateau(0.1), **common) == 0
+    assert [group["lr"] for _, group in noted()["groups"]] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.01])
+    checkpoint = newest()
+    assert fit(7, "--ckpt_path", checkpoint, schedule=plateau(0.5), **common) == 0
+    assert [group["lr"] for _, group in noted()["groups"]] == pytest.approx([0.01, 0.005])
+    slower = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}}
+    assert fit(7, "--ckpt_path", checkpoint, schedule=plateau(0.5), optimizer=slower, **common) == 0
+    assert [group["lr"] for _, group in noted()["groups"]] == pytest.approx([0.02, 0.01])
