@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from components.backbones.sharding import is_sharded
 from components.contracts import ClipBatch, Generation, VideoCodec
@@ -38,9 +40,11 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
             ``seed_everything``, and 0 without one.
 
     Attributes:
+        logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
     """
 
+    logged_names: ClassVar[tuple[str, ...]] = ()
     why_nothing_trains: str
 
     def __init__(
@@ -128,7 +132,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
             {"params": [p for p in trainable if p.ndim > 1]},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return scheduled(self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
+        return scheduled(self, self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
 
     def configure_model(self) -> None:
         """Shards the transformer if the strategy shards; codecs and encoders are whole on every device."""
@@ -189,12 +193,37 @@ def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:
     return f"{batch_idx}-{rank}" if batch.position is None else f"{batch.position}-0"
 
 
-def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None) -> Any:
-    """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it."""
+def scheduled(
+    module: L.LightningModule, optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None
+) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it.
+
+    A schedule that follows a metric (``lightning.pytorch.cli.ReduceLROnPlateau``) is told of one of the training after
+    every step, and of any other after every validation.
+
+    Raises:
+        InputError: if a schedule follows a metric and does not say which, or cannot be told of it in time.
+    """
     if lr_scheduler is None:
         return optimizer
-    return {
-        "optimizer": optimizer,
-        # by steps: a run that is bounded by steps is one endless epoch
-        "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
-    }
+    schedule = lr_scheduler(optimizer)
+    # by steps: a run that is bounded by steps is one endless epoch
+    config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+    if isinstance(schedule, ReduceLROnPlateau):
+        monitor = getattr(schedule, "monitor", None)
+        if monitor is None:
+            raise InputError("lr_scheduler: ReduceLROnPlateau has no monitor; use lightning.pytorch.cli's, which has")
+        config["monitor"] = monitor
+        if not monitor.startswith(("train/", "loss")):
+            trainer, interval = module.trainer, module.trainer.val_check_interval
+            if isinstance(interval, int) and trainer.check_val_every_n_epoch is None and (trainer.max_epochs or -1) > 0:
+                raise InputError(
+                    "lr_scheduler: ReduceLROnPlateau cannot follow validations that come every so many steps across "
+                    "the epochs of trainer.max_epochs; give trainer.max_steps instead, or a val_check_interval of 1.0 "
+                    "and check_val_every_n_epoch: 1"
+                )
+            # not strict: a run that goes on from a validation's checkpoint has no metric until the next one
+            config["strict"] = False
+            # in batches of an epoch, as Lightning counts both
+            config |= {"frequency": interval} if isinstance(interval, int) else {"interval": "epoch"}
+    return {"optimizer": optimizer, "lr_scheduler": config}

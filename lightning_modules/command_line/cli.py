@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
@@ -32,6 +32,17 @@ from components.weights.whole_folder import check_target
 from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.checkpoints.resume import ConfiguredRates
+from lightning_modules.command_line.changed_settings import (
+    OPTIMIZER,
+    SCHEDULE,
+    Change,
+    below,
+    changes,
+    listed,
+    refuse_other_optimizer,
+    stored_config,
+)
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
@@ -43,8 +54,8 @@ from lightning_modules.command_line.config_files import (
     with_bases,
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
-from lightning_modules.command_line.missing_weights import refuse_missing_weights
 from lightning_modules.command_line.moved import old_metric
+from lightning_modules.command_line.preflight import check_settings
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -111,6 +122,7 @@ class AVSyncCLI(LightningCLI):
         self._callback_names = callback_names(args)
         self._run_folder: Path | None = None
         self._goes_on_from: Path | None = None
+        self._changes: list[Change] = []
         super().__init__(args=args, **kwargs)
 
     def setup_parser(
@@ -162,7 +174,7 @@ class AVSyncCLI(LightningCLI):
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint, the weights and the data set before anything slow happens."""
+        """Looks at settings, files and checkpoint before anything slow happens."""
         # a saved configuration is called config.yaml, whatever it is of
         self.config.get(str(self.subcommand), self.config).experiment = self._experiment()
         if found := old_metric(self.config.as_dict()):
@@ -182,7 +194,8 @@ class AVSyncCLI(LightningCLI):
                 "'clip: ClipShape | None', or set clip to null"
             )
         # now, not after minutes of building models
-        refuse_missing_weights(self.config.get(str(self.subcommand), self.config).as_dict())
+        if self.subcommand is not None:
+            check_settings(self.subcommand, self.config[self.subcommand].as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
         ckpt_path = self._chosen(self.config, "ckpt_path")
@@ -192,7 +205,9 @@ class AVSyncCLI(LightningCLI):
                 f"{AS_BUILT} to predict with the weights that the configuration itself names"
             )
         if ckpt_path and not self._as_built(ckpt_path):
-            self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
+            self.config[str(self.subcommand)]["ckpt_path"] = path = self._found(str(ckpt_path))
+            if self.subcommand == "fit" and Path(path).exists():
+                self._changes = self._changes_since(path)
 
     def instantiate_classes(self) -> None:
         """Builds everything; the run's folder is made before that, and removed if nothing came of it.
@@ -235,12 +250,17 @@ class AVSyncCLI(LightningCLI):
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
         self.config = self._given
         config = self._chosen(self.config_init, "trainer")
+        # Lightning counts batches here and steps everywhere else; a float is a share of an epoch in either unit
+        if isinstance(config.val_check_interval, int):
+            kwargs["val_check_interval"] = config.val_check_interval * config.accumulate_grad_batches
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
         # a user's own way of writing checkpoints stays
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
+        if below(self._changes, OPTIMIZER, SCHEDULE):
+            callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
@@ -262,6 +282,23 @@ class AVSyncCLI(LightningCLI):
 
     def _has_run_folder(self) -> bool:
         return self.subcommand in LightningCLI.subcommands() and not self._chosen(self.config, "trainer").fast_dev_run
+
+    def _changes_since(self, ckpt_path: str) -> list[Change]:
+        """How the configuration differs from the one a checkpoint was made with; says so.
+
+        Raises:
+            InputError: if the checkpoint's optimizer cannot go on as the one that is configured.
+        """
+        before = stored_config(ckpt_path)
+        if before is None:
+            return []
+        parser = self._parser(self.subcommand)
+        now = yaml.safe_load(parser.dump(self.config[str(self.subcommand)], skip_none=False))
+        found = changes(before, now)
+        refuse_other_optimizer(found, ckpt_path)
+        if found:
+            rank_zero_info(listed(found, ckpt_path))
+        return found
 
     def _experiment(self) -> str:
         """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
@@ -327,7 +364,8 @@ def main(args: Sequence[str] | None = None) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            trainer_defaults={"default_root_dir": "runs"},
+            # our data modules deal clips to the ranks themselves
+            trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             save_config_callback=ConfigInCheckpoint,
             save_config_kwargs={"overwrite": True},

@@ -39,6 +39,7 @@ from components.objectives.cross_task import CrossTaskSynergy
 from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from components.weights.identity import Identity, identity_of
+from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only
 from lightning_modules.base import GenerativeModule
 from lightning_modules.harmony.conditions import (
@@ -69,6 +70,7 @@ from lightning_modules.harmony.stages import (
 )
 
 
+@names_files("curriculum.init_from")
 class HarmonyModule(GenerativeModule[EncodedClips]):
     """Trains a `HarmonyTransformer` with Cross-Task Synergy, stage by stage, and samples from it with SyncCFG.
 
@@ -93,6 +95,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         InputError: if parts do not fit each other or the stage.
     """
 
+    logged_names = ("loss", "train/loss", "train/*/*", "train/clips*")
     why_nothing_trains = (
         "curriculum.train_video and curriculum.train_audio are false and the transformer has no interaction"
     )

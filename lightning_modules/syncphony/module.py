@@ -1,11 +1,8 @@
-"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks attend to the sound.
-
-Also here: whether the parts of a Syncphony experiment fit together, checked before anything runs.
-"""
+"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks attend to the sound."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,47 +35,12 @@ from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
 from lightning_modules.base import GenerativeModule
-
-
-def check_parts_fit(
-    dit: SyncphonyDiT, codec: VideoCodec, text_encoder: TextEncoder, audio_encoder: AudioEncoder | None
-) -> None:
-    """Compare the widths and channels that codec, encoders and transformer must share.
-
-    Raises:
-        InputError: naming the two values that differ and the setting to change.
-    """
-    if (audio_encoder is None) != (dit.audio_embedder is None):
-        raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
-    if audio_encoder is not None and audio_encoder.dim != dit.audio_dim:
-        raise InputError(f"dit.audio_dim is {dit.audio_dim} but the audio encoder gives {audio_encoder.dim}.")
-    wanted = tuple(dit.backbone.config[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
-    if (text_encoder.dim, text_encoder.pooled_dim) != wanted:
-        raise InputError(
-            f"the text encoder gives tokens of width {text_encoder.dim} and pooled vectors of width "
-            f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
-        )
-    if codec.latent_channels != dit.backbone.latent_channels:
-        in_channels = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
-        raise InputError(
-            f"the codec has {codec.latent_channels} latent channels but the backbone takes "
-            f"{dit.backbone.latent_channels}: set the backbone's in_channels to {in_channels}."
-        )
-
-
-def check_pyramids_fit(pyramid: AutoregressivePyramid, sampler: PyramidSampler) -> None:
-    """Training and sampling must cut clips and noise levels alike.
-
-    Raises:
-        InputError: naming both settings.
-    """
-    trained, sampled = ((p.schedule.stages, p.frames_per_unit) for p in (pyramid, sampler))
-    if trained != sampled:
-        raise InputError(
-            f"pyramid has {trained[0]} stages and frames_per_unit {trained[1]} but sampler has {sampled[0]} stages "
-            f"and frames_per_unit {sampled[1]}: set them equal."
-        )
-
+from lightning_modules.syncphony.checks import (
+    check_batches_cover_columns,
+    check_parts_fit,
+    check_pyramids_fit,
+    columns_not_covered,
+)
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -129,6 +91,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
     """
 
+    logged_names = ("loss", "train/loss", "train/base", "train/motion", "train/base_stage?", "train/motion_stage?")
     why_nothing_trains = "dit.first_late_block leaves no late block and dit.train_head is off"
 
     def __init__(
@@ -352,8 +315,40 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
         # As rank 0 of 1: the index counts the batches of all processes already.
+        position = self._position_among_columns(batch, index)
+        if position is not None:
+            # batches that cover the columns together take prefixes of one length, as one batch of all of them does
+            index = position // max(len(batch), self.pyramid.num_columns)
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
         audio = self._audio_features(batch)
-        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator)
+        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator, position)
+
+    def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
+        """Place of the batch in the training order, or None where it covers all columns evenly by itself.
+
+        Raises:
+            InputError: if not even the batches of all processes that make one step do.
+        """
+        size, columns = len(batch), self.pyramid.num_columns
+        if size % columns == 0:
+            return None
+        batches = 1 if self.run is None else self.run.accumulate_grad_batches * self.run.world_size
+        if size * batches % columns:
+            raise InputError(columns_not_covered(size, columns))
+        return index * size if batch.position is None else batch.position
+
+    @staticmethod
+    def check_settings(model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+        """Looks at the settings of an experiment before anything is built.
+
+        Args:
+            model: arguments of the module.
+            data: arguments of the data module.
+            trainer: arguments of the trainer.
+
+        Raises:
+            InputError: if the batches of a step cannot cover the pyramid's columns evenly.
+        """
+        check_batches_cover_columns(model, data, trainer)
