@@ -34,6 +34,9 @@ from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
+from components.weights.identity import identity_of
+from components.weights.named_files import names_files
+from components.weights.pretrained import builds_shapes_only
 from lightning_modules.base import GenerativeModule
 from lightning_modules.syncphony.checks import (
     check_batches_cover_columns,
@@ -41,6 +44,7 @@ from lightning_modules.syncphony.checks import (
     check_pyramids_fit,
     columns_not_covered,
 )
+from lightning_modules.syncphony.init_from import begin_from
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -62,6 +66,7 @@ class EncodedConditions:
     generators: Sequence[torch.Generator]
 
 
+@names_files("init_from")
 class SyncphonyModule(GenerativeModule[EncodedConditions]):
     """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
 
@@ -86,9 +91,11 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         noise_seed: seed of everything random in training and sampling; None takes the experiment's
             ``seed_everything``, and 0 without one.
         export_dtype: precision of the weights `save_pretrained` writes.
+        init_from: a checkpoint (whole or slim) of another training, or a folder that ``avsync export`` wrote, to begin
+            with its weights alone; steps count from 0.
 
     Raises:
-        InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
+        InputError: if a variant is unknown, or codec, encoders or ``init_from`` do not fit the transformer.
     """
 
     logged_names = ("loss", "train/loss", "train/base", "train/motion", "train/base_stage?", "train/motion_stage?")
@@ -113,6 +120,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         variants: Sequence[str] = (),
         noise_seed: int | None = None,
         export_dtype: str = "float32",
+        init_from: str | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, variants, noise_seed)
         unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
@@ -135,6 +143,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         if export_dtype not in ("float32", "bfloat16"):
             raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
         self.export_dtype = getattr(torch, export_dtype)
+        if init_from is not None and not builds_shapes_only():
+            begin_from(init_from, dit, {name: identity_of(part) for name, part in self.frozen_modules().items()})
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Motion-aware loss of one autoregressive pyramid batch."""
