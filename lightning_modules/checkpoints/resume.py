@@ -1,4 +1,4 @@
-"""Going on with other rates or another schedule than a checkpoint was made with."""
+"""Going on with other rates, another schedule or other batches to a step than a checkpoint was made with."""
 
 from __future__ import annotations
 
@@ -67,6 +67,32 @@ class ConfiguredRates(Callback):
         if self.keep_reduced_rate:
             for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
+
+
+class BatchesToAStep(Callback):
+    """Counts a checkpoint's batches as this run would have: it may make a step of more of them, or of fewer.
+
+    The trainer steps and validates by the number of batches that it has seen. Taken over from two processes by one that
+    accumulates two batches, an odd number would make its first step of one batch alone. Where passes over the data are
+    counted, the one in progress ends as if all its batches had been taken in the new way.
+
+    Args:
+        before: batches that the checkpoint's run accumulated.
+        now: batches that this run accumulates.
+    """
+
+    def __init__(self, before: int, now: int) -> None:
+        self.before = before
+        self.now = now
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Changes the counts before the trainer's loops take them up; checkpoints are written between two steps."""
+        progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+        for counts in (progress.get("total", {}), progress.get("current", {})):
+            if counts:
+                steps = -(-counts["ready"] // self.before)  # the last step of an epoch may have had fewer
+                shift = steps * self.now - counts["ready"]
+                counts |= {name: count + shift for name, count in counts.items()}
 
 
 def _set_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> None:

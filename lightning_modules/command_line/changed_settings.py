@@ -15,6 +15,7 @@ from components.errors import InputError
 from lightning_modules.checkpoints.sharded import read_table
 
 OPTIMIZER, SCHEDULE = "model.optimizer", "model.lr_scheduler"
+ACCUMULATED = "trainer.accumulate_grad_batches"
 _OF_THE_RUN = ("config", "base", "experiment", "ckpt_path", "weights_only", "trainer.default_root_dir")
 """Where a run is and what it was made from: no setting of what is trained."""
 _ADAM = {"torch.optim.Adam", "torch.optim.AdamW"}

@@ -32,8 +32,9 @@ from components.weights.whole_folder import check_target
 from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
-from lightning_modules.checkpoints.resume import ConfiguredRates
+from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
 from lightning_modules.command_line.changed_settings import (
+    ACCUMULATED,
     OPTIMIZER,
     SCHEDULE,
     Change,
@@ -261,6 +262,7 @@ class AVSyncCLI(LightningCLI):
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         if below(self._changes, OPTIMIZER, SCHEDULE):
             callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
+        callbacks += [BatchesToAStep(change.before, change.now) for change in below(self._changes, ACCUMULATED)]
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
