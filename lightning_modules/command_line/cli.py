@@ -21,7 +21,9 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.failures import TRACEBACKS, Failure, collect_failures
 from callbacks.graceful_stop import GracefulStop, RunStopped
+from callbacks.logger_guard import LoggerGuard
 from callbacks.nan_guard import NaNGuard
 from callbacks.results import ResultsWriter
 from callbacks.superseded import RemoveSuperseded
@@ -49,6 +51,7 @@ from lightning_modules.command_line.run_folders import (
     version_of,
 )
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
+from lightning_modules.command_line.tracebacks import keep_tracebacks_in, tracebacks_kept
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
 
@@ -163,6 +166,7 @@ class AVSyncCLI(LightningCLI):
         if self._run_folder is not None:
             self.config = self.config.clone()  # what is saved stays as it was given
             name_loggers(self._chosen(self.config, "trainer"), self._experiment(), self._run_folder)
+            keep_tracebacks_in(self._run_folder)
         try:
             super().instantiate_classes()
         except BaseException:
@@ -182,7 +186,7 @@ class AVSyncCLI(LightningCLI):
         named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
-        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
+        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, LoggerGuard, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if self._goes_on_from is not None:
@@ -233,6 +237,9 @@ class AVSyncCLI(LightningCLI):
         """Runs; a checkpoint that does not fit is named together with its keys."""
         try:
             super()._run_subcommand(subcommand)
+            # a training is whole without its watchers; an evaluation is nothing else
+            if subcommand in ("validate", "test") and (failures := collect_failures(self.trainer)):
+                raise EvaluationFailed(subcommand, failures)
         except Exception as error:
             if self.trainer.progress_bar_callback is not None:
                 sys.stderr.write("\n")  # the bar's line has no end yet
@@ -240,6 +247,18 @@ class AVSyncCLI(LightningCLI):
             if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
                 raise InputError(sentence) from error
             raise
+
+
+class EvaluationFailed(Exception):
+    """An evaluation has come to its end, but not with everything it was to tell.
+
+    Args:
+        command: ``validate`` or ``test``.
+        failures: what failed, at least one.
+    """
+
+    def __init__(self, command: str, failures: Sequence[Failure]) -> None:
+        super().__init__(f"{command} is not complete: {'; '.join(failure.sentence for failure in failures)}")
 
 
 def _listed(given: Any) -> list[Any]:
@@ -250,13 +269,17 @@ def _listed(given: Any) -> list[Any]:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
-    else that was interrupted or terminated.
+    1 for an evaluation of which a part failed, 2 for bad input, 75 for a training that was told to stop and has written
+    its checkpoint, 130 or 143 for anything else that was interrupted or terminated.
     """
     keep_console_clear()
     import_own_modules()
+    with tracebacks_kept():
+        return _run(sys.argv[1:] if args is None else args)
+
+
+def _run(args: Sequence[str]) -> int:
     try:
-        arguments = with_bases(sys.argv[1:] if args is None else args)
         AVSyncCLI(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -268,7 +291,7 @@ def main(args: Sequence[str] | None = None) -> int:
             parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
             save_config_callback=ConfigInCheckpoint,
             save_config_kwargs={"overwrite": True},
-            args=arguments,
+            args=with_bases(args),
         )
     except RunStopped as stopped:
         return stopped.status
@@ -278,9 +301,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except EvaluationFailed as failed:
+        sys.stderr.write(f"error: {failed}\n")
+        return 1
     except Exception as error:
         if (sentence := input_error_sentence(error)) is None:
             raise
+        TRACEBACKS.error(sentence, exc_info=error)
         sys.stderr.write(f"error: {sentence}\n")
         return 2
     return 0
