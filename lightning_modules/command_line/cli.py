@@ -25,6 +25,7 @@ from callbacks.failures import TRACEBACKS, Failure, collect_failures
 from callbacks.graceful_stop import GracefulStop, RunStopped
 from callbacks.logger_guard import LoggerGuard
 from callbacks.nan_guard import NaNGuard
+from callbacks.rank_roll import RankRoll
 from callbacks.results import ResultsWriter
 from callbacks.superseded import RemoveSuperseded
 from components.errors import InputError
@@ -33,6 +34,7 @@ from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.command_line.broken_runs import broken_run_sentence
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
@@ -48,6 +50,7 @@ from lightning_modules.command_line.run_folders import (
     given_version,
     name_loggers,
     new_run_folder,
+    refuse_unwritable_checkpoints,
     version_of,
 )
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
@@ -160,6 +163,8 @@ class AVSyncCLI(LightningCLI):
         self._given = self.config
         trainer = self._chosen(self.config, "trainer")
         if self._has_run_folder():
+            named = self._chosen(self.config, "callbacks") or {}
+            refuse_unwritable_checkpoints([*_listed(trainer.callbacks), *(vars(named).values() if named else [])])
             runs = experiment_folder(trainer, self._experiment())
             # None on other ranks, which are told by the first
             self._run_folder = rank_zero_only(new_run_folder)(runs, given_version(trainer))
@@ -186,7 +191,10 @@ class AVSyncCLI(LightningCLI):
         named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
-        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, LoggerGuard, ResultsWriter))]:
+        for kind, default in [
+            *bar,
+            *((kind, kind) for kind in (RankRoll, NaNGuard, GracefulStop, LoggerGuard, ResultsWriter)),
+        ]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         if self._goes_on_from is not None:
@@ -246,7 +254,15 @@ class AVSyncCLI(LightningCLI):
             ckpt_path = self._chosen(self.config, "ckpt_path")
             if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
                 raise InputError(sentence) from error
+            callbacks: Sequence[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            roll = next(callback for callback in callbacks if isinstance(callback, RankRoll))
+            if input_error_sentence(error) is None and (sentence := broken_run_sentence(error, roll.lost)):
+                raise RunBroken(sentence) from error
             raise
+
+
+class RunBroken(Exception):
+    """The machine has ended a run: memory, disk, a process that is gone."""
 
 
 class EvaluationFailed(Exception):
@@ -269,8 +285,9 @@ def _listed(given: Any) -> list[Any]:
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    1 for an evaluation of which a part failed, 2 for bad input, 75 for a training that was told to stop and has written
-    its checkpoint, 130 or 143 for anything else that was interrupted or terminated.
+    1 for an evaluation of which a part failed and for a run that the machine has ended, 2 for bad input, 75 for a
+    training that was told to stop and has written its checkpoint, 130 or 143 for anything else that was interrupted or
+    terminated.
     """
     keep_console_clear()
     import_own_modules()
@@ -301,7 +318,9 @@ def _run(args: Sequence[str]) -> int:
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except EvaluationFailed as failed:
+    except (EvaluationFailed, RunBroken) as failed:
+        if isinstance(failed, RunBroken):  # the tracebacks of what failed in an evaluation are kept already
+            TRACEBACKS.error(str(failed), exc_info=failed)
         sys.stderr.write(f"error: {failed}\n")
         return 1
     except Exception as error:
