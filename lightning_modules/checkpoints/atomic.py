@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
+from lightning_modules.checkpoints.storage import not_written, storage_error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,10 +28,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             TypeError: if storage options are given.
+            InputError: if the disk is full or refuses; what was at ``path`` is still there, and nothing half written.
         """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
         path = Path(path)
+        try:
+            self._write(checkpoint, path)
+        except Exception as error:
+            if (refused := storage_error(error)) is None:
+                raise
+            raise not_written(path, checkpoint, refused) from error
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # beside the target: a rename across file systems would be a copy
         partial = path.with_name(f".{path.name}.part")
@@ -45,7 +56,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(path)
         # KeyboardInterrupt and SystemExit too: no half file stays behind
         except BaseException:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that has become read-only: the first error says more
+                partial.unlink(missing_ok=True)
             raise
         # and the name itself, which belongs to the folder
         sync_folder(path.parent)
