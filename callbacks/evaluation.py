@@ -140,7 +140,8 @@ class EvaluationCallback(Callback):
             try:
                 self.update(generation)
             except Exception as error:
-                self._break(trainer, "judge", error, ", ".join(generation.reference.ids))
+                first, *others = generation.reference.ids
+                self._break(trainer, "judge", error, f"{first} and {len(others)} more" if others else first)
 
     def _end(self, trainer: Trainer, module: LightningModule) -> None:
         try:

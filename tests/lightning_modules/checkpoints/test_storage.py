@@ -11,6 +11,7 @@ import torch
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.storage import storage_error
+from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 
 
 @pytest.fixture
@@ -33,6 +34,15 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_leaves_no_part(tmp_path: Pa
     assert "about 1.1 MiB needed" in str(raised.value) and "free on that file system" in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert io.load_checkpoint(file) == {"step": 1}
+
+
+def test_a_full_disk_leaves_no_part_of_a_sharded_checkpoint(tmp_path: Path, small_files: None):
+    strategy, file = FSDP2Strategy(save_distributed_checkpoint=True), tmp_path / "last.ckpt"
+    strategy.save_checkpoint({"step": 1, "state_dict": {"a": torch.ones(3)}}, file)
+    with pytest.raises(InputError, match=r"last\.ckpt' cannot be written: File too large"):
+        strategy.save_checkpoint({"step": 2, "state_dict": {"a": torch.ones(300_000)}}, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert AtomicCheckpointIO().load_checkpoint(file)["step"] == 1
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where not even root can write")
