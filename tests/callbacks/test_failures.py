@@ -27,6 +27,10 @@ from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 class FailsOnRankOne(EvaluationCallback):
     '''After the first step between two exchanges, after the second with a batch; after the third not at all.'''
 
+    @classmethod
+    def metrics_of(cls, name):
+        return ("mine",)
+
     def start(self, trainer, module):
         self.rank, self.seen = trainer.global_rank, 0
 
@@ -47,7 +51,7 @@ class Diary(L.Callback):
     seen = []
 
     def on_validation_end(self, trainer, pl_module):
-        logged = trainer.callback_metrics.get("val/mine")
+        logged = trainer.callback_metrics.get("mine")
         self.seen.append({
             "logged": None if logged is None else str(logged.item()),
             "mine": {name: result.value for name, result in fails.results.items()},
@@ -90,6 +94,10 @@ class Fails(EvaluationCallback):
     def __init__(self, hook, error=ValueError("no way"), at=(1, 2, 3)):  # noqa: B008
         super().__init__()
         self.hook, self.error, self.at = hook, error, at
+
+    @classmethod
+    def metrics_of(cls, name):
+        return ("mine",)
 
     def _maybe(self, hook):
         if hook == self.hook and self.global_step in self.at:
@@ -141,7 +149,7 @@ def test_training_goes_on_and_the_failure_is_said_once(tmp_path, hook):
 
 
 def test_an_evaluation_that_failed_does_not_choose_a_checkpoint(tmp_path):
-    best = L.pytorch.callbacks.ModelCheckpoint(tmp_path, monitor="val/mine", mode="max")
+    best = L.pytorch.callbacks.ModelCheckpoint(tmp_path, monitor="mine", mode="max")
     fit(tmp_path, Fails("update", at=(1, 3)), best)
     assert best.best_model_path.endswith("step=2.ckpt")
 

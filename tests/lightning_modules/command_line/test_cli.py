@@ -194,7 +194,7 @@ def test_a_metric_without_a_value_is_an_error_of_an_evaluation_not_of_a_training
 def test_what_only_watches_does_not_end_a_training_but_is_what_an_evaluation_is_for(capsys):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
     blocked = {"class_path": f"{__name__}.NoRoomForVideos"}
-    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/cyclesync", "mode": "max"}}
+    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "cyclesync", "mode": "max"}}
     broken = {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": f"{__name__}.DeafAtFirst"}}}
     logger = {"class_path": f"{__name__}.FullDisk", "init_args": {"save_dir": "runs"}}
     write_config(trainer__callbacks=[broken, report, blocked, best], trainer__logger=logger)
