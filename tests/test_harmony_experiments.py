@@ -186,7 +186,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_short_clips_are_not_scored(t
     """The judge needs two seconds by default; clips below are counted and reported, and have no score."""
     start = checkpoint_of(JOINT, "epoch=0-step=2.ckpt")
     options = ("--experiment=resumed", "--ckpt_path", str(start), f"{MIN_DURATION}=2")
-    with pytest.warns(UserWarning, match=r"no clip has Sync-C and Sync-D \(generated\): 0 .* no face and 2 are below"):
+    with pytest.warns(UserWarning, match=r"no clip has sync_c and sync_d \(generated\): 0 .* no face and 2 are below"):
         assert avsync("fit", JOINT, trained, *steps(4), *options) == 0
     folder = run_folder("resumed")
     assert metrics(folder) == {}
