@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from components.weights.whole_file import sync_stream, whole_file
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
 
 
@@ -30,25 +30,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target: a rename across file systems would be a copy
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with partial.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                # the data first: a rename that reaches the disk before it would leave an empty file after a power cut
-                os.fsync(stream.fileno())
+        with whole_file(path) as stream:
+            torch.save(checkpoint, stream)
             # a file cannot replace a folder, such as a sharded checkpoint of the same name
             if path.is_dir():
+                sync_stream(stream)
                 remove(path)
-            partial.replace(path)
-        # KeyboardInterrupt and SystemExit too: no half file stays behind
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        # and the name itself, which belongs to the folder
-        sync_folder(path.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -71,12 +58,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, file or folder."""
         remove(Path(path))
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
