@@ -218,6 +218,8 @@ class AVSyncCLI(LightningCLI):
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
+        # after all others: what they do to gradients is looked at too
+        callbacks.sort(key=lambda callback: isinstance(callback, NaNGuard))
         if self._goes_on_from is not None:
             callbacks.append(RemoveSuperseded(self._goes_on_from))
         if config.logger in (None, True):

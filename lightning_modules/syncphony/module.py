@@ -282,6 +282,18 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         parts = {"codec": self.codec, "text_encoder": self.text_encoder, "audio_encoder": self.audio_encoder}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @torch.no_grad()
+    def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
+        """Stage and noise level of each clip."""
+        index = self.global_batch_index(batch, batch_idx)
+        generator = torch.Generator(self.device).manual_seed(self._seed(index))
+        latents, _, units = self._drawn(batch, index, generator)
+        told = [""] * len(batch)
+        for column in self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator)):
+            for row, sigma in zip(column.rows.tolist(), column.local_sigma.tolist(), strict=True):
+                told[row] = f"stage {column.stage}, noise {sigma:.2f} of it"
+        return told
+
     def _seed(self, index: int) -> int:
         """Differs between runs and batches in its low 32 bits too: a generator on the CPU uses no others."""
         return mixed_seed(self.noise_seed, index, 0)
@@ -322,18 +334,23 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
+        latents, prompts, units = self._drawn(batch, index, generator)
         with torch.no_grad():
-            latents = (
-                batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
-            )
-            # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
-            dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
-            prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
             text = self.text_encoder(prompts)
-        num_units = self.pyramid.num_units(latents.shape[2])
-        # As rank 0 of 1: the index counts the batches of all processes already.
-        n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
-        units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
         audio = self._audio_features(batch)
         return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator)
+
+    @torch.no_grad()
+    def _drawn(self, batch: ClipBatch, index: int, generator: torch.Generator) -> tuple[Tensor, list[str], list[int]]:
+        """Clean latents ``[B, C, L, h, w]``, prompts, some of them dropped, and the prefix length of every stage."""
+        latents = batch.video_latents
+        if latents is None:
+            latents = self.codec.encode(self._pixels(batch.video))
+        # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
+        dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
+        prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+        num_units = self.pyramid.num_units(latents.shape[2])
+        # As rank 0 of 1: the index counts the batches of all processes already.
+        n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
+        return latents, prompts, units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
