@@ -14,7 +14,8 @@ from callbacks.evaluation import gathered
 from callbacks.step_again import RandomState, run_again
 from components.backbones.sharding import local
 
-_MAX_NAMED = 8
+_MAX_CLIPS = 8
+_MAX_GRADIENTS = 3
 
 
 @runtime_checkable
@@ -123,8 +124,8 @@ def _bad_gradient(trainer: Trainer, module: LightningModule, held: HeldBatch) ->
     names = gradients.bad()
     if not names:
         return None
-    of = f"{len(names)} of {len(gradients.sound)} gradients"
-    return f"the loss is {loss:.4g} at step {trainer.global_step} but {of} are not finite ({listed(names)})"
+    bad = f"{len(names)} of {len(gradients.sound)} gradients are not finite ({listed(names, _MAX_GRADIENTS)})"
+    return f"the loss is {loss:.4g} at step {trainer.global_step} but {bad}"
 
 
 def clips_of(module: LightningModule, held: HeldBatch) -> list[str]:
@@ -144,7 +145,7 @@ def clips_of(module: LightningModule, held: HeldBatch) -> list[str]:
     return [f"{names[row]} ({', '.join(of)})" if of else names[row] for row, of in zip(rows, told, strict=True)]
 
 
-def listed(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
+def listed(names: Sequence[str], most: int = _MAX_CLIPS) -> str:
+    """The first ``most`` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

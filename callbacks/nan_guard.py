@@ -39,7 +39,8 @@ class ClipsByNorm(Protocol):
 class NaNGuard(Callback):
     """Raises, on all processes together, before a NaN or infinite loss or gradient reaches the weights.
 
-    It looks once in an optimizer step, when the gradients of all its batches and processes are there. Where a loss is
+    It looks once in an optimizer step, when the gradients of all its batches and processes are there; until then it
+    holds the batches that are accumulated, on their device. Where a loss is
     finite and a gradient is not, every process runs its batches again to find out whose it is. The batch is kept in the
     run's folder, ``replay/step<n>_rank<r>.pt``, for ``avsync replay``. With ``16-mixed``, steps that the loss scale
     makes overflow are left to the scaler, which skips them, until the scale has fallen to 1.

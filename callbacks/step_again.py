@@ -53,7 +53,7 @@ class Gradients:
     sound: dict[str, Tensor] = field(default_factory=dict)
 
     def bad(self) -> list[str]:
-        """Names of the parameters whose gradient is not finite."""
+        """Names of the parameters whose gradient is not finite, as the backward pass came to them."""
         return [name for name, sound in self.sound.items() if not sound]
 
     def note(self, name: str, gradient: Tensor) -> None:

@@ -282,6 +282,21 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
 
 
+CLI_SETTINGS: dict[str, Any] = {
+    "model_class": LightningModule,
+    "datamodule_class": LightningDataModule,
+    "trainer_class": AVSyncTrainer,
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    "trainer_defaults": {"default_root_dir": "runs"},
+    "parser_kwargs": {"allow_abbrev": False, "exit_on_error": False},
+    "save_config_callback": ConfigInCheckpoint,
+    "save_config_kwargs": {"overwrite": True},
+}
+"""How a command that runs an experiment builds it."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
@@ -295,19 +310,7 @@ def main(args: Sequence[str] | None = None) -> int:
     import_own_modules()
     try:
         arguments = with_bases(given)
-        AVSyncCLI(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            trainer_class=AVSyncTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            trainer_defaults={"default_root_dir": "runs"},
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            save_config_callback=ConfigInCheckpoint,
-            save_config_kwargs={"overwrite": True},
-            args=arguments,
-        )
+        AVSyncCLI(args=arguments, **CLI_SETTINGS)
     except RunStopped as stopped:
         return stopped.status
     except SIGTERMException:
