@@ -23,6 +23,7 @@ from components.contracts import (
     ClipBatch,
     Generation,
     TextEncoder,
+    TextFeatures,
     VideoCodec,
     clip_generator,
     mixed_seed,
@@ -334,23 +335,24 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
-        latents, prompts, units = self._drawn(batch, index, generator)
-        with torch.no_grad():
-            text = self.text_encoder(prompts)
+        latents, text, units = self._drawn(batch, index, generator)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
         audio = self._audio_features(batch)
         return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator)
 
     @torch.no_grad()
-    def _drawn(self, batch: ClipBatch, index: int, generator: torch.Generator) -> tuple[Tensor, list[str], list[int]]:
-        """Clean latents ``[B, C, L, h, w]``, prompts, some of them dropped, and the prefix length of every stage."""
+    def _drawn(
+        self, batch: ClipBatch, index: int, generator: torch.Generator
+    ) -> tuple[Tensor, TextFeatures, list[int]]:
+        """Clean latents ``[B, C, L, h, w]``, the prompts (some are dropped), and the prefix length of every stage."""
         latents = batch.video_latents
         if latents is None:
             latents = self.codec.encode(self._pixels(batch.video))
         # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
         dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
         prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+        text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
         # As rank 0 of 1: the index counts the batches of all processes already.
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
-        return latents, prompts, units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        return latents, text, units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
