@@ -89,6 +89,11 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         InputError: if ``num_samples`` is below 1 or ``name`` is no word.
     """
 
+    @classmethod
+    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+        """The metric is called as the callback."""
+        return (name or "cyclesync",)
+
     def __init__(
         self,
         v2a: V2AModel,
@@ -100,7 +105,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         detector: OnsetDetector | None = None,
         name: str = "cyclesync",
     ) -> None:
-        super().__init__(v2a, (name,))
+        super().__init__(v2a, name)
         if num_samples < 1:
             raise InputError(f"CycleSyncCallback.num_samples is {num_samples}; it must be at least 1")
         self.v2a = v2a

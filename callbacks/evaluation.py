@@ -67,6 +67,19 @@ class EvaluationCallback(Callback):
         self.stage = "val"
         self.global_step = 0
 
+    @classmethod
+    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+        """Metrics that are reported of every kind of video by a callback with that ``name``, None for its usual one."""
+        del name
+        return ()
+
+    @classmethod
+    def logged_names(cls, name: str | None, variants: Sequence[str]) -> list[str]:
+        """What can be watched of a callback with that ``name`` and a model that generates these variants."""
+        kinds = (GENERATED, REAL, CHANCE, *variants)
+        ends = ("", "_low", "_high")
+        return [f"{entry_name(metric, kind)}{end}" for metric in cls.metrics_of(name) for kind in kinds for end in ends]
+
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """An evaluation begins."""
 
@@ -162,20 +175,23 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     Args:
         judge: frozen here, never part of the trained model; on the model's device only while it is needed.
+        name: see `metrics_of`.
+
+    Attributes:
         metrics: names of what is reported; those of the entries begin with them.
 
     Raises:
         InputError: if a name is no word.
     """
 
-    def __init__(self, judge: nn.Module, metrics: Sequence[str]) -> None:
+    def __init__(self, judge: nn.Module, name: str) -> None:
         super().__init__()
-        for metric in metrics:
+        self.metrics = self.metrics_of(name)
+        for metric in self.metrics:
             if not re.fullmatch(r"[A-Za-z]\w*", metric):
                 raise InputError(
                     f"{type(self).__name__}.name makes a metric called '{metric}'; use letters, digits and underscores"
                 )
-        self.metrics = tuple(metrics)
         self._judging = judge.requires_grad_(False).eval()
         self._clips: list[Judged] = []
         self._chance: dict[str, dict[str, float | None]] = {}

@@ -75,9 +75,13 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         InputError: if ``name`` is no word.
     """
 
+    @classmethod
+    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+        """``sync_c`` and ``sync_d`` are what the metric calls its two scores."""
+        return tuple(f"{name or 'sync'}{score.removeprefix('sync')}" for score in SCORES)
+
     def __init__(self, scorer: SyncNetScorer, name: str = "sync") -> None:
-        # ``sync_c`` and ``sync_d`` are what the metric calls its two scores
-        super().__init__(scorer, [f"{name}{score.removeprefix('sync')}" for score in SCORES])
+        super().__init__(scorer, name)
         self.name = name
         self.scorer = scorer
         identity = identity_of(scorer.net)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
+from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.records import ClipRecord
 
 
+@names_files("root")
 class AVSync15(ClipDataModule):
     """The public release as it is unpacked.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import InputError
+from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.records import ClipRecord
 
@@ -20,6 +21,7 @@ _NESTED = ("vis-data-256", "vis-data", "vis-data-256/vis-data-256", "vis-data/vi
 _VIDEO_NAME = re.compile(r"(?P<id>.+)_(?P<track>denoised|mic)(_thumb)?\.mp4")
 
 
+@names_files("root")
 class TheGreatestHits(ClipDataModule):
     """The public release in each of its forms, as it is unpacked.
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from PIL import ImageColor
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
-from components.media.clock import ClipShape
+from components.media.clock import ClipShape, longest_clip
 from components.media.reader import read_image, read_sound, read_video
+from components.media.video_decoding import Color
 from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord
@@ -39,11 +41,15 @@ class ImageAudioPairs(L.LightningDataModule):
         transcripts: words to be spoken, one per image ("" for none); None if nothing is.
         references: sound or video files of the voices to speak with, one per image; None for no voice in particular.
         reference_s: length in seconds of the slot for the reference voice; what is longer is cut.
-        clip: what the videos to make look like; an experiment says it once, in its section ``clip``. None takes 121
-            frames of 384x640 at 24 fps with sound at 16 kHz.
+        clip: what the videos to make look like; an experiment says it once, in its section ``clip``.
         batch_size: images per batch and rank.
         whole_videos: ``images`` are videos, mute or not, that sounds are to be made for: take a clip's frames of
             each instead of the first one.
+        background: colour that is seen behind transparent pictures, by name or as ``#rrggbb``.
+
+    Raises:
+        InputError: if a file is missing, the lists differ in length or ``clip`` is not given; when the trainer sets the
+            data up, if the model needs something else, does not read what is given or cannot make clips of this length.
     """
 
     def __init__(
@@ -58,10 +64,16 @@ class ImageAudioPairs(L.LightningDataModule):
         clip: ClipShape | None = None,
         batch_size: int = 1,
         whole_videos: bool = False,
+        background: str = "white",
     ) -> None:
         super().__init__()
         if not images:
             raise InputError("images is empty; give at least one image, with a caption for it")
+        if clip is None:
+            raise InputError(
+                "there is no section clip that says what the videos to make look like; give the one of the experiment "
+                "the model was trained in (num_frames, fps, height, width, sample_rate)"
+            )
         lists = {
             "sounds": sounds,
             "captions": captions,
@@ -72,9 +84,17 @@ class ImageAudioPairs(L.LightningDataModule):
         for name, given in lists.items():
             if given is not None and len(given) != len(images):
                 raise InputError(f"there are {len(images)} images and {len(given)} {name}; give one per image")
+        for name, files in {"images": images, "sounds": sounds, "references": references}.items():
+            for file in map(Path, files or ()):
+                # now, not after the clips before it have been made
+                if not file.is_file():
+                    state = "is a folder" if file.is_dir() else "does not exist"
+                    raise InputError(f"{file} {state}; data.{name} has to name files that are there")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        self.clip = clip or ClipShape()
+        self.clip = clip
+        lists["whole_videos"] = ["true"] if whole_videos else None
+        self._given_names = [name for name, given in lists.items() if given is not None and name != "captions"]
         self.batch_size = batch_size
         pairs = [
             _Given(
@@ -88,7 +108,25 @@ class ImageAudioPairs(L.LightningDataModule):
             for k, image in enumerate(images)
         ]
         voices = None if references is None else ReferenceVoices([], reference_s, self.clip.sample_rate)
-        self._pairs = _Pairs(pairs, self.clip, voices, whole_videos)
+        self._pairs = _Pairs(pairs, self.clip, voices, whole_videos, _color(background))
+
+    def setup(self, stage: str) -> None:
+        """Compares what is given with what the model generates from, before anything is generated.
+
+        Raises:
+            InputError: if something is missing or would be ignored, or the codec cannot make clips of this length.
+        """
+        model = None if self.trainer is None else self.trainer.lightning_module
+        check_given = getattr(model, "check_given", None)
+        if check_given is not None:
+            check_given(self._given_names)
+        frames, step = self.clip.num_frames, getattr(model, "frame_step", None) or 1
+        if (frames - 1) % step:
+            below = longest_clip(frames, step)
+            raise InputError(
+                f"clip.num_frames is {frames}, but the model's video codec makes 1 + a multiple of {step} frames: set "
+                f"it to {f'{below} or ' if below > 1 else ''}{below + step}"
+            )
 
     def predict_dataloader(self) -> DataLoader[Clip]:
         """The images in the order given."""
@@ -112,11 +150,28 @@ class _Given:
     reference: Path | None
 
 
+def _color(name: str) -> Color:
+    problem = f"background is '{name}', which is no colour: give a name such as black, or #rrggbb"
+    try:
+        color = ImageColor.getrgb(name)
+    except ValueError:
+        raise InputError(problem) from None
+    if len(color) != 3:  # a fourth number says how transparent it is
+        raise InputError(problem)
+    return color
+
+
 class _Pairs(Dataset[Clip]):
     def __init__(
-        self, given: Sequence[_Given], shape: ClipShape, voices: ReferenceVoices | None, whole_videos: bool
+        self,
+        given: Sequence[_Given],
+        shape: ClipShape,
+        voices: ReferenceVoices | None,
+        whole_videos: bool,
+        background: Color,
     ) -> None:
         self._given, self._shape, self._voices, self._whole_videos = given, shape, voices, whole_videos
+        self._background = background
 
     def __len__(self) -> int:
         return len(self._given)
@@ -148,8 +203,8 @@ class _Pairs(Dataset[Clip]):
     def _frames(self, path: Path) -> Tensor:
         shape = self._shape
         if self._whole_videos:
-            return read_video(path, 0.0, shape.num_frames, shape.fps, shape.height, shape.width)
-        return read_image(path, shape.height, shape.width)[None]
+            return read_video(path, 0.0, shape.num_frames, shape.fps, shape.height, shape.width, self._background)
+        return read_image(path, shape.height, shape.width, self._background)[None]
 
     def _driving_sound(self, path: Path) -> Tensor:
         shape = self._shape

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.clip_dataset import Clip, ClipDataset, sample_generator
 from datamodules.reading.order import SampleKey
@@ -72,6 +73,7 @@ class SpeechDataset(ClipDataset):
         )
 
 
+@names_files("root")
 class SpeechClips(ClipDataModule):
     """Clips of speech; ``root`` says from where.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from components.backbones.sharding import is_sharded
 from components.contracts import ClipBatch, Generation, VideoCodec
@@ -34,14 +36,17 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         variants: what validation generates besides the guided clips.
-        noise_seed: seed of everything random in training and sampling.
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
 
     Attributes:
+        logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
         gradient_norm: of the step in progress, where `NaNGuard` has found it; whoever changes gradients after that sets
             it to None.
     """
 
+    logged_names: ClassVar[tuple[str, ...]] = ()
     why_nothing_trains: str
 
     def __init__(
@@ -49,14 +54,20 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
         variants: Sequence[str],
-        noise_seed: int,
+        noise_seed: int | None,
     ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.variants = tuple(variants)
-        self.noise_seed = noise_seed
+        self._follows_seed = noise_seed is None
+        self.noise_seed = noise_seed or 0
         self.gradient_norm: Tensor | None = None
+
+    def follow_seed(self, seed: int) -> None:
+        """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
+        if self._follows_seed:
+            self.noise_seed = seed
 
     @abstractmethod
     def trained_transformer(self) -> nn.Module:
@@ -74,6 +85,19 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         """
         codecs = [part for part in self.frozen_modules().values() if isinstance(part, VideoCodec)]
         return codecs[0].temporal_factor if codecs else None
+
+    @abstractmethod
+    def check_given(self, given: Collection[str]) -> None:
+        """Compares what a data set of the user's own gives beside images and captions with what is generated from.
+
+        Data modules that predict call it when they are set up.
+
+        Args:
+            given: of ``sounds``, ``scenes``, ``transcripts``, ``references`` and ``whole_videos``.
+
+        Raises:
+            InputError: if something is missing, or would be ignored.
+        """
 
     @abstractmethod
     def encode_conditions(self, batch: ClipBatch) -> Conditions:
@@ -111,7 +135,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
             {"params": [p for p in trainable if p.ndim > 1]},
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return scheduled(self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
+        return scheduled(self, self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
 
     def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
         """What is drawn in training for each clip of a batch, in words, for errors; nothing where it is not known."""
@@ -190,12 +214,37 @@ def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:
     return f"{batch_idx}-{rank}" if batch.position is None else f"{batch.position}-0"
 
 
-def scheduled(optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None) -> Any:
-    """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it."""
+def scheduled(
+    module: L.LightningModule, optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None
+) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it.
+
+    A schedule that follows a metric (``lightning.pytorch.cli.ReduceLROnPlateau``) is told of one of the training after
+    every step, and of any other after every validation.
+
+    Raises:
+        InputError: if a schedule follows a metric and does not say which, or cannot be told of it in time.
+    """
     if lr_scheduler is None:
         return optimizer
-    return {
-        "optimizer": optimizer,
-        # by steps: a run that is bounded by steps is one endless epoch
-        "lr_scheduler": {"scheduler": lr_scheduler(optimizer), "interval": "step"},
-    }
+    schedule = lr_scheduler(optimizer)
+    # by steps: a run that is bounded by steps is one endless epoch
+    config: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
+    if isinstance(schedule, ReduceLROnPlateau):
+        monitor = getattr(schedule, "monitor", None)
+        if monitor is None:
+            raise InputError("lr_scheduler: ReduceLROnPlateau has no monitor; use lightning.pytorch.cli's, which has")
+        config["monitor"] = monitor
+        if not monitor.startswith(("train/", "loss")):
+            trainer, interval = module.trainer, module.trainer.val_check_interval
+            if isinstance(interval, int) and trainer.check_val_every_n_epoch is None and (trainer.max_epochs or -1) > 0:
+                raise InputError(
+                    "lr_scheduler: ReduceLROnPlateau cannot follow validations that come every so many steps across "
+                    "the epochs of trainer.max_epochs; give trainer.max_steps instead, or a val_check_interval of 1.0 "
+                    "and check_val_every_n_epoch: 1"
+                )
+            # not strict: a run that goes on from a validation's checkpoint has no metric until the next one
+            config["strict"] = False
+            # in batches of an epoch, as Lightning counts both
+            config |= {"frequency": interval} if isinstance(interval, int) else {"interval": "epoch"}
+    return {"optimizer": optimizer, "lr_scheduler": config}

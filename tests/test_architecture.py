@@ -21,6 +21,7 @@ LAYERS = (
     ("weights",),
     ("media",),
     ("schedules",),
+    ("optimization",),
     ("guidance",),
     ("codecs",),
     ("encoders",),

@@ -113,10 +113,14 @@ class PyramidDrawnOnCPU(AutoregressivePyramid):
     """Draws for latents of any device from a generator of the CPU."""
 
     def draw(
-        self, latents: Tensor, units_per_stage: Sequence[int], generator: torch.Generator | None
+        self,
+        latents: Tensor,
+        units_per_stage: Sequence[int],
+        generator: torch.Generator | None,
+        position: int | None = None,
     ) -> list[ColumnDraws]:
         """As the class it comes from, on the latents' device afterwards."""
-        draws = super().draw(latents.cpu().float(), units_per_stage, generator)
+        draws = super().draw(latents.cpu().float(), units_per_stage, generator, position)
         return moved(draws, str(latents.device), latents.dtype)
 
 

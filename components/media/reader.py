@@ -173,10 +173,18 @@ def probe(path: str | Path) -> MediaInfo:
         return media.info
 
 
-def read_video(path: str | Path, start_s: float, num_frames: int, fps: float, height: int, width: int) -> Tensor:
+def read_video(
+    path: str | Path,
+    start_s: float,
+    num_frames: int,
+    fps: float,
+    height: int,
+    width: int,
+    background: Color = WHITE,
+) -> Tensor:
     """Frames of a recording: see ``MediaReader.video``."""
     with MediaReader(path) as media:
-        return media.video(start_s, num_frames, fps, height, width)
+        return media.video(start_s, num_frames, fps, height, width, background)
 
 
 def read_audio(path: str | Path, start_s: float, num_samples: int, sample_rate: int) -> Tensor:

@@ -1,8 +1,9 @@
 """The autoregressive pyramid training batch: which frames, at which resolution, with how much noise.
 
 Source: Pyramid Flow (arXiv 2410.05954), sections 3.2-3.3, and its released training recipe. A batch of B clips is
-spread over columns (clip i in column ``i mod K``); every column has a stage and denoises only the last unit of its
-prefix. What precedes it is history, at lower resolution the older it is, lightly corrupted.
+spread over columns: clip i in column ``i mod K``. Where a batch alone does not cover all columns and several are
+accumulated, i is counted in the training order. Every column has a stage and denoises only the last unit of its prefix.
+What precedes it is history, at lower resolution the older it is, lightly corrupted.
 
 All randomness enters through `ColumnDraws`, so the construction itself is a function.
 """
@@ -117,7 +118,7 @@ class AutoregressivePyramid:
 
     @property
     def num_columns(self) -> int:
-        """K: a batch must be a multiple of it."""
+        """K: a batch, or those of a step together, must be a multiple of it."""
         return len(self.stage_of_column)
 
     def num_units(self, num_latents: int) -> int:
@@ -125,9 +126,13 @@ class AutoregressivePyramid:
         return len(unit_starts(num_latents, self.frames_per_unit))
 
     def draw(
-        self, latents: Tensor, units_per_stage: Sequence[int], generator: torch.Generator | None
+        self,
+        latents: Tensor,
+        units_per_stage: Sequence[int],
+        generator: torch.Generator | None,
+        position: int | None = None,
     ) -> list[ColumnDraws]:
-        """Random numbers for `build`, from ``generator`` (on the latents' device)."""
+        """Random numbers for `build`, from ``generator`` (on the latents' device); ``position`` as there."""
         batch, channels, num_latents, height, width = latents.shape
         device = latents.device
 
@@ -138,8 +143,8 @@ class AutoregressivePyramid:
             return torch.randn(*shape, generator=generator, device=device)
 
         draws = []
-        for c, stage in enumerate(self.stage_of_column):
-            rows = len(range(c, batch, self.num_columns))
+        for c, clips in self._rows(batch, position):
+            stage, rows = self.stage_of_column[c], len(range(*clips.indices(batch)))
             unit, frames = self._last_unit(num_latents, units_per_stage[stage])
             shapes = []
             if self.autoregressive:
@@ -162,23 +167,38 @@ class AutoregressivePyramid:
         return draws
 
     def build(
-        self, latents: Tensor, units_per_stage: Sequence[int], draws: Sequence[ColumnDraws]
+        self,
+        latents: Tensor,
+        units_per_stage: Sequence[int],
+        draws: Sequence[ColumnDraws],
+        position: int | None = None,
     ) -> list[TrainingColumn]:
-        """Columns for clips ``latents`` ``[B, C, L, H, W]`` (normalised).
+        """Columns for clips ``latents`` ``[B, C, L, H, W]`` (normalised); those that have clips.
 
         Args:
-            latents: the clips; B is a multiple of the number of columns.
+            latents: the clips; B is a multiple of the number of columns where no position is given.
             units_per_stage: prefix length in units (image included) for each stage.
-            draws: one per column.
+            draws: one per column that has clips.
+            position: place of the first clip in the training order, where batches cover the columns together.
+
+        Raises:
+            InputError: if the clips cannot cover the columns evenly.
         """
-        if latents.shape[0] % self.num_columns:
+        if position is None and latents.shape[0] % self.num_columns:
             raise InputError(
                 f"a batch of {latents.shape[0]} clips is not a multiple of {self.num_columns} columns: "
                 f"set the data module's batch_size to a multiple of {self.num_columns}."
             )
+        columns = self._rows(latents.shape[0], position)
         return [
-            self._column(latents, c, units_per_stage[stage], draws[c]) for c, stage in enumerate(self.stage_of_column)
+            self._column(latents, c, clips, units_per_stage[self.stage_of_column[c]], drawn)
+            for (c, clips), drawn in zip(columns, draws, strict=True)
         ]
+
+    def _rows(self, batch: int, position: int | None) -> list[tuple[int, slice]]:
+        """Every column that has clips, and which clips."""
+        starts = [(c - (position or 0)) % self.num_columns for c in range(self.num_columns)]
+        return [(c, slice(start, batch, self.num_columns)) for c, start in enumerate(starts) if start < batch]
 
     def _last_unit(self, num_latents: int, units: int) -> tuple[int, slice]:
         """Index and latent frames of the last unit of a prefix of ``units`` units."""
@@ -189,10 +209,9 @@ class AutoregressivePyramid:
             raise ValueError(f"a prefix of {units} units does not fit a clip of {len(bounds) - 1} units")
         return units - 1, slice(bounds[units - 1], bounds[units])
 
-    def _column(self, latents: Tensor, c: int, units: int, draws: ColumnDraws) -> TrainingColumn:
+    def _column(self, latents: Tensor, c: int, rows: slice, units: int, draws: ColumnDraws) -> TrainingColumn:
         stage, schedule = self.stage_of_column[c], self.schedule
         batch, _, num_latents = latents.shape[:3]
-        rows = slice(c, batch, self.num_columns)
         unit, frames = self._last_unit(num_latents, units)
         pyramid = latent_pyramid(latents[rows, :, : frames.stop], schedule.stages)
 

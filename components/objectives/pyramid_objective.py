@@ -39,6 +39,7 @@ class PyramidObjective:
         fps: float,
         units: Sequence[int],
         generator: torch.Generator,
+        position: int | None = None,
     ) -> dict[str, Tensor]:
         """``loss`` with its gradient, and without it ``base`` and ``motion``, in all and for every stage.
 
@@ -51,10 +52,11 @@ class PyramidObjective:
             fps: their frames per second.
             units: prefix length of every stage (`units_per_stage`).
             generator: of all noise, on the latents' device.
+            position: see `AutoregressivePyramid.build`.
         """
         schedule = self.pyramid.schedule
         # 1. stages, noise and history of every column
-        columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator))
+        columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator, position), position)
         inputs = [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in columns]
         # 2. the sound
         # Projected once for whole clips: columns are prefixes and read the frames they have.

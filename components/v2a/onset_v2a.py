@@ -24,6 +24,7 @@ from components.errors import InputError
 from components.metrics.cyclesync.matching import match_events, onset_iou
 from components.metrics.cyclesync.motion_peaks import motion_curve
 from components.v2a.bursts import render_bursts
+from components.weights.named_files import names_files
 from components.weights.pretrained import CONFIG_FILE, Sha256, load_safetensors, pretrained_config
 from components.weights.whole_folder import whole_folder
 
@@ -260,6 +261,7 @@ class OnsetV2A(V2AModel):
         return [probability_peaks(curve, self.rate_hz, threshold, self.min_gap_s) for curve in curves]
 
     @classmethod
+    @names_files(folder=None)
     def from_pretrained(cls, folder: str | Path, sha256: Sha256 = None) -> OnsetV2A:
         """Reads what `save_pretrained` wrote.
 

@@ -62,6 +62,18 @@ def import_problem(name: str) -> str | None:
     return None
 
 
+def found_at(path: str) -> Any:
+    """The class, function or class's method at ``path``; the parser has imported its module."""
+    module, names = path, list[str]()
+    while module not in sys.modules:
+        module, _, name = module.rpartition(".")
+        names.insert(0, name)
+    found: Any = sys.modules[module]
+    for name in names:
+        found = getattr(found, name)
+    return found
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """``did you mean X?`` with the closest of the known names, or None if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

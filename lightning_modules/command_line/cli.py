@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
@@ -29,8 +29,21 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
+from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
+from lightning_modules.command_line.changed_settings import (
+    ACCUMULATED,
+    OPTIMIZER,
+    SCHEDULE,
+    Change,
+    below,
+    changes,
+    listed,
+    refuse_other_optimizer,
+    stored_config,
+)
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
 from lightning_modules.command_line.config_files import (
@@ -42,8 +55,8 @@ from lightning_modules.command_line.config_files import (
     with_bases,
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
-from lightning_modules.command_line.missing_weights import refuse_missing_weights
 from lightning_modules.command_line.moved import old_metric
+from lightning_modules.command_line.preflight import check_settings
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -56,6 +69,8 @@ from lightning_modules.command_line.trainer import AVSyncTrainer
 
 _OF_ONE_COMMAND = ("verbose", "return_predictions")
 """Arguments of a command that no configuration of ours uses and other commands do not know."""
+AS_BUILT = "pretrained"
+"""As ``ckpt_path``: no checkpoint, but the weights that the configuration builds the model with."""
 
 
 class ConfigInCheckpoint(SaveConfigCallback):
@@ -108,6 +123,7 @@ class AVSyncCLI(LightningCLI):
         self._callback_names = callback_names(args)
         self._run_folder: Path | None = None
         self._goes_on_from: Path | None = None
+        self._changes: list[Change] = []
         super().__init__(args=args, **kwargs)
 
     def setup_parser(
@@ -159,7 +175,7 @@ class AVSyncCLI(LightningCLI):
         """The configuration decides: hyperparameters stored in a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks at the checkpoint, the weights and the data set before anything slow happens."""
+        """Looks at settings, files and checkpoint before anything slow happens."""
         # a saved configuration is called config.yaml, whatever it is of
         self.config.get(str(self.subcommand), self.config).experiment = self._experiment()
         if found := old_metric(self.config.as_dict()):
@@ -179,14 +195,26 @@ class AVSyncCLI(LightningCLI):
                 "'clip: ClipShape | None', or set clip to null"
             )
         # now, not after minutes of building models
-        refuse_missing_weights(self.config.get(str(self.subcommand), self.config).as_dict())
+        if self.subcommand is not None:
+            check_settings(self.subcommand, self.config[self.subcommand].as_dict())
         if self.subcommand == "export":
             check_target(Path(self._chosen(self.config, "folder")))
-        if ckpt_path := self._chosen(self.config, "ckpt_path"):
-            self.config[str(self.subcommand)]["ckpt_path"] = self._found(str(ckpt_path))
+        ckpt_path = self._chosen(self.config, "ckpt_path")
+        if self.subcommand == "predict" and not ckpt_path:
+            raise InputError(
+                "ckpt_path is not given, so that what is trained would be random: give a .ckpt file or last, or "
+                f"{AS_BUILT} to predict with the weights that the configuration itself names"
+            )
+        if ckpt_path and not self._as_built(ckpt_path):
+            self.config[str(self.subcommand)]["ckpt_path"] = path = self._found(str(ckpt_path))
+            if self.subcommand == "fit" and Path(path).exists():
+                self._changes = self._changes_since(path)
 
     def instantiate_classes(self) -> None:
-        """Builds everything; the run's folder is made before that, and removed if nothing came of it."""
+        """Builds everything; the run's folder is made before that, and removed if nothing came of it.
+
+        What a model draws follows the experiment's seed where it was given none of its own.
+        """
         self._given = self.config
         trainer = self._chosen(self.config, "trainer")
         if self._has_run_folder():
@@ -203,17 +231,38 @@ class AVSyncCLI(LightningCLI):
                 with contextlib.suppress(OSError):  # not empty: an earlier run's, or another process is at work
                     self._run_folder.rmdir()
             raise
+        seed = self._chosen(self.config, "seed_everything")
+        # it is False where nothing is to be seeded
+        if isinstance(self.model, GenerativeModule) and seed is not False:
+            self.model.follow_seed(seed)
+
+    def _as_built(self, ckpt_path: object) -> bool:
+        """Whether the weights that the configuration builds the model with are asked for instead of a checkpoint."""
+        return ckpt_path == AS_BUILT and self.subcommand != "fit"
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """A word of ours for Lightning's own; the saved configuration keeps it."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if self._as_built(arguments.get("ckpt_path")):
+            arguments["ckpt_path"] = None
+        return arguments
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds what every run has: a folder, whole checkpoints, bars that nest, guards, the results."""
         self.config = self._given
         config = self._chosen(self.config_init, "trainer")
+        # Lightning counts batches here and steps everywhere else; a float is a share of an epoch in either unit
+        if isinstance(config.val_check_interval, int):
+            kwargs["val_check_interval"] = config.val_check_interval * config.accumulate_grad_batches
         callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
         # a user's own way of writing checkpoints stays
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         named = self._chosen(self.config_init, "callbacks") or {}
         callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
+        if below(self._changes, OPTIMIZER, SCHEDULE):
+            callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
+        callbacks += [BatchesToAStep(change.before, change.now) for change in below(self._changes, ACCUMULATED)]
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
         for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
             if not any(isinstance(callback, kind) for callback in callbacks):
@@ -237,6 +286,23 @@ class AVSyncCLI(LightningCLI):
 
     def _has_run_folder(self) -> bool:
         return self.subcommand in LightningCLI.subcommands() and not self._chosen(self.config, "trainer").fast_dev_run
+
+    def _changes_since(self, ckpt_path: str) -> list[Change]:
+        """How the configuration differs from the one a checkpoint was made with; says so.
+
+        Raises:
+            InputError: if the checkpoint's optimizer cannot go on as the one that is configured.
+        """
+        before = stored_config(ckpt_path)
+        if before is None:
+            return []
+        parser = self._parser(self.subcommand)
+        now = yaml.safe_load(parser.dump(self.config[str(self.subcommand)], skip_none=False))
+        found = changes(before, now)
+        refuse_other_optimizer(found, ckpt_path)
+        if found:
+            rank_zero_info(listed(found, ckpt_path))
+        return found
 
     def _experiment(self) -> str:
         """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
@@ -289,7 +355,8 @@ CLI_SETTINGS: dict[str, Any] = {
     "subclass_mode_model": True,
     "subclass_mode_data": True,
     "auto_configure_optimizers": False,
-    "trainer_defaults": {"default_root_dir": "runs"},
+    # our data modules deal clips to the ranks themselves
+    "trainer_defaults": {"default_root_dir": "runs", "use_distributed_sampler": False},
     "parser_kwargs": {"allow_abbrev": False, "exit_on_error": False},
     "save_config_callback": ConfigInCheckpoint,
     "save_config_kwargs": {"overwrite": True},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lightning_modules.command_line.class_paths import did_you_mean, known_classes
+from lightning_modules.command_line.class_paths import did_you_mean, found_at, known_classes
 from lightning_modules.command_line.config_files import config_files, content_of
 from lightning_modules.command_line.jsonargparse_errors import read_complaint
 from lightning_modules.command_line.moved import MOVED_SETTINGS
@@ -135,7 +134,7 @@ def _accepted(name: str, owner: str | None) -> str:
     """What the class ``owner`` (or the top level) takes, the closest name first."""
     *groups, last = name.split(".")
     if owner is not None:
-        owned = _import(owner)
+        owned = found_at(owner)
         takes, keys = owned.__qualname__, _parameters(owned)
     elif groups == ["trainer"]:
         takes, keys = "trainer", _parameters(Trainer)
@@ -144,18 +143,6 @@ def _accepted(name: str, owner: str | None) -> str:
     else:
         return "remove it or correct its name"
     return did_you_mean(last, keys) or f"{takes} takes {', '.join(keys)}"
-
-
-def _import(path: str) -> Any:
-    """The class, function or class's method at ``path``; the parser has imported its module."""
-    module, names = path, list[str]()
-    while module not in sys.modules:
-        module, _, name = module.rpartition(".")
-        names.insert(0, name)
-    found: Any = sys.modules[module]
-    for name in names:
-        found = getattr(found, name)
-    return found
 
 
 def _parameters(owner: Any) -> list[str]:

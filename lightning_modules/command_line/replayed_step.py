@@ -71,7 +71,7 @@ def replayed(path: Path, options: Sequence[str] = ()) -> Found:
     run = _ReplayRun(replay)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(_configuration(replay.config_yaml, folder), encoding="utf-8")
+        config.write_text(_configuration(replay, folder), encoding="utf-8")
         try:
             _ReplayCLI(run, args=["fit", "--config", str(config), *options], **CLI_SETTINGS)
         except _Replayed as done:
@@ -122,6 +122,9 @@ class _ReplayCLI(AVSyncCLI):
         self._run = run
         super().__init__(**kwargs)
 
+    def before_instantiate_classes(self) -> None:
+        """The settings were looked at when the training began; here most of them are left out."""
+
     def _has_run_folder(self) -> bool:
         return False
 
@@ -130,16 +133,18 @@ class _ReplayCLI(AVSyncCLI):
         self.trainer.fit(self.model, train_dataloaders=[self._run.replay.batch])
 
 
-def _configuration(saved: str, folder: str) -> str:
+def _configuration(replay: Replay, folder: str) -> str:
     """Of a saved configuration what the step's numbers depend on; whatever is written goes to ``folder``."""
-    content = yaml.safe_load(saved)
-    kept = {key: value for key, value in content.get("trainer", {}).items() if key in _OF_NUMBERS}
+    content = yaml.safe_load(str(replay.config_yaml))
+    kept = {key: value for key, value in content["trainer"].items() if key in _OF_NUMBERS}
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    # of a step: a batch may be too small by itself
+    batches = content["trainer"].get("accumulate_grad_batches", 1) * replay.world_size
     chosen = {
-        "seed_everything": content.get("seed_everything", True),
+        "seed_everything": content.get("seed_everything", False),
         "model": content["model"],
         "data": _NO_DATA,
-        "trainer": {**kept, **quiet, **_ONE_STEP, "default_root_dir": folder},
+        "trainer": {**kept, **quiet, **_ONE_STEP, "accumulate_grad_batches": batches, "default_root_dir": folder},
     }
     text: str = yaml.safe_dump(chosen, sort_keys=False)
     return text

@@ -5,7 +5,7 @@ Legend: B clips, C channels, T_v video latents, T_a audio latents, h x w latent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -144,6 +144,34 @@ class HarmonyConditions:
     task: Task
     generation: GenerationConfig
     negatives: NegativesConfig
+
+    def check_given(self, given: Collection[str]) -> None:
+        """What the task is driven by must be given, and what it does not read must not.
+
+        Args:
+            given: of ``sounds``, ``scenes``, ``transcripts``, ``references`` and ``whole_videos``.
+
+        Raises:
+            InputError: naming what is missing or would be ignored.
+        """
+        task = f"generation.task is '{self.task}'"
+        for name, reads, what in (
+            ("sounds", self.task == "audio_to_video", "makes the sound itself"),
+            ("whole_videos", self.task == "video_to_audio", "reads first frames alone"),
+        ):
+            value = "true" if name == "whole_videos" else "a sound for every image"
+            if reads and name not in given:
+                raise InputError(f"{task}, but data.{name} is not given: give {value}, or set the task to joint.")
+            if name in given and not reads:
+                wanted = "audio_to_video" if name == "sounds" else "video_to_audio"
+                raise InputError(
+                    f"data.{name} is given, but {task}, which {what}: leave it out, or set the task to {wanted}."
+                )
+        if "transcripts" in given and self.inputs.transcript_encoder is None:
+            raise InputError(
+                "data.transcripts is given, but transcript_encoder is null, so that nothing would be spoken: leave it "
+                "out, or give a transcript_encoder."
+            )
 
     def encode(self, batch: ClipBatch, guidance: SyncCFG) -> EncodedClips:
         """All that is encoded; what ``guidance`` does not read is left out.

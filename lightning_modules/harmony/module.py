@@ -6,7 +6,7 @@ Source: Harmony (arXiv 2511.21579). A training step passes `HarmonyRows` (clips 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from components.objectives.task_losses import TASKS
 from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from components.weights.identity import Identity, identity_of
+from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only
 from lightning_modules.base import GenerativeModule
 from lightning_modules.harmony.conditions import (
@@ -70,6 +71,7 @@ from lightning_modules.harmony.stages import (
 )
 
 
+@names_files("curriculum.init_from")
 class HarmonyModule(GenerativeModule[EncodedClips]):
     """Trains a `HarmonyTransformer` with Cross-Task Synergy, stage by stage, and samples from it with SyncCFG.
 
@@ -87,12 +89,14 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         dropout: how often a training row lacks a condition.
         generation: what validation, test and prediction make of a clip.
         negatives: what text guidance pushes away from.
-        noise_seed: seed of everything random in training and sampling.
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
 
     Raises:
         InputError: if parts do not fit each other or the stage.
     """
 
+    logged_names = ("loss", "train/loss", "train/*/*", "train/clips*")
     why_nothing_trains = (
         "curriculum.train_video and curriculum.train_audio are false and the transformer has no interaction"
     )
@@ -112,7 +116,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         dropout: DropoutConfig = DropoutConfig(),  # noqa: B008
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008
         negatives: NegativesConfig = NegativesConfig(),  # noqa: B008
-        noise_seed: int = 0,
+        noise_seed: int | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, generation.variants, noise_seed)
         task = generation.task_of(curriculum.stage)
@@ -305,6 +309,14 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             bases = {tower_name(side): base_identity(self.transformer, side, trained) for side in self.curriculum.lora}
             self._identities = super().identities() | bases
         return self._identities
+
+    def check_given(self, given: Collection[str]) -> None:
+        """What ``generation.task`` is driven by, and nothing that it does not read.
+
+        Raises:
+            InputError: naming what is missing or would be ignored.
+        """
+        self.conditions.check_given(given)
 
     def trained_transformer(self) -> HarmonyTransformer:
         """The dual tower."""

@@ -6,28 +6,36 @@ task joint training. Adapters (LoRA) in place of whole towers are ours.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from callbacks.ema import EMA_PREFIX
 from components.backbones.harmony.lora import adapt_tower, base_identity, forget_files_of_frozen, trains_beside_frozen
 from components.backbones.harmony.model import PARTS, HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, adapted_weight, is_adapter, merged, plain_name
 from components.contracts import Modality
 from components.errors import InputError
+from components.weights.file import open_weights
 from components.weights.identity import Identity
 from components.weights.pretrained import located
-from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.init_from import (
+    check_same_frozen,
+    is_export,
+    open_checkpoint,
+    take_over,
+    weights_to_begin_with,
+)
 
 Stage = Literal["audio", "timbre", "joint"]
 STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
-BEGINS_FROM: dict[str, tuple[str, ...]] = {"audio": (), "timbre": ("audio",), "joint": ("timbre", "joint")}
+BEGINS_FROM: dict[str, tuple[str, ...]] = {
+    "audio": ("audio",),
+    "timbre": ("audio", "timbre"),
+    "joint": ("timbre", "joint"),
+}
+"""Stages whose weights a stage may begin with; its own, to train anew on other data."""
 
 STAGE_KEY = "harmony_stage"
 """Checkpoints hold the stage they were trained in under this key."""
@@ -49,7 +57,8 @@ class CurriculumConfig:
     Attributes:
         stage: ``audio`` (sound from descriptions and transcripts), ``timbre`` (and a reference voice) or ``joint``. The
             first two run the audio tower alone.
-        init_from: checkpoint of the previous stage whose weights this one begins with.
+        init_from: what this training begins with: a checkpoint (whole or slim) of the previous stage or of the same, or
+            a folder that ``avsync export`` wrote. Weights alone are taken; steps count from 0.
         train_video: stage joint trains the video tower.
         train_audio: stage joint trains the audio tower.
         video_lora: train adapters in the video tower instead of its weights, which stay frozen.
@@ -82,11 +91,6 @@ class CurriculumConfig:
             raise InputError(
                 "curriculum.init_from is the word None: to begin with nothing, set it to null in a file, or give "
                 "--model.init_args.curriculum '{init_from: null}'."
-            )
-        if self.init_from is not None and not BEGINS_FROM[self.stage]:
-            raise InputError(
-                f"curriculum.init_from is '{self.init_from}', but stage {self.stage} is the first: leave "
-                "curriculum.init_from out."
             )
         for side in self.lora:
             if not self.trains[side]:
@@ -150,7 +154,7 @@ def begin_from(
     Adapters go on training where the transformer has the same, and are merged into a tower without any.
 
     Args:
-        path: checkpoint of a `HarmonyModule`, file or folder; may be one that the package ships.
+        path: checkpoint of a `HarmonyModule`, file or folder, or an export; may be one that the package ships.
         transformer: receives the weights; `freeze_for` has prepared it.
         curriculum: the stage that begins.
         frozen: identities of codec and encoders here, by name; those of the checkpoint must be the same.
@@ -159,55 +163,29 @@ def begin_from(
         InputError: if the checkpoint is missing or damaged, is of a stage that does not come before, does not fit, or
             was trained on other latents, texts or frozen weights. The transformer is unchanged then.
     """
-    source, stage = str(located(path)), curriculum.stage
-    check_checkpoint(source, "curriculum.init_from")
-    try:
-        checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(source)
-    except (FileNotFoundError, pickle.UnpicklingError) as error:
-        raise InputError(checkpoint_error_sentence(error, source, "curriculum.init_from")) from None
-    there = checkpoint.get(STAGE_KEY)
-    if there not in BEGINS_FROM[stage]:
-        was = f"stage {there}" if there else "no stage of Harmony"
-        raise InputError(
-            f"curriculum.init_from '{path}' was trained in {was}, but this is stage {stage}: give a checkpoint of "
-            f"stage {' or '.join(BEGINS_FROM[stage])}."
-        )
-    for name, identity in frozen.items():
-        recorded = checkpoint.get("frozen", {}).get(name)
-        if recorded is not None and recorded["sha256"] != identity.sha256:
+    named, stage = f"curriculum.init_from '{path}'", curriculum.stage
+    if is_export(path):  # which knows neither stage nor codecs, and has its adapters merged
+        checkpoint: dict[str, Any] = {}
+        weights = dict(open_weights(located(path)).tensors)
+    else:
+        checkpoint = open_checkpoint(path, "curriculum.init_from")
+        there = checkpoint.get(STAGE_KEY)
+        if there not in BEGINS_FROM[stage]:
+            was = f"stage {there}" if there else "no stage of Harmony"
             raise InputError(
-                f"curriculum.init_from '{path}' was trained with another {name}: {recorded['name']} (sha256 "
-                f"{recorded['sha256'][:12]}), but this config loads {identity.name} (sha256 {identity.sha256[:12]}); "
-                "use the same."
+                f"{named} was trained in {was}, but this is stage {stage}: give a checkpoint of stage "
+                f"{' or '.join(BEGINS_FROM[stage])}."
             )
-    weights = _weights_to_begin_with(checkpoint)
+        check_same_frozen(checkpoint, frozen, named)
+        weights = weights_to_begin_with(checkpoint, _PREFIX)
     # before names are compared: adapters that are merged become plain weights
     weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
     held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
     # The video tower and the interaction may be missing: the audio stages have neither. So may an audio tower of which
     # the checkpoint holds the adapters alone; `_take_over_adapters` has compared the weights that they stand on.
     missing = [] if "audio" in checkpoint.get(LORA_KEY, {}) else [name for name in held if part_of(name) == "audio"]
-    missing = sorted(name for name in missing if name not in weights and not is_adapter(name))
-    unexpected = sorted(weights.keys() - held.keys())
-    shapes = sorted(name for name in weights.keys() & held.keys() if weights[name].shape != held[name].shape)
-    if missing or unexpected or shapes:
-        raise InputError(
-            f"curriculum.init_from '{path}' does not fit this transformer: missing {missing[:10]}, unexpected "
-            f"{unexpected[:10]}, of another shape {shapes[:10]}; use the tower the checkpoint was made with."
-        )
-    with torch.no_grad():
-        for name, value in weights.items():
-            # in place: dtype and device stay, and optimizer and shards do not exist yet
-            held[name].copy_(value)
+    take_over(weights, held, [name for name in missing if name not in weights and not is_adapter(name)], named)
     forget_files_of_frozen(transformer, weights)
-
-
-def _weights_to_begin_with(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights and adapters under the transformer's names; averages in place of the last step's where there are any."""
-    stored: dict[str, Tensor] = checkpoint["state_dict"]
-    averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
-    weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
-    return {name.removeprefix(_PREFIX): value for name, value in weights.items() if name.startswith(_PREFIX)}
 
 
 def tower_name(side: Modality) -> str:

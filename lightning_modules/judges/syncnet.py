@@ -40,6 +40,14 @@ class SyncNetModule(L.LightningModule):
         noise_seed: seed of what ``degrade`` draws.
     """
 
+    logged_names = (
+        "train/loss",
+        "sync_c_real",
+        "sync_d_real",
+        "sync_c_chance",
+        "sync_d_chance",
+    )
+
     def __init__(
         self,
         scorer: SyncNetScorer,
@@ -60,7 +68,7 @@ class SyncNetModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
-        return scheduled(self.optimizer(self.scorer.net.parameters()), self.lr_scheduler)
+        return scheduled(self, self.optimizer(self.scorer.net.parameters()), self.lr_scheduler)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """The contrastive loss of the batch."""

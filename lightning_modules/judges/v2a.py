@@ -54,6 +54,12 @@ class V2AModule(L.LightningModule):
         noise_seed: seed of everything random in training.
     """
 
+    logged_names = (
+        "train/loss",
+        "cyclesync_real*",
+        "cyclesync_chance*",
+    )
+
     def __init__(
         self,
         v2a: OnsetV2A,
@@ -90,7 +96,7 @@ class V2AModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
-        return scheduled(self.optimizer(self.v2a.parameters()), self.lr_scheduler)
+        return scheduled(self, self.optimizer(self.v2a.parameters()), self.lr_scheduler)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy of the onset curve."""

@@ -1,11 +1,8 @@
-"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks attend to the sound.
-
-Also here: whether the parts of a Syncphony experiment fit together, checked before anything runs.
-"""
+"""Syncphony: audio-to-video by an autoregressive pyramid transformer whose late blocks attend to the sound."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,48 +35,17 @@ from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from components.samplers.sampling_noise import ClipNoise
+from components.weights.identity import identity_of
+from components.weights.named_files import names_files
+from components.weights.pretrained import builds_shapes_only
 from lightning_modules.base import GenerativeModule
-
-
-def check_parts_fit(
-    dit: SyncphonyDiT, codec: VideoCodec, text_encoder: TextEncoder, audio_encoder: AudioEncoder | None
-) -> None:
-    """Compare the widths and channels that codec, encoders and transformer must share.
-
-    Raises:
-        InputError: naming the two values that differ and the setting to change.
-    """
-    if (audio_encoder is None) != (dit.audio_embedder is None):
-        raise InputError("dit.audio_dim and audio_encoder must both be given or both be null.")
-    if audio_encoder is not None and audio_encoder.dim != dit.audio_dim:
-        raise InputError(f"dit.audio_dim is {dit.audio_dim} but the audio encoder gives {audio_encoder.dim}.")
-    wanted = tuple(dit.backbone.config[key] for key in ("joint_attention_dim", "pooled_projection_dim"))
-    if (text_encoder.dim, text_encoder.pooled_dim) != wanted:
-        raise InputError(
-            f"the text encoder gives tokens of width {text_encoder.dim} and pooled vectors of width "
-            f"{text_encoder.pooled_dim} but the backbone takes {wanted[0]} and {wanted[1]}: set them equal."
-        )
-    if codec.latent_channels != dit.backbone.latent_channels:
-        in_channels = dit.backbone.config["in_channels"] // dit.backbone.latent_channels * codec.latent_channels
-        raise InputError(
-            f"the codec has {codec.latent_channels} latent channels but the backbone takes "
-            f"{dit.backbone.latent_channels}: set the backbone's in_channels to {in_channels}."
-        )
-
-
-def check_pyramids_fit(pyramid: AutoregressivePyramid, sampler: PyramidSampler) -> None:
-    """Training and sampling must cut clips and noise levels alike.
-
-    Raises:
-        InputError: naming both settings.
-    """
-    trained, sampled = ((p.schedule.stages, p.frames_per_unit) for p in (pyramid, sampler))
-    if trained != sampled:
-        raise InputError(
-            f"pyramid has {trained[0]} stages and frames_per_unit {trained[1]} but sampler has {sampled[0]} stages "
-            f"and frames_per_unit {sampled[1]}: set them equal."
-        )
-
+from lightning_modules.syncphony.checks import (
+    check_batches_cover_columns,
+    check_parts_fit,
+    check_pyramids_fit,
+    columns_not_covered,
+)
+from lightning_modules.syncphony.init_from import begin_from
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -101,6 +67,7 @@ class EncodedConditions:
     generators: Sequence[torch.Generator]
 
 
+@names_files("init_from")
 class SyncphonyModule(GenerativeModule[EncodedConditions]):
     """Trains a `SyncphonyDiT` with the motion-aware loss and samples from it with audio sync guidance.
 
@@ -122,13 +89,17 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         negative_prompt: what text guidance pushes away from.
         prompt_suffix: appended to every prompt when sampling.
         variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
-        noise_seed: seed of everything random in training and sampling.
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
         export_dtype: precision of the weights `save_pretrained` writes.
+        init_from: a checkpoint (whole or slim) of another training, or a folder that ``avsync export`` wrote, to begin
+            with its weights alone; steps count from 0.
 
     Raises:
-        InputError: if a variant is unknown, or codec or encoders do not fit the transformer.
+        InputError: if a variant is unknown, or codec, encoders or ``init_from`` do not fit the transformer.
     """
 
+    logged_names = ("loss", "train/loss", "train/base", "train/motion", "train/base_stage?", "train/motion_stage?")
     why_nothing_trains = "dit.first_late_block leaves no late block and dit.train_head is off"
 
     def __init__(
@@ -148,8 +119,9 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         negative_prompt: str = "",
         prompt_suffix: str = "",
         variants: Sequence[str] = (),
-        noise_seed: int = 0,
+        noise_seed: int | None = None,
         export_dtype: str = "float32",
+        init_from: str | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, variants, noise_seed)
         unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
@@ -172,6 +144,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         if export_dtype not in ("float32", "bfloat16"):
             raise InputError(f"export_dtype is {export_dtype!r}: give float32 or bfloat16.")
         self.export_dtype = getattr(torch, export_dtype)
+        if init_from is not None and not builds_shapes_only():
+            begin_from(init_from, dit, {name: identity_of(part) for name, part in self.frozen_modules().items()})
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Motion-aware loss of one autoregressive pyramid batch."""
@@ -274,6 +248,25 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         trains_whole = all(parameter.requires_grad for parameter in self.dit.backbone.parameters())
         return ({} if trains_whole else {"backbone": self.dit.backbone}) | self.frozen_modules()
 
+    def check_given(self, given: Collection[str]) -> None:
+        """Sounds, exactly where the transformer has audio layers, and nothing else.
+
+        Raises:
+            InputError: naming what is missing or would be ignored.
+        """
+        if self.audio_encoder is not None and "sounds" not in given:
+            raise InputError("Syncphony moves to a sound, but data.sounds is not given: give a sound for every image.")
+        if self.audio_encoder is None and "sounds" in given:
+            raise InputError(
+                "data.sounds is given, but audio_encoder is null, so that nothing would be heard: leave it out, or "
+                "give an audio_encoder and dit.audio_dim."
+            )
+        for name in given:
+            if name != "sounds":
+                raise InputError(
+                    f"data.{name} is given, but Syncphony reads images, captions and sounds alone: leave it out."
+                )
+
     def trained_transformer(self) -> SyncphonyDiT:
         """The transformer."""
         return self.dit
@@ -288,9 +281,10 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         """Stage and noise level of each clip."""
         index = self.global_batch_index(batch, batch_idx)
         generator = torch.Generator(self.device).manual_seed(self._seed(index))
-        latents, _, units = self._drawn(batch, index, generator)
+        latents, _, units, position = self._drawn(batch, index, generator)
+        draws = self.pyramid.draw(latents, units, generator, position)
         told = [""] * len(batch)
-        for column in self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator)):
+        for column in self.pyramid.build(latents, units, draws, position):
             for row, sigma in zip(column.rows.tolist(), column.local_sigma.tolist(), strict=True):
                 told[row] = f"stage {column.stage}, noise {sigma:.2f} of it"
         return told
@@ -335,16 +329,16 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
-        latents, text, units = self._drawn(batch, index, generator)
+        latents, text, units, position = self._drawn(batch, index, generator)
         objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
         audio = self._audio_features(batch)
-        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator)
+        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator, position)
 
     @torch.no_grad()
     def _drawn(
         self, batch: ClipBatch, index: int, generator: torch.Generator
-    ) -> tuple[Tensor, TextFeatures, list[int]]:
-        """Clean latents ``[B, C, L, h, w]``, the prompts (some are dropped), and the prefix length of every stage."""
+    ) -> tuple[Tensor, TextFeatures, list[int], int | None]:
+        """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
         latents = batch.video_latents
         if latents is None:
             latents = self.codec.encode(self._pixels(batch.video))
@@ -354,5 +348,38 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
         # As rank 0 of 1: the index counts the batches of all processes already.
+        position = self._position_among_columns(batch, index)
+        if position is not None:
+            # batches that cover the columns together take prefixes of one length, as one batch of all of them does
+            index = position // max(len(batch), self.pyramid.num_columns)
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
-        return latents, text, units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        return latents, text, units, position
+
+    def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
+        """Place of the batch in the training order, or None where it covers all columns evenly by itself.
+
+        Raises:
+            InputError: if not even the batches of all processes that make one step do.
+        """
+        size, columns = len(batch), self.pyramid.num_columns
+        if size % columns == 0:
+            return None
+        batches = 1 if self.run is None else self.run.accumulate_grad_batches * self.run.world_size
+        if size * batches % columns:
+            raise InputError(columns_not_covered(size, columns))
+        return index * size if batch.position is None else batch.position
+
+    @staticmethod
+    def check_settings(model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+        """Looks at the settings of an experiment before anything is built.
+
+        Args:
+            model: arguments of the module.
+            data: arguments of the data module.
+            trainer: arguments of the trainer.
+
+        Raises:
+            InputError: if the batches of a step cannot cover the pyramid's columns evenly.
+        """
+        check_batches_cover_columns(model, data, trainer)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch.utils.data import DataLoader
 
 from lightning_modules.syncphony.module import SyncphonyModule
 from tests.callbacks.jumping_squares import JumpingSquares
-from tests.lightning_modules.tiny_module import tiny_module
+from tests.lightning_modules.tiny_module import TinyData, clips, tiny_module
 
 
 def root_of_zero(value: torch.Tensor) -> torch.Tensor:
@@ -54,3 +55,10 @@ class SickSyncphony(SyncphonyModule):
         if index == self.sick_index:
             logs["loss"] = logs["loss"] + root_of_zero(logs["loss"])
         return logs
+
+
+class Pairs(TinyData):
+    """Two clips to a batch: fewer than the pyramid has columns."""
+
+    def train_dataloader(self):
+        return DataLoader([clips(2, position=2 * index, seed=index) for index in range(8)], batch_size=None)

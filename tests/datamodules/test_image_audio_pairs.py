@@ -102,6 +102,13 @@ def test_whole_mute_videos(tmp_path: Path) -> None:
         next(iter(pairs(told, num_frames=30, whole_videos=True).predict_dataloader()))
 
 
+def test_transparent_pictures(files: dict[str, list[str]]) -> None:
+    Image.new("RGBA", (16, 16), (0, 200, 0, 0)).save(files["images"][0])
+    white, black = (next(iter(pairs(files, **more).predict_dataloader())) for more in ({}, {"background": "black"}))
+    assert white.video[0].min() == 255 and black.video[0].max() == 0
+    assert torch.equal(white.video[1], black.video[1])
+
+
 def test_bad_input(files: dict[str, list[str]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="images is empty"):
         pairs({"images": [], "sounds": [], "captions": []})
@@ -111,6 +118,17 @@ def test_bad_input(files: dict[str, list[str]], tmp_path: Path) -> None:
         pairs(files, batch_size=0)
     with pytest.raises(InputError, match="fps is -1"):
         pairs(files, fps=-1)
+    with pytest.raises(InputError, match="there is no section clip that says what the videos to make look like"):
+        ImageAudioPairs(clip=None, **files)
+    for name in ("blueish", "#ffffff80"):
+        with pytest.raises(InputError, match=f"background is '{name}', which is no colour"):
+            pairs(files, background=name)
+    for name in ("images", "sounds"):
+        lost = {**files, name: [*files[name][:2], str(tmp_path / "lost.png")]}
+        with pytest.raises(
+            InputError, match=rf"lost\.png does not exist; data\.{name} has to name files that are there"
+        ):
+            pairs(lost)
     write_wav(tmp_path / "silent.wav", torch.zeros(48000), 16000)
     with pytest.raises(InputError, match=r"silent\.wav is silent in its first 2\.000 s; give a sound to move to"):
         next(iter(pairs({**files, "sounds": [str(tmp_path / "silent.wav")] * 3}).predict_dataloader()))

@@ -41,6 +41,7 @@ from components.media.clock import TimeMap
 from components.weights.file import Weights, open_weights, open_weights_file
 from components.weights.fit import assign_weights
 from components.weights.identity import identity_of, record_identity, recorded_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import (
     CONFIG_FILE,
     Sha256,
@@ -109,6 +110,7 @@ def save_harmony(
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
+@names_files(folder=None)
 def load_harmony(
     folder: str,
     video: WanTower | None = None,
@@ -157,6 +159,7 @@ def load_harmony(
     return model
 
 
+@names_files(folder=None)
 def harmony_audio_tower(folder: str, dtype: str | None = "float32", sha256: Sha256 = None) -> AudioTower:
     """The audio tower out of a folder that `save_harmony` wrote (the way from audio pre-training to joint training).
 
@@ -254,6 +257,7 @@ def _check_tower(side: Modality, tower: nn.Module | None, config: Mapping[str, A
         )
 
 
+@names_files("file")
 def ovi_audio_tower(
     file: str,
     transcript_dim: int | None = 1472,
@@ -302,6 +306,7 @@ def ovi_audio_tower(
     return assemble_tower(AudioTower, config, weights, dtype_named(dtype), file, fresh=OWN_PARTS)
 
 
+@names_files(folder="subfolder")
 def audio_tower_from_wan(
     folder: str,
     subfolder: str | None = None,

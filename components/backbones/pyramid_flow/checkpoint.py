@@ -15,6 +15,7 @@ from components.backbones.pyramid_flow.mmdit import PyramidMMDiT
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.errors import InputError
 from components.weights.fit import Renames, Shapes, contradicting, num_numbered
+from components.weights.named_files import names_files
 from components.weights.pretrained import CONFIG_FILE, Sha256, dtype_named, full_name, load_module, pretrained_config
 from components.weights.public_checkpoints import as_the_pipeline_runs_it
 
@@ -29,6 +30,7 @@ RENAMES: Mapping[Variant, Renames] = {
 """The two releases spell the text norms differently; files saved again through diffusers have its one spelling."""
 
 
+@names_files(folder="subfolder")
 def pretrained_backbone(
     folder: str,
     subfolder: str | None = None,

@@ -27,10 +27,12 @@ from components.backbones.syncphony.audio_windows import AudioTimeline
 from components.backbones.syncphony.checkpoint import load_audio_layers
 from components.contracts import AudioFeatures
 from components.errors import InputError
+from components.weights.named_files import names_files
 
 T = TypeVar("T")
 
 
+@names_files(audio_weights=None)
 class SyncphonyDiT(nn.Module):
     """Late blocks that train and attend to the sound, on top of early blocks that do not change.
 

@@ -18,6 +18,7 @@ from components.weights.diffusers_folder import check_class
 from components.weights.file import Weights, open_weights, open_weights_file
 from components.weights.fit import Shapes, assign_weights, contradicting, num_numbered, precision_of
 from components.weights.identity import record_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import (
     CONFIG_FILE,
     Sha256,
@@ -180,6 +181,7 @@ _FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 T = TypeVar("T", bound=WanTower)
 
 
+@names_files(folder="subfolder")
 def wan_tower(
     folder: str,
     subfolder: str | None = None,

@@ -22,9 +22,11 @@ from components.contracts import AudioCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of, inherit_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only, dtype_named
 
 
+@names_files("statistics", vae="vae_subfolder", vocoder="vocoder_subfolder")
 class MMAudioCodec(AudioCodec):
     """Waveform to log-mel spectrogram to VAE latents, and back through the VAE and a BigVGAN vocoder.
 

@@ -20,6 +20,7 @@ from components.errors import InputError
 from components.weights.diffusers_folder import load_diffusers
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import dtype_named
 
 PUBLIC_ARCHITECTURE: dict[str, object] = {
@@ -38,6 +39,7 @@ PUBLIC_ARCHITECTURE: dict[str, object] = {
 """Shapes of Wan2.2-TI2V-5B's VAE; its 48 means and deviations are read from the folder's config."""
 
 
+@names_files(folder="subfolder")
 class WanVideoCodec(VideoCodec):
     """Frozen ``AutoencoderKLWan`` with latents normalised per channel by the means and deviations of its config.
 

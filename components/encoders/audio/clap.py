@@ -14,6 +14,7 @@ from components.encoders.transformers_model import load_audio_model, load_featur
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 
 PUBLIC: dict[str, dict[str, Any]] = {
     "laion/clap-htsat-unfused": {},
@@ -22,6 +23,7 @@ PUBLIC: dict[str, dict[str, Any]] = {
 """Public models, and where their config differs from transformers' defaults."""
 
 
+@names_files(checkpoint=None)
 class ClapAudioEncoder(FrozenAudioEncoder):
     """The last grid of CLAP's Swin transformer laid out in time, frozen; sound at 48 kHz, at most 10 s.
 

@@ -16,11 +16,13 @@ from components.errors import InputError
 from components.weights.file import Weights
 from components.weights.fit import assign_weights, check_fit
 from components.weights.identity import record_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import Sha256, builds_shapes_only, dtype_named, repository_of
 
 FEATURES = ("backbone", "aligned")
 
 
+@names_files(checkpoint=None)
 class DenseAVEncoder(FrozenAudioEncoder):
     """Tokens of DenseAV (arXiv 2406.05629), frozen; sound at 16 kHz.
 

@@ -13,6 +13,7 @@ from components.encoders.transformers_model import load_audio_model, load_featur
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 
 FREQUENCIES = ("mean", "stack")
 PUBLIC: dict[str, dict[str, Any]] = {"MIT/ast-finetuned-audioset-10-10-0.4593": {}}
@@ -21,6 +22,7 @@ PUBLIC: dict[str, dict[str, Any]] = {"MIT/ast-finetuned-audioset-10-10-0.4593": 
 _WINDOW, _HOP = 400, 160  # samples of Kaldi's 25 ms frames and between them
 
 
+@names_files(checkpoint=None)
 class SpectrogramTransformerEncoder(FrozenAudioEncoder):
     """AST's patches laid out in time, frozen; sound at 16 kHz, at most 10.255 s with the public model.
 

@@ -12,6 +12,7 @@ from components.encoders.audio.frozen import FrozenAudioEncoder, zero_mean_unit_
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor
 from components.errors import InputError
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 from components.weights.pretrained import Sha256, builds_shapes_only, read_config, repository_of, resolve_folder
 
 _CLASSES = {"hubert": "HubertModel", "wavlm": "WavLMModel", "wav2vec2": "Wav2Vec2Model"}
@@ -36,6 +37,7 @@ PUBLIC: dict[str, dict[str, Any]] = {
 """Public models, and where their config differs from transformers' defaults."""
 
 
+@names_files(checkpoint=None)
 class SpeechEncoder(FrozenAudioEncoder):
     """The last layer of a speech model as tokens, frozen; sound at 16 kHz.
 

@@ -12,6 +12,7 @@ from components.encoders.audio.frozen import FrozenAudioEncoder
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor, mel_filters
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 
 PUBLIC: dict[str, dict[str, Any]] = {
     f"openai/whisper-{size}": {
@@ -33,6 +34,7 @@ PUBLIC: dict[str, dict[str, Any]] = {
 """Public models, and where their config differs from transformers' defaults."""
 
 
+@names_files(checkpoint=None)
 class WhisperAudioEncoder(FrozenAudioEncoder):
     """The encoder of a Whisper model, frozen; sound at 16 kHz, at most 30 s.
 

@@ -164,6 +164,20 @@ def test_a_column_depends_on_its_own_clips_and_no_later_frame():
         assert same is (c != 1)
 
 
+def test_clips_of_a_small_batch_go_where_their_position_says():
+    pyramid, clips = AutoregressivePyramid(), latents(3)
+    columns = pyramid.build(clips, [2, 2, 2], pyramid.draw(clips, [2, 2, 2], generator(0), 6), 6)
+    # positions 6, 7, 8 are in columns 2, 3, 0 of 0, 1, 1, 2
+    assert [(column.stage, column.rows.tolist()) for column in columns] == [(0, [2]), (1, [0]), (2, [1])]
+    four = latents(4)
+    whole, placed = (
+        pyramid.build(four, [2, 2, 2], pyramid.draw(four, [2, 2, 2], generator(0), position), position)
+        for position in (None, 8)
+    )
+    for one, other in zip(whole, placed, strict=True):
+        assert torch.equal(one.target, other.target) and torch.equal(one.rows, other.rows)
+
+
 def test_whole_clips_without_history():
     pyramid = AutoregressivePyramid(autoregressive=False)
     for column in built(pyramid, latents(4), [1, 1, 1]):

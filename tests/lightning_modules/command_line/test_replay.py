@@ -24,7 +24,6 @@ SYNCPHONY = {
     "model": {"class_path": "tests.callbacks.sick_squares.SickSyncphony", "init_args": {"sick_index": 3}},
     "data": {"class_path": "tests.lightning_modules.tiny_module.TinyData"},
 }
-TWO = {"devices": 2, "use_distributed_sampler": False}
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +82,15 @@ def test_a_replay_finds_the_same_again(capsys: pytest.CaptureFixture[str]):
     assert "everything is finite this time" in capsys.readouterr().out
 
 
+def test_a_batch_that_is_a_part_of_a_step_is_replayed(capsys: pytest.CaptureFixture[str]):
+    """Two clips of four columns: the stages go by the batch's place in the training order."""
+    write_config(SYNCPHONY | {"data": {"class_path": "tests.callbacks.sick_squares.Pairs"}}, accumulate_grad_batches=2)
+    assert main(["fit", "--config", "sick.yaml"]) == 2
+    assert main(["replay", "runs/sick/version_0/replay/step1_rank0.pt"]) == 3
+    out = capsys.readouterr().out
+    assert "clip clip3_0 (stage 1, noise " in out and "clip clip3_1 (stage 2, noise " in out
+
+
 def test_what_cannot_be_replayed_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]):
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -111,7 +119,7 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence(capsys: pytest.Captu
 
 
 def test_one_rank_of_two_ends_both_and_is_replayed():
-    write_config(SQUARES, strategy="ddp", devices=2)
+    write_config(SQUARES, strategy="ddp", devices=2, use_distributed_sampler=True)
     status, _, said = avsync("fit", "--config", "sick.yaml", "--model.init_args.sick", "frog/b_0")
     ended = time.time()
     (file,) = Path("runs/sick/version_0/replay").iterdir()
@@ -128,7 +136,7 @@ def test_one_rank_of_two_ends_both_and_is_replayed():
 
 
 def test_one_rank_of_two_that_share_the_weights(capsys: pytest.CaptureFixture[str]):
-    write_config(SYNCPHONY, strategy={"class_path": "FSDP2Strategy"}, **TWO)
+    write_config(SYNCPHONY, strategy={"class_path": "FSDP2Strategy"}, devices=2)
     status, _, said = avsync("fit", "--config", "sick.yaml")
     file = Path("runs/sick/version_0/replay/step1_rank1.pt")
     assert status == 2 and [path.name for path in file.parent.iterdir()] == [file.name]

@@ -55,6 +55,27 @@ def test_a_driven_variant_is_the_driven_task(task: str):
     assert torch.equal(given, batch.audio if task == "audio_to_video" else batch.video / 255)
 
 
+@pytest.mark.parametrize(
+    ("task", "given", "sentence"),
+    [
+        ("joint", ["sounds"], "data.sounds is given, but generation.task is 'joint', which makes the sound itself"),
+        ("joint", ["whole_videos"], "data.whole_videos is given, but generation.task is 'joint', which reads first"),
+        ("audio_to_video", ["references"], "'audio_to_video', but data.sounds is not given: give a sound for every"),
+        ("video_to_audio", ["sounds"], "data.sounds is given, but generation.task is 'video_to_audio', which makes"),
+        ("video_to_audio", [], "'video_to_audio', but data.whole_videos is not given: give true, or set the task"),
+    ],
+)
+def test_what_the_task_does_not_read_is_refused(task: str, given: list[str], sentence: str):
+    module = trained_module(task=task)
+    with pytest.raises(InputError, match=sentence):
+        module.check_given(given)
+    drives = {"joint": [], "audio_to_video": ["sounds"], "video_to_audio": ["whole_videos"]}[task]
+    module.check_given([*drives, "scenes", "references", "transcripts"])
+    silent = replace(module.conditions, inputs=replace(module.inputs, transcript_encoder=None))
+    with pytest.raises(InputError, match=r"data\.transcripts is given, but transcript_encoder is null"):
+        silent.check_given([*drives, "transcripts"])
+
+
 def test_joint_generation():
     module, batch = trained_module(), replace(clips(), valid=torch.tensor([True, False]))
     result = module.generate(batch)

@@ -242,7 +242,7 @@ def test_one_field_of_a_section_is_set_over_files_that_set_others(
         ({"future_temporal_factor": 0}, r"^curriculum\.future_temporal_factor is 0"),
         (
             {"stage": "audio", "init_from": "a.ckpt"},
-            r"^curriculum\.init_from is 'a.ckpt', but stage audio is the",
+            r"^curriculum\.init_from: checkpoint 'a.ckpt' does not exist",
         ),
         ({"init_from": "None"}, r"^curriculum\.init_from is the word None: .*\.curriculum '\{init_from: null\}'"),
         ({"variants": ["w0"]}, r"^generation\.variants names \['w0'\]"),

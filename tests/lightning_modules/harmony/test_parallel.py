@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Any]:
     """One process, each step accumulated over the two batches that two ranks take."""
-    fit(folder, "alone", {"accumulate_grad_batches": 2, "val_check_interval": 2 * STEPS})
+    fit(folder, "alone", {"accumulate_grad_batches": 2})
     return seen(folder, "alone")[0]
 
 

@@ -48,8 +48,8 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
 
     with pytest.raises(InputError, match=r"trained in stage audio, but this is stage joint: give .* timbre or joint"):
         tiny_module(init_from=first)
-    with pytest.raises(InputError, match=r"but stage audio is the first: leave curriculum\.init_from out"):
-        tiny_module(stage="audio", init_from=first)
+    with pytest.raises(InputError, match=r"trained in stage timbre, but this is stage audio: give .* stage audio\."):
+        tiny_module(stage="audio", init_from=second)
     (tmp_path / "damaged.ckpt").write_bytes(Path(first).read_bytes()[:1000])
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2", "path": tmp_path}, tmp_path / "code.ckpt")
     for name, message in {
@@ -71,6 +71,19 @@ def test_the_curriculum_hands_its_weights_on(tmp_path: Path):
         InputError, match=r"trained in stage audio, but this is stage timbre.* curriculum\.init_from instead"
     ):
         trainer(str(tmp_path)).fit(tiny_module(stage="timbre"), TinyClips(), ckpt_path=first)
+
+
+def test_a_stage_begins_anew_with_weights_of_its_own_and_with_an_export(tmp_path: Path):
+    first = checkpoint_of("audio", tmp_path)
+    stored = torch.load(first, weights_only=True)["state_dict"]
+    again = tiny_module(stage="audio", init_from=first)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    again.save_pretrained(exported)
+    for stage in ("audio", "timbre", "joint"):
+        module = again if stage == "audio" else tiny_module(stage=stage, init_from=str(exported))
+        for name, value in stored.items():
+            assert torch.equal(module.state_dict()[name], value)
 
 
 def test_averaged_weights_are_handed_on(tmp_path: Path):

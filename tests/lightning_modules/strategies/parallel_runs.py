@@ -54,11 +54,12 @@ class Witness(L.Callback):
     ) -> None:
         self.file = file
         self.stop_at, self.stop_by, self.in_validation = stop_at, stop_by, in_validation
-        self.seen: dict[str, Any] = {"losses": [], "norms": [], "ids": [], "generated": {}, "sounds": {}}
+        self.seen: dict[str, Any] = {"losses": [], "norms": [], "rates": [], "ids": [], "generated": {}, "sounds": {}}
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         grads = [whole(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self.seen["norms"].append(float(torch.stack([g.double().square().sum() for g in grads]).sum().sqrt()))
+        self.seen["rates"].append(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.seen["losses"].append(float(trainer.callback_metrics["train/loss"]))

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Any]:
     """Three steps of one process, each accumulated over the two batches that two ranks take."""
-    avsync("fit", write_config(folder, "alone", accumulate_grad_batches=2, val_check_interval=6))
+    avsync("fit", write_config(folder, "alone", accumulate_grad_batches=2))
     return seen(folder, "alone")[0]
 
 
@@ -98,12 +98,28 @@ def test_a_sharded_run_told_to_stop_on_one_rank_goes_on_exactly(folder: Path, sh
     assert_same_tensors(load(checkpoint(folder, "resumed")), load(checkpoint(folder, "sharded")), 0)
 
 
+def test_a_sharded_run_goes_on_with_the_schedule_of_its_configuration(folder: Path, sharded: list[dict[str, Any]]):
+    schedule = "{class_path: OneCycleLR, init_args: {max_lr: 0.001, total_steps: 8}}"
+    config = write_config(folder, "longer", **TWO, max_steps=5, limit_val_batches=0)
+    path = checkpoint(folder, "sharded")
+    avsync("fit", config, "--ckpt_path", str(path), "--model.init_args.lr_scheduler", schedule)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0e-3)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0e-3, 8)
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cycle.step()
+    for rank in seen(folder, "longer"):
+        assert rank["rates"] == rates[3:]
+
+
 def test_shards_are_read_whole_and_whole_files_in_shards(folder: Path, alone: dict[str, Any]):
     """Two sharded processes write a folder, one process goes on; two sharded ones judge what that one has written."""
     avsync("fit", write_config(folder, "parts", stop_at=2, devices=2, strategy=SHARDED), status=75)
     parts = checkpoint(folder, "parts", "stopped.ckpt")
     assert parts.is_dir() and len(list(parts.glob("*.distcp"))) == 2
-    config = write_config(folder, "gathered", accumulate_grad_batches=2, val_check_interval=6)
+    config = write_config(folder, "gathered", accumulate_grad_batches=2)
     avsync("fit", config, "--ckpt_path", str(parts))
     (gathered,) = seen(folder, "gathered")
     assert gathered["losses"] == pytest.approx(alone["losses"][4:], abs=1e-5)

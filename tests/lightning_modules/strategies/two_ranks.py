@@ -23,9 +23,9 @@ class Witness(L.Callback):
         self.largest_error: list[float] = []
         draw = module.pyramid.draw
 
-        def recorded(latents: torch.Tensor, units: list[int], generator: torch.Generator) -> Any:
+        def recorded(latents: torch.Tensor, units: list[int], generator: torch.Generator, *position: Any) -> Any:
             self.lengths.append(units[-1])
-            return draw(latents, units, generator)
+            return draw(latents, units, generator, *position)
 
         module.pyramid.draw = recorded  # type: ignore[method-assign]
 

@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from components.backbones.pyramid_flow.checkpoint import pretrained_backbone
 from components.backbones.syncphony.model import SyncphonyDiT
@@ -17,6 +19,7 @@ from components.encoders.audio.log_mel import LogMelEncoder
 from components.encoders.text.hashed_words import HashedWords
 from components.errors import InputError
 from components.objectives.motion_aware import MotionAwareLoss
+from components.objectives.pyramid_columns import TrainingColumn
 from components.samplers.pyramid_sampler import PyramidSampler
 from components.schedules.pyramid_schedule import PyramidSchedule
 from lightning_modules.syncphony.module import SyncphonyModule
@@ -139,7 +142,7 @@ def test_every_prefix_from_the_shortest_on_is_trained():
     lengths: set[int] = set()
     module = tiny_module()
     draw = module.pyramid.draw
-    module.pyramid.draw = lambda latents, units, g: lengths.update(units) or draw(latents, units, g)  # type: ignore[method-assign]
+    module.pyramid.draw = lambda *given: lengths.update(given[1]) or draw(*given)  # type: ignore[method-assign]
     for call in range(3):
         step_loss(module, clips(), call)
     assert lengths == {2, 3, 4}  # image-to-video never predicts frame 0
@@ -441,6 +444,28 @@ def test_a_length_that_is_no_whole_number_of_latents_is_named():
 def test_a_batch_that_cannot_be_dealt_to_the_columns_is_named():
     with pytest.raises(InputError, match=r"batch of 6 clips is not a multiple of 4 columns: .* batch_size"):
         step_loss(tiny_module(), clips(6))
+
+
+def test_small_batches_cover_the_columns_together(tmp_path: Path):
+    """One clip at a time and four accumulated: every step has each column once, at prefixes of one length."""
+    drawn: list[tuple[list[int], list[int]]] = []
+    module = tiny_module()
+    build = module.pyramid.build
+
+    def recorded(latents: Tensor, units: list[int], *given: Any) -> list[TrainingColumn]:
+        columns = build(latents, units, *given)
+        drawn.append((units, [column.stage for column in columns]))
+        return columns
+
+    module.pyramid.build = recorded  # type: ignore[method-assign]
+    batches = [replace(clips(1, position=index, seed=index), captions=["a ball"]) for index in range(8)]
+    loader = DataLoader(batches, batch_size=None)
+    trainer(tmp_path, 2, accumulate_grad_batches=4).fit(module, loader)
+    assert [stages for _, stages in drawn] == [[0], [1], [1], [2]] * 2
+    units = [units for units, _ in drawn]
+    assert units[:4] == [units[0]] * 4 and units[4:] == [units[4]] * 4 and units[0] != units[4]
+    with pytest.raises(InputError, match=r"batch of 1 clips .* accumulate_grad_batches"):
+        trainer(tmp_path, 1, accumulate_grad_batches=2).fit(module, loader)
 
 
 def test_nothing_to_train_is_said():

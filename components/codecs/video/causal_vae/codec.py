@@ -21,6 +21,7 @@ from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
+from components.weights.named_files import names_files
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class CausalVideoCodec(VideoCodec):
         self.clips_at_once = _positive_multiple("clips_at_once", clips_at_once, 1)
 
     @classmethod
+    @names_files(folder="subfolder")
     def from_pretrained(
         cls,
         folder: str | Path,

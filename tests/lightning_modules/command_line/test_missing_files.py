@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from components.backbones import pyramid_flow
 from components.errors import InputError
 from lightning_modules.command_line.cli import main
-from lightning_modules.command_line.missing_weights import refuse_missing_weights
+from lightning_modules.command_line.preflight import check_files
 
 SNAPSHOT_DOWNLOAD = huggingface_hub.snapshot_download
 ROOT = Path(__file__).parents[3]
@@ -33,6 +33,7 @@ def part(class_path: str, **arguments: Any) -> dict[str, Any]:
 
 SYNCNET = "components.metrics.syncnet.model.SyncNet.from_pretrained"
 ONSETS = "components.v2a.onset_v2a.OnsetV2A.from_pretrained"
+HARMONY = "lightning_modules.harmony.HarmonyModule"
 MMAUDIO = "components.codecs.audio.mmaudio.MMAudioCodec"
 
 
@@ -56,16 +57,16 @@ MMAUDIO = "components.codecs.audio.mmaudio.MMAudioCodec"
             r"trainer\.callbacks\.0\.v2a\.folder: pretrained folder 'v'",
         ),
         (
-            {"model": part("M", curriculum={"init_from": "runs/stage1/last.ckpt"})},
-            r"curriculum\.init_from: checkpoint 'runs/stage1/last\.ckpt' does not exist",
+            {"model": part(HARMONY, curriculum={"init_from": "runs/stage1/last.ckpt"})},
+            r"model\.curriculum\.init_from: 'runs/stage1/last\.ckpt' does not exist",
         ),
     ],
 )
 def test_the_key_is_named(config: dict[str, Any], sentence: str):
     with pytest.raises(InputError, match=sentence):
-        refuse_missing_weights(config)
+        check_files(config)
     with torch.device("meta"):
-        refuse_missing_weights(config)
+        check_files(config)
 
 
 def test_what_is_there_or_may_be_fetched_passes(monkeypatch: pytest.MonkeyPatch):
@@ -74,11 +75,11 @@ def test_what_is_there_or_may_be_fetched_passes(monkeypatch: pytest.MonkeyPatch)
         "model": part("M", backbone=backbone, init=part(MMAUDIO, vae="configs", vocoder=None)),
         "callbacks": {"export": part("callbacks.export_pretrained.ExportPretrained", folder="exported/new")},
     }
-    refuse_missing_weights(config)
+    check_files(config)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", SNAPSHOT_DOWNLOAD)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"model\.backbone\.folder: pretrained folder 'hf://owner/name/dit' was not"):
-        refuse_missing_weights(config)
+        check_files(config)
 
 
 def test_a_missing_judge_is_told_before_the_model_is_built(

@@ -1,0 +1,6 @@
+"""How weights are changed: optimizers and schedules of the learning rate beyond PyTorch's own."""
+
+from components.optimization.muon_adamw import MuonAdamW
+from components.optimization.schedule_sequence import ScheduleSequence
+
+__all__ = ["MuonAdamW", "ScheduleSequence"]
