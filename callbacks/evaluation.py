@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +10,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from callbacks.failures import TRACEBACKS, ConnectionToRanksLost, Failure, FailureLog, RankFailed, exchanged, failure_of
 from components.contracts import Generation, MetricResult
 from components.errors import InputError
 
@@ -19,6 +22,8 @@ from components.errors import InputError
 GENERATED = "generated"
 REAL = "real"
 CHANCE = "chance"
+
+_GOES_ON = "the run goes on without it, and it is tried again at the next evaluation"
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -54,9 +59,14 @@ class EvaluationCallback(Callback):
     Subclasses override what they need of ``start``, ``update``, ``finish`` and ``conclude``. Lightning's sanity check
     before training and steps that return something else than a `Generation` are passed over.
 
+    What one of them raises is said and kept in ``failures``; the evaluation goes on without this callback, which then
+    has no results, on any rank: what it would have logged and a checkpoint is chosen by is NaN. ``finish`` may fail on
+    one rank alone, so whatever ranks tell each other there goes through `gathered`.
+
     Attributes:
         results: metric name -> result of the last evaluation, the same on every rank.
         clip_rows: clip id -> what is known of that clip; rank 0 holds all clips.
+        failures: what failed in this run.
         stage: ``val`` or ``test``.
         global_step: optimizer steps behind the weights that are judged.
     """
@@ -64,8 +74,11 @@ class EvaluationCallback(Callback):
     def __init__(self) -> None:
         self.results: dict[str, MetricResult] = {}
         self.clip_rows: dict[str, dict[str, object]] = {}
+        self.failures = FailureLog()
         self.stage = "val"
         self.global_step = 0
+        self._broken: Failure | None = None
+        self._logged: set[str] = set()
 
     @classmethod
     def metrics_of(cls, name: str | None) -> tuple[str, ...]:
@@ -92,9 +105,13 @@ class EvaluationCallback(Callback):
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """All callbacks have finished: their results can be read."""
 
+    def abandon(self) -> None:
+        """The evaluation failed on some rank: let go of what was held for it."""
+
     def log_results(self, trainer: Trainer, module: LightningModule) -> None:
         """Logs every result under its name in ``results.json``, and the ends of its interval beside it."""
         scalars = logged_scalars(self.results)
+        self._logged |= scalars.keys()
         # to the loggers by hand: outside of `fit` Lightning would log at step 0, not at that of the loaded weights
         module.log_dict(scalars, logger=False)
         loggers: Sequence[Logger] = trainer.loggers
@@ -112,7 +129,58 @@ class EvaluationCallback(Callback):
         # outside of ``fit`` the trainer counts from 0, and the number of the loaded checkpoint stays
         if trainer.training or trainer.state.fn == "fit":
             self.global_step = trainer.global_step
-        self.start(trainer, module)
+        self._broken = None
+        try:
+            self.start(trainer, module)
+        except Exception as error:
+            self._break(trainer, "begin", error)
+
+    def _see(self, trainer: Trainer, generation: Generation) -> None:
+        if self._broken is None:
+            try:
+                self.update(generation)
+            except Exception as error:
+                first, *others = generation.reference.ids
+                self._break(trainer, "judge", error, f"{first} and {len(others)} more" if others else first)
+
+    def _end(self, trainer: Trainer, module: LightningModule) -> None:
+        try:
+            try:
+                if self._broken is None:
+                    self.finish(trainer, module)
+            except (RankFailed, ConnectionToRanksLost):
+                raise
+            except Exception as error:
+                self._break(trainer, "finish", error)
+            # every rank ends with this one, so that none leaves while another still may fail
+            exchanged(trainer, self._broken)
+        except RankFailed as failed:
+            for failure in failed.failures:
+                self.failures.add(failure, _GOES_ON, say=trainer.is_global_zero)
+            self.results, self.clip_rows = {}, {}
+            with self.failures.kept(trainer, self, "let go of what it held", _GOES_ON):
+                self.abandon()
+            self._log_nothing(trainer, module)
+
+    def _break(self, trainer: Trainer, action: str, error: Exception, subject: str = "") -> None:
+        """Notes what failed here; it is said when all ranks know."""
+        self._broken = failure_of(trainer, self, action, error, subject)
+        TRACEBACKS.error(self._broken.sentence, exc_info=error)
+
+    def _log_nothing(self, trainer: Trainer, module: LightningModule) -> None:
+        """NaN for what is chosen by: the last evaluation's score is not that of these weights."""
+        names = set(self._logged)
+        for callback in (*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks):
+            monitor = callback.monitor if isinstance(callback, ModelCheckpoint | EarlyStopping) else None
+            # nobody has logged it yet: it may have been this callback's first
+            mine = any(str(monitor).startswith(metric) for metric in self.metrics_of(getattr(self, "name", None)))
+            if monitor and mine and monitor not in trainer.callback_metrics:
+                names.add(monitor)
+        module.log_dict(dict.fromkeys(sorted(names), math.nan), logger=False)
+
+    def _sum_up(self, trainer: Trainer, module: LightningModule) -> None:
+        with self.failures.kept(trainer, self, "conclude the evaluation", _GOES_ON):
+            self.conclude(trainer, module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts."""
@@ -133,7 +201,7 @@ class EvaluationCallback(Callback):
     ) -> None:
         """Updates."""
         if isinstance(outputs, Generation) and not trainer.sanity_checking:
-            self.update(outputs)
+            self._see(trainer, outputs)
 
     def on_test_batch_end(
         self,
@@ -146,25 +214,25 @@ class EvaluationCallback(Callback):
     ) -> None:
         """Updates."""
         if isinstance(outputs, Generation):
-            self.update(outputs)
+            self._see(trainer, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finishes."""
         if not trainer.sanity_checking:
-            self.finish(trainer, pl_module)
+            self._end(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finishes."""
-        self.finish(trainer, pl_module)
+        self._end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Concludes."""
         if not trainer.sanity_checking:
-            self.conclude(trainer, pl_module)
+            self._sum_up(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Concludes."""
-        self.conclude(trainer, pl_module)
+        self._sum_up(trainer, pl_module)
 
 
 class JudgeCallback(EvaluationCallback, Generic[Judged]):
@@ -266,6 +334,11 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
         self.clip_rows = {clip.id: self._row(clip) for clip in clips}
         self.log_results(trainer, module)
 
+    def abandon(self) -> None:
+        """Takes the judge off the model's device."""
+        self._judging.cpu()
+        self._clips = []
+
     def _row(self, clip: Judged) -> dict[str, object]:
         scores = {**self.scores(clip), CHANCE: self._chance.get(clip.id, {})}
         return {
@@ -306,12 +379,7 @@ def recording_indices(clips: Sequence[OfRecording]) -> tuple[int, list[int]]:
 
 def gathered(trainer: Trainer, items: list[T]) -> list[T]:
     """The items of all ranks on every rank, rank 0's first. Every rank has to call it."""
-    if trainer.world_size == 1:
-        return items
-    parts: list[list[T]] = [[] for _ in range(trainer.world_size)]
-    # objects, not tensors: ranks may have different numbers of clips
-    torch.distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+    return [item for part in exchanged(trainer, items) for item in part]
 
 
 def each_once(clips: Sequence[Recorded]) -> list[Recorded]:

@@ -124,8 +124,9 @@ def keep_for_replay(
             answer = f"run it again with avsync replay {path}"
         except (pickle.PicklingError, pickle.UnpicklingError):
             answer = f"batches that are a {type(one.batch).__name__} cannot be kept to replay them"
-        except OSError as error:  # a full disk must not hide what is told
-            answer = f"'{path}' could not be written to replay it ({error.strerror})"
+        # a full disk, which torch may tell in its own words, must not hide what is told
+        except (OSError, RuntimeError) as error:
+            answer = f"'{path}' could not be written to replay it ({' '.join(str(error).split())[:100]})"
     return str(trainer.strategy.broadcast(answer, src=bad.rank))
 
 

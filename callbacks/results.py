@@ -14,6 +14,7 @@ from rich.table import Table
 
 from callbacks.clip_scores import CLIPS_FILE, RESULTS_FILE, ClipScore, write_clip_scores
 from callbacks.evaluation import GENERATED, EvaluationCallback
+from callbacks.failures import Failure, collect_failures
 from callbacks.run_record import config_sha256, run_folder, seed, versions
 from components.contracts import MetricResult, ReportsResults
 from components.errors import InputError
@@ -62,12 +63,10 @@ class ResultsWriter(EvaluationCallback):
     """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and two files in the run folder.
 
     ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
-    "seed", "versions", "global_step", "ckpt_path"}``, ``clips.jsonl`` a `ClipScore` a line, of the same evaluation.
-    They appear whole at the very end or not at all; what an earlier run left in the same folder is removed when a run
-    starts. Bounds of an interval over one item are null.
-
-    Raises:
-        InputError: at the end, if a metric has no finite value.
+    "seed", "versions", "global_step", "ckpt_path", "failed": [sentence, ...]}``, ``clips.jsonl`` a `ClipScore` a line,
+    of the same evaluation. A metric that came out as no number and everything else that failed on the way stand under
+    ``failed``. The files appear whole at the very end or not at all; what an earlier run left in the same folder is
+    removed when a run starts. Bounds of an interval over one item are null.
     """
 
     def __init__(self) -> None:
@@ -86,15 +85,29 @@ class ResultsWriter(EvaluationCallback):
                 (self._folder / name).unlink(missing_ok=True)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keeps the results of this evaluation; the last one counts."""
-        self._collected = collect_results(trainer)
+        """Keeps the finite results of this evaluation; the last one counts."""
+        found = collect_results(trainer)
+        self._collected = {name: result for name, result in found.items() if math.isfinite(result.value)}
         self._clips = collect_clip_scores(trainer)
+        lost = [
+            f"{name} ({result.value} over {result.n} items)"
+            for name, result in found.items()
+            if not math.isfinite(result.value)
+        ]
+        if lost:
+            what = (
+                "no finite number; check that the evaluation clips have audible onsets and the model's output is finite"
+            )
+            failure = Failure(type(self).__name__, "keep", ", ".join(lost), what, step=self.global_step)
+            self.failures.add(failure, f"{RESULTS_FILE} has the other metrics", say=trainer.is_global_zero)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes and prints; Lightning comes here only after everything else went well."""
-        if stage == "predict" or not trainer.is_global_zero:
-            return
-        check_finite(self._collected)
+        if stage != "predict" and trainer.is_global_zero:
+            with self.failures.kept(trainer, self, f"write {RESULTS_FILE}", "the run's other files are whole"):
+                self._write(trainer, stage)
+
+    def _write(self, trainer: Trainer, stage: str) -> None:
         # no evaluation ran: the step is that of the training
         if stage == "fit" and not self._collected:
             self.global_step = trainer.global_step
@@ -107,6 +120,7 @@ class ResultsWriter(EvaluationCallback):
                 "versions": versions(),
                 "global_step": self.global_step,
                 "ckpt_path": None if ckpt_path is None else str(ckpt_path),
+                "failed": [failure.sentence for failure in collect_failures(trainer)],
             }
             if self._clips:
                 write_clip_scores(self._folder / CLIPS_FILE, self._clips)
@@ -116,20 +130,6 @@ class ResultsWriter(EvaluationCallback):
             console.print(results_table(self._collected, f"Results at step {self.global_step}"))
             if self._folder is not None:
                 console.print(f"Results: {self._folder / RESULTS_FILE}", soft_wrap=True, highlight=False)
-
-
-def check_finite(results: Mapping[str, MetricResult]) -> None:
-    """Refuses results that are no numbers.
-
-    Raises:
-        InputError: naming the metric.
-    """
-    for name, result in results.items():
-        if not math.isfinite(result.value):
-            raise InputError(
-                f"metric {name} came out as {result.value} over {result.n} items, so no {RESULTS_FILE} is written; "
-                "check that the evaluation clips have audible onsets and that the model's output is finite"
-            )
 
 
 def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
@@ -155,8 +155,12 @@ def write_json(file: Path, record: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.part")
     # NaN is no JSON: refused here rather than by whoever reads the file
-    partial.write_text(json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
-    partial.replace(file)
+    text = json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
+    try:
+        partial.write_text(text)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _entry(result: MetricResult) -> dict[str, object]:

@@ -69,6 +69,7 @@ class SampleReport(EvaluationCallback):
         self.title = title
         self.curves = tuple(curves)
         self._stride = 1
+        self._tried = 0
         self._folder: Path | None = None
         self._fitting = False
         self._entries: list[ClipEntry] = []
@@ -106,8 +107,11 @@ class SampleReport(EvaluationCallback):
     ) -> None:
         """Takes a point of the training curves whenever the trainer logs, less often in long runs."""
         step = trainer.global_step
-        if step % (trainer.log_every_n_steps * self._stride):  # type: ignore[attr-defined]
-            return
+        if not step % (trainer.log_every_n_steps * self._stride):  # type: ignore[attr-defined]
+            with self.failures.kept(trainer, self, "draw the training curves", "they lack this point"):
+                self._take_points(trainer, step)
+
+    def _take_points(self, trainer: Trainer, step: int) -> None:
         for name in self.curves:
             points = self._history.setdefault(name, [])
             if name not in trainer.callback_metrics or (points and points[-1][0] == step):
@@ -122,17 +126,24 @@ class SampleReport(EvaluationCallback):
         """Clears the clips of the last evaluation."""
         self._entries = []
         self._show_bar = trainer.progress_bar_callback is not None
+        self._run = trainer
+        self._tried = 0
+        self._writers = []
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        self._writers = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+        with self.failures.kept(trainer, self, "open TensorBoard's log", "TensorBoard gets no clips"):
+            self._writers = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
 
     def update(self, generation: Generation) -> None:
         """Writes the media of the first clips."""
         if self._folder is None:
             return
-        rows = generation.valid_mask().nonzero().flatten().tolist()[: self.num_clips - len(self._entries)]
+        rows = generation.valid_mask().nonzero().flatten().tolist()[: self.num_clips - self._tried]
+        self._tried += len(rows)
         with tqdm(rows, "report", leave=False, unit="clip", disable=not (rows and self._show_bar)) as bar:
             for row in bar:
-                self._entries.append(self._write_clip(generation, row))
+                name = generation.reference.ids[row]
+                with self.failures.kept(self._run, self, "show", "the page lacks what could not be shown", name):
+                    self._entries.append(self._write_clip(generation, row))
 
     def _write_clip(self, generation: Generation, row: int) -> ClipEntry:
         assert self._folder is not None
@@ -164,11 +175,13 @@ class SampleReport(EvaluationCallback):
             else:
                 videos[kind] = write(kind, video)
         self._real_written.add(clip_id)
-        if len(self._entries) < MAX_CLIPS:
-            for writer in self._writers:
+        if self._writers and len(self._entries) < MAX_CLIPS:
+            tag, step = f"{self.stage}_clips/{clip_id}", self.global_step
+            with self.failures.kept(self._run, self, "show in TensorBoard", "the page has it all the same", clip_id):
                 small = side_by_side({label_of(kind): watchable(video, 96) for kind, video in shown.items()})
-                add_clip(writer, f"{self.stage}_clips/{clip_id}", small, generation.fps, self.global_step)
-                add_sound(writer, f"{self.stage}_clips/{clip_id}", *sounds["generated"], self.global_step)
+                for writer in self._writers:
+                    add_clip(writer, tag, small, generation.fps, step)
+                    add_sound(writer, tag, *sounds["generated"], step)
         return ClipEntry(clip_id, batch.captions[row], write("side_by_side", wide), videos)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
@@ -183,14 +196,19 @@ class SampleReport(EvaluationCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The run has ended well."""
-        if self._folder is not None and (self._entries or self._latest):
+        if self._folder is None or not (self._entries or self._latest):
+            return
+        with self.failures.kept(trainer, self, "write the page", "it may not say that the run has ended"):
             self._write_page("finished")
             Console().print(f"Report: {self._folder / REPORT_FOLDER / PAGE}", soft_wrap=True, highlight=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run has ended otherwise: a page that is there must not look finished."""
-        if self._folder is not None and (self._folder / REPORT_FOLDER / PAGE).exists():
-            self._write_page("stopped", f"{type(exception).__name__} {exception}".strip())
+        if self._folder is None:
+            return
+        with self.failures.kept(trainer, self, "write the page", "it may not say that the run has ended"):
+            if (self._folder / REPORT_FOLDER / PAGE).exists():
+                self._write_page("stopped", f"{type(exception).__name__} {exception}".strip())
 
     def _write_page(self, status: Status, reason: str = "") -> None:
         if self._folder is None:
@@ -212,9 +230,12 @@ class SampleReport(EvaluationCallback):
         file = self._folder / REPORT_FOLDER / PAGE
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{PAGE}.part")
-        partial.write_text(page.html())
-        # renamed into place: a browser may reload at any time
-        partial.replace(file)
+        try:
+            partial.write_text(page.html())
+            # renamed into place: a browser may reload at any time
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:

@@ -2,17 +2,18 @@
 
 import sys
 
-from lightning_modules.command_line.extra_commands import run_extra
 from lightning_modules.command_line.startup import import_torchmetrics, own_packages_first
 
 
 def main() -> int:
     """Prepares the search path, then runs the command that ``sys.argv`` holds and returns its exit status."""
     own_packages_first()
+    from lightning_modules.command_line.extra_commands import run_extra  # what it imports must be ours
+
     if (status := run_extra(sys.argv[1:])) is not None:
         return status
     import_torchmetrics()
-    from lightning_modules.command_line.cli import main as run  # what it imports must be ours
+    from lightning_modules.command_line.cli import main as run
 
     return run()
 

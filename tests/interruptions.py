@@ -131,8 +131,7 @@ def random_case(draw: random.Random, blow: str) -> Case:
 
 def configured(folder: Path, name: str, system: str, layout: str, workers: int) -> list[str]:
     """Writes the configuration of a run; the options that name it."""
-    batches = LAYOUTS[layout].get("accumulate_grad_batches", 1)
-    trainer = {"max_steps": STEPS, "val_check_interval": 3 * batches, **LAYOUTS[layout]}
+    trainer = {"max_steps": STEPS, "val_check_interval": 3, **LAYOUTS[layout]}
     marks = {"class_path": f"{HERE}.Marks", "init_args": {"file": str(folder / name)}}
     saving = {"class_path": "ModelCheckpoint", "init_args": {"save_last": "link", "every_n_train_steps": 1}}
     if system == "syncphony":

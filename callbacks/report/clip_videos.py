@@ -5,6 +5,7 @@ Legend for shapes: T frames, H x W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import zlib
@@ -21,11 +22,19 @@ from torch.nn.functional import pad
 _GAP = 4
 _TEXT = (235, 235, 235)
 _BACKGROUND = 24
+_MAX_STEM_BYTES = 120
 
 
 def file_stem(clip_id: str) -> str:
-    """A file name for a clip: its id where that is one already, else made so and kept unique by a checksum."""
+    """A file name for a clip: its id where that is one already, else made so and kept unique by a checksum.
+
+    It leaves room for what is put behind it: a file system takes names of 255 bytes.
+    """
     stem = re.sub(r"[^\w.-]+", "_", clip_id).strip(".")
+    if len(stem.encode()) > _MAX_STEM_BYTES:
+        # whole characters; sets of long names have many, so the checksum is longer as well
+        kept = stem.encode()[:_MAX_STEM_BYTES].decode(errors="ignore")
+        return f"{kept}-{hashlib.sha256(clip_id.encode()).hexdigest()[:16]}"
     # two ids that differ in a character no file may have must not share a file
     return stem if stem == clip_id else f"{stem}-{zlib.crc32(clip_id.encode()):08x}"
 
@@ -79,8 +88,11 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
 def write_picture(path: Path, frame: Tensor) -> None:
     """Writes uint8 ``[3, H, W]`` as JPEG; the file appears whole or not at all."""
     partial = path.with_name(path.name + ".part")
-    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(partial, "JPEG", quality=85)
-    partial.replace(path)
+    try:
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(partial, "JPEG", quality=85)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=64)

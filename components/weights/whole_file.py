@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,8 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
         partial.replace(target)
     # KeyboardInterrupt and SystemExit too: no half file stays behind
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that has become read-only: the first error says more
+            partial.unlink(missing_ok=True)
         raise
     # and the name itself, which belongs to the folder
     sync_folder(target.parent)

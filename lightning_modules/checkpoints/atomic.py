@@ -10,6 +10,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from components.weights.whole_file import sync_stream, whole_file
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
+from lightning_modules.checkpoints.storage import not_written, storage_error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,16 +27,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             TypeError: if storage options are given.
+            InputError: if the disk is full or refuses; what was at ``path`` is still there, and nothing half written.
         """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
         path = Path(path)
-        with whole_file(path) as stream:
-            torch.save(checkpoint, stream)
-            # a file cannot replace a folder, such as a sharded checkpoint of the same name
-            if path.is_dir():
-                sync_stream(stream)
-                remove(path)
+        try:
+            with whole_file(path) as stream:
+                torch.save(checkpoint, stream)
+                # a file cannot replace a folder, such as a sharded checkpoint of the same name
+                if path.is_dir():
+                    sync_stream(stream)
+                    remove(path)
+        except Exception as error:
+            if (refused := storage_error(error)) is None:
+                raise
+            raise not_written(path, checkpoint, refused) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None

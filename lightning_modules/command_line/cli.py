@@ -21,8 +21,11 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.failures import TRACEBACKS, Failure, collect_failures
 from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
+from callbacks.logger_guard import LoggerGuard
 from callbacks.nan_guard import NaNGuard
+from callbacks.rank_roll import RankRoll
 from callbacks.results import ResultsWriter
 from callbacks.superseded import RemoveSuperseded
 from components.errors import InputError
@@ -33,6 +36,7 @@ from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
+from lightning_modules.command_line.broken_runs import broken_run_sentence
 from lightning_modules.command_line.changed_settings import (
     ACCUMULATED,
     OPTIMIZER,
@@ -62,9 +66,11 @@ from lightning_modules.command_line.run_folders import (
     given_version,
     name_loggers,
     new_run_folder,
+    refuse_unwritable_checkpoints,
     version_of,
 )
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
+from lightning_modules.command_line.tracebacks import keep_tracebacks_in, tracebacks_kept
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
 _OF_ONE_COMMAND = ("verbose", "return_predictions")
@@ -218,12 +224,15 @@ class AVSyncCLI(LightningCLI):
         self._given = self.config
         trainer = self._chosen(self.config, "trainer")
         if self._has_run_folder():
+            named = self._chosen(self.config, "callbacks") or {}
+            refuse_unwritable_checkpoints([*_listed(trainer.callbacks), *(vars(named).values() if named else [])])
             runs = experiment_folder(trainer, self._experiment())
             # None on other ranks, which are told by the first
             self._run_folder = rank_zero_only(new_run_folder)(runs, given_version(trainer))
         if self._run_folder is not None:
             self.config = self.config.clone()  # what is saved stays as it was given
             name_loggers(self._chosen(self.config, "trainer"), self._experiment(), self._run_folder)
+            keep_tracebacks_in(self._run_folder)
         try:
             super().instantiate_classes()
         except BaseException:
@@ -264,7 +273,10 @@ class AVSyncCLI(LightningCLI):
             callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
         callbacks += [BatchesToAStep(change.before, change.now) for change in below(self._changes, ACCUMULATED)]
         bar = [] if config.enable_progress_bar is False else [(ProgressBar, TQDMProgressBar)]
-        for kind, default in [*bar, *((kind, kind) for kind in (NaNGuard, GracefulStop, ResultsWriter))]:
+        for kind, default in [
+            *bar,
+            *((kind, kind) for kind in (RankRoll, NaNGuard, GracefulStop, LoggerGuard, ResultsWriter)),
+        ]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
         # after all others: what they do to gradients is looked at too
@@ -334,13 +346,36 @@ class AVSyncCLI(LightningCLI):
         """Runs; a checkpoint that does not fit is named together with its keys."""
         try:
             super()._run_subcommand(subcommand)
+            # a training is whole without its watchers; an evaluation is nothing else
+            if subcommand in ("validate", "test") and (failures := collect_failures(self.trainer)):
+                raise EvaluationFailed(subcommand, failures)
         except Exception as error:
             if self.trainer.progress_bar_callback is not None:
                 sys.stderr.write("\n")  # the bar's line has no end yet
             ckpt_path = self._chosen(self.config, "ckpt_path")
             if ckpt_path and (sentence := checkpoint_error_sentence(error, str(ckpt_path))):
                 raise InputError(sentence) from error
+            callbacks: Sequence[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+            roll = next(callback for callback in callbacks if isinstance(callback, RankRoll))
+            if input_error_sentence(error) is None and (sentence := broken_run_sentence(error, roll.lost)):
+                raise RunBroken(sentence) from error
             raise
+
+
+class RunBroken(Exception):
+    """The machine has ended a run: memory, disk, a process that is gone."""
+
+
+class EvaluationFailed(Exception):
+    """An evaluation has come to its end, but not with everything it was to tell.
+
+    Args:
+        command: ``validate`` or ``test``.
+        failures: what failed, at least one.
+    """
+
+    def __init__(self, command: str, failures: Sequence[Failure]) -> None:
+        super().__init__(f"{command} is not complete: {'; '.join(failure.sentence for failure in failures)}")
 
 
 def _listed(given: Any) -> list[Any]:
@@ -367,17 +402,22 @@ CLI_SETTINGS: dict[str, Any] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    2 for bad input, 75 for a training that was told to stop and has written its checkpoint, 130 or 143 for anything
-    else that was interrupted or terminated.
+    1 for an evaluation of which a part failed and for a run that the machine has ended, 2 for bad input, 75 for a
+    training that was told to stop and has written its checkpoint, 130 or 143 for anything else that was interrupted or
+    terminated.
     """
     given = sys.argv[1:] if args is None else args
     if (status := run_extra(given)) is not None:
         return status
     keep_console_clear()
     import_own_modules()
+    with tracebacks_kept():
+        return _run(given)
+
+
+def _run(args: Sequence[str]) -> int:
     try:
-        arguments = with_bases(given)
-        AVSyncCLI(args=arguments, **CLI_SETTINGS)
+        AVSyncCLI(args=with_bases(args), **CLI_SETTINGS)
     except RunStopped as stopped:
         return stopped.status
     except SIGTERMException:
@@ -386,9 +426,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (EvaluationFailed, RunBroken) as failed:
+        if isinstance(failed, RunBroken):  # the tracebacks of what failed in an evaluation are kept already
+            TRACEBACKS.error(str(failed), exc_info=failed)
+        sys.stderr.write(f"error: {failed}\n")
+        return 1
     except Exception as error:
         if (sentence := input_error_sentence(error)) is None:
             raise
+        TRACEBACKS.error(sentence, exc_info=error)
         sys.stderr.write(f"error: {sentence}\n")
         return 2
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def new_run_folder(experiment: Path, version: str | None) -> Path:
     try:
         if version is not None:
             (experiment / version).mkdir(parents=True, exist_ok=True)
+            check_writable(experiment / version)
             return experiment / version
         experiment.mkdir(parents=True, exist_ok=True)
         names = [path.name.removeprefix("version_") for path in experiment.glob("version_*")]
@@ -66,6 +68,37 @@ def new_run_folder(experiment: Path, version: str | None) -> Path:
             f"the run's folder cannot be made in '{experiment}' ({error.strerror}); give another with "
             "--trainer.default_root_dir"
         ) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Tries whether files can be written into a folder, or into the one it will be made in.
+
+    Raises:
+        OSError: if not.
+    """
+    while not folder.exists():
+        folder = folder.absolute().parent
+    # permissions alone do not tell: file systems may be read-only, and folders of another kind
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def refuse_unwritable_checkpoints(callbacks: Sequence[Any]) -> None:
+    """Looks where the configured callbacks will write checkpoints: hours later would be too late.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    for callback in callbacks:
+        arguments = callback.get("init_args") if isinstance(callback, Namespace) else None
+        if isinstance(arguments, Namespace) and isinstance(folder := arguments.get("dirpath"), str):
+            try:
+                check_writable(Path(folder))
+            except OSError as error:
+                raise InputError(
+                    f"{callback.class_path}.dirpath is '{folder}', where nothing can be written ({error.strerror}); "
+                    "give another folder or the permission"
+                ) from None
 
 
 def name_loggers(trainer: Namespace, experiment: str, folder: Path) -> None:

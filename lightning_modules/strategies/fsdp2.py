@@ -6,6 +6,7 @@ between shards and checkpoints. Single files are those of any other strategy: ``
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from components.errors import InputError
 from components.weights.whole_file import sync_folder
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_shards, remove, write_shards
+from lightning_modules.checkpoints.storage import not_written, storage_error
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float32": None}
 
@@ -128,7 +130,17 @@ class FSDP2Strategy(ModelParallelStrategy):
             partial.mkdir(parents=True)
         # no rank may write before the folder is there
         self.barrier()
-        write_shards(checkpoint, partial, self.is_global_zero)
+        try:
+            write_shards(checkpoint, partial, self.is_global_zero)
+        except BaseException as error:
+            # PyTorch tells every rank what each of them met
+            met = [error, *(one for one, _ in getattr(error, "failures", {}).values())]
+            refused = next(filter(None, map(storage_error, met)), None)
+            if refused is None:
+                raise
+            if self.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise not_written(path, checkpoint, refused) from error
         # nor may it be renamed before all have written
         self.barrier()
         if self.is_global_zero:

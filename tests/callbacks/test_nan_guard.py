@@ -153,6 +153,12 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_what_is_wrong(tmp_path):
     assert not list((tmp_path / "replay").iterdir())
 
 
+def test_a_file_that_cannot_be_written_does_not_hide_what_is_wrong(tmp_path):
+    (tmp_path / "replay").write_text("in the way")
+    with pytest.raises(InputError, match=r"gradients are not finite .*step2_rank0.pt' could not be written .*; lower"):
+        fit(tmp_path, NaNGuard(), SickSquares(SICK))
+
+
 def states(trainer):
     return [
         {name: value.clone() for name, value in values.items()}

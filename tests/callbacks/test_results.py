@@ -5,9 +5,8 @@ import lightning as L
 import pytest
 
 from callbacks.clip_scores import ClipScore, read_clip_scores
-from callbacks.results import ResultsWriter, check_finite, write_json
+from callbacks.results import ResultsWriter, write_json
 from components.contracts import MetricResult
-from components.errors import InputError
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 
 
@@ -83,9 +82,10 @@ def test_scores_of_clips_stand_beside_the_results(tmp_path):
 
 def test_no_result_is_overwritten_by_another_of_its_name(tmp_path):
     trainer = trainer_with(tmp_path, Reports(1.0), Reports(2.0), ResultsWriter())
-    with pytest.raises(InputError, match="the metric asked is reported by Reports and by another callback"):
+    with pytest.warns(RuntimeWarning, match="the metric asked is reported by Reports and by another callback"):
         trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
-    assert not (tmp_path / "results.json").exists()
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["metrics"] == {} and "give it another name" in record["failed"][0]
 
 
 def test_nothing_is_there_before_the_end(tmp_path):
@@ -125,13 +125,18 @@ def test_an_interval_over_one_item_is_null(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_value_that_is_no_number_is_refused(tmp_path, value):
-    with pytest.raises(InputError, match=r"metric a came out as (nan|inf) over 4 items"):
-        check_finite({"a": MetricResult(value, (0, 0), 4)})
-    trainer = trainer_with(tmp_path, Reports(value), ResultsWriter())
-    with pytest.raises(InputError, match="metric asked"):
+def test_a_value_that_is_no_number_is_said_and_the_others_are_kept(tmp_path, value):
+    class Finite(Reports):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            self.results = {"other": MetricResult(4.0, (3.0, 5.0), 2)}
+
+    trainer = trainer_with(tmp_path, Reports(value), Finite(), ResultsWriter())
+    with pytest.warns(RuntimeWarning, match=r"keep asked \((nan|inf) over 2 items\) at step 0: no finite number"):
         trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
-    assert not (tmp_path / "results.json").exists()
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert list(record["metrics"]) == ["other"]
+    (said,) = record["failed"]
+    assert said.startswith("ResultsWriter failed to keep asked (")
 
 
 def test_a_run_without_evaluation_has_no_metrics(tmp_path, capsys):

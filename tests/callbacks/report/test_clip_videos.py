@@ -50,6 +50,14 @@ def test_file_stems_are_plain_names(clip_id, stem):
     assert made.startswith(stem) and "/" not in made and not made.startswith(".")
 
 
+def test_file_stems_leave_room_for_what_follows_and_differ_in_their_ends():
+    ids = [f"{'long' * 57}{end}" for end in ("_a.b", "_c.d")] + [f"{'ünï' * 40}{end}" for end in "ab"]
+    stems = [file_stem(name) for name in ids]
+    assert len(set(stems)) == len(ids) and all(len(stem.encode()) <= 140 for stem in stems)
+    assert stems == [file_stem(name) for name in ids]
+    assert file_stem("a" * 100) == "a" * 100
+
+
 def test_file_stems_differ_where_ids_do():
     ids = ["a/b", "a_b", "a b", "a//b", "a/b "]
     assert len({file_stem(name) for name in ids}) == len(ids)

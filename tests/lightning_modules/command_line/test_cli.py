@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.loggers import CSVLogger
 
 from components.errors import InputError
+from components.v2a.motion_v2a import MotionV2A
 from lightning_modules.command_line.cli import main
 from tests.callbacks.jumping_squares import JumpingSquares
 
@@ -176,11 +178,74 @@ def test_nan_loss_stops_the_run_without_results(capsys):
     assert not list(Path.cwd().rglob("results.json"))
 
 
-def test_a_metric_without_a_value_is_an_error(capsys):
+def test_a_metric_without_a_value_is_an_error_of_an_evaluation_not_of_a_training(capsys):
     write_config(model__init_args={"silent": True})
-    assert run("validate") == 2
-    assert "metric cyclesync came out as nan" in complaint(capsys)
-    assert not list(Path.cwd().rglob("results.json"))
+    with pytest.warns(RuntimeWarning, match=r"keep cyclesync \(nan over 0 items\), .* at step 0"):
+        assert run("validate") == 1
+    said = complaint(capsys)
+    assert said.startswith("error: validate is not complete: ResultsWriter failed to keep cyclesync (nan")
+    with pytest.warns(RuntimeWarning, match=r"keep cyclesync \(nan over .* at step 1"):
+        assert run("fit") == 0
+    for version in (0, 1):
+        record = json.loads(Path(f"runs/squares/version_{version}/results.json").read_text())
+        assert record["failed"] and all(entry["value"] is not None for entry in record["metrics"].values())
+
+
+def test_what_only_watches_does_not_end_a_training_but_is_what_an_evaluation_is_for(capsys):
+    report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
+    blocked = {"class_path": f"{__name__}.NoRoomForVideos"}
+    best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "cyclesync", "mode": "max"}}
+    broken = {"class_path": "CycleSyncCallback", "init_args": {"v2a": {"class_path": f"{__name__}.DeafAtFirst"}}}
+    logger = {"class_path": f"{__name__}.FullDisk", "init_args": {"save_dir": "runs"}}
+    write_config(trainer__callbacks=[broken, report, blocked, best], trainer__logger=logger)
+    with pytest.warns(RuntimeWarning) as warned:
+        assert run("fit") == 0
+    said = [str(one.message) for one in warned if "failed to" in str(one.message)]
+    assert len(said) == 3, said
+    assert said[0].startswith("FullDisk failed to log_metrics at step")
+    assert any(
+        "CycleSyncCallback failed to judge" in one and "RuntimeError: no ear (test_cli.py line" in one for one in said
+    )
+    assert any("SampleReport failed to show hammering/a_0 at step 1" in one for one in said)
+    folder = Path("runs/squares/version_0")
+    record = json.loads((folder / "results.json").read_text())
+    assert record["metrics"]["cyclesync_real"]["value"] == pytest.approx(100), "the second validation was whole"
+    assert len(record["failed"]) > 3
+    assert "in forward" in (folder / "tracebacks.log").read_text() and (folder / "report/index.html").exists()
+    (kept,) = (folder / "checkpoints").glob("*.ckpt")
+    assert torch.load(kept, weights_only=True)["global_step"] == 2, "weights that were not judged are not the best"
+    write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], report, blocked], trainer__logger=False)
+    capsys.readouterr()
+    with pytest.warns(RuntimeWarning):
+        assert run("validate") == 1
+    assert "SampleReport failed to show hammering/a_0" in complaint(capsys)
+    assert json.loads(Path("runs/squares/version_1/results.json").read_text())["metrics"], "the rest is written"
+
+
+class DeafAtFirst(MotionV2A):
+    """A judge that hears nothing but from the second evaluation on."""
+
+    def forward(self, video, fps, captions=None, generators=None):
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked == 1:
+            raise RuntimeError("no ear")
+        return super().forward(video, fps, captions, generators)
+
+
+class NoRoomForVideos(Callback):
+    """Makes a file where the report's videos are to go."""
+
+    def on_validation_start(self, trainer, pl_module):
+        media = Path(trainer.log_dir, "report/media")
+        media.parent.mkdir(exist_ok=True)
+        media.touch()
+
+
+class FullDisk(CSVLogger):
+    """A logger whose disk is full."""
+
+    def log_metrics(self, metrics, step=None):
+        raise OSError(28, "No space left on device")
 
 
 def test_a_crash_keeps_its_traceback_and_leaves_no_results():

@@ -179,3 +179,9 @@ def test_a_list_of_callbacks_adds_to_those_with_names():
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
     assert "cyclesync" in metrics and (folder / "checkpoints/slim.ckpt").exists()
     assert (folder / "report/index.html").exists()
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where not even root can write")
+def test_a_folder_that_is_there_but_takes_no_files_is_refused():
+    with pytest.raises(InputError, match=r"the run's folder cannot be made in '/sys' \("):
+        new_run_folder(Path("/sys"), "kernel")
