@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.skipped_step import was_skipped
 from components.backbones.sharding import local, reshard
 from components.errors import InputError
 
@@ -19,7 +20,8 @@ class EMA(Callback):
     """Exponential moving average, in float32, of everything that trains.
 
     After the n-th optimizer step ``average += (1 - d) (weight - average)`` with ``d = min(decay, (1 + n) / (10 + n))``,
-    so that the first steps do not hold on to the initial weights. Validation, test and prediction run with the
+    so that the first steps do not hold on to the initial weights; a step that `NaNGuard` skips
+    changes nothing. Validation, test and prediction run with the
     averages in place of the weights; training goes on with the weights. The averages are part of the module, so
     checkpoints of every kind hold them, and every process averages only the shards it has.
 
@@ -67,6 +69,8 @@ class EMA(Callback):
         if step == self._averaged_steps:
             return  # gradients are being accumulated
         self._averaged_steps = step
+        if was_skipped(trainer):
+            return
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         weights, averages = ([local(tensor) for tensor in tensors] for tensors in zip(*self._pairs, strict=True))
         # average += rate (weight - average), all tensors in few kernels, shards only

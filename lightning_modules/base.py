@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -42,6 +42,8 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
     Attributes:
         logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
+        gradient_norm: of the step in progress, where `NaNGuard` has found it; whoever changes gradients after that sets
+            it to None.
     """
 
     logged_names: ClassVar[tuple[str, ...]] = ()
@@ -60,6 +62,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         self.variants = tuple(variants)
         self._follows_seed = noise_seed is None
         self.noise_seed = noise_seed or 0
+        self.gradient_norm: Tensor | None = None
 
     def follow_seed(self, seed: int) -> None:
         """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
@@ -133,6 +136,24 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
             {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return scheduled(self, self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
+
+    def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
+        """What is drawn in training for each clip of a batch, in words, for errors; nothing where it is not known."""
+        return []
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm that `NaNGuard` has found, if it has, so that all gradients are read once."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def configure_model(self) -> None:
         """Shards the transformer if the strategy shards; codecs and encoders are whole on every device."""

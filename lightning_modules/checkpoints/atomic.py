@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from components.weights.whole_file import sync_stream, whole_file
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
 from lightning_modules.checkpoints.storage import not_written, storage_error
 
@@ -34,33 +33,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
         path = Path(path)
         try:
-            self._write(checkpoint, path)
+            with whole_file(path) as stream:
+                torch.save(checkpoint, stream)
+                # a file cannot replace a folder, such as a sharded checkpoint of the same name
+                if path.is_dir():
+                    sync_stream(stream)
+                    remove(path)
         except Exception as error:
             if (refused := storage_error(error)) is None:
                 raise
             raise not_written(path, checkpoint, refused) from error
-
-    def _write(self, checkpoint: dict[str, Any], path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target: a rename across file systems would be a copy
-        partial = path.with_name(f".{path.name}.part")
-        try:
-            with partial.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                # the data first: a rename that reaches the disk before it would leave an empty file after a power cut
-                os.fsync(stream.fileno())
-            # a file cannot replace a folder, such as a sharded checkpoint of the same name
-            if path.is_dir():
-                remove(path)
-            partial.replace(path)
-        # KeyboardInterrupt and SystemExit too: no half file stays behind
-        except BaseException:
-            with contextlib.suppress(OSError):  # a disk that has become read-only: the first error says more
-                partial.unlink(missing_ok=True)
-            raise
-        # and the name itself, which belongs to the folder
-        sync_folder(path.parent)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -83,12 +65,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, file or folder."""
         remove(Path(path))
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -279,6 +279,8 @@ class AVSyncCLI(LightningCLI):
         ]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
+        # after all others: what they do to gradients is looked at too
+        callbacks.sort(key=lambda callback: isinstance(callback, NaNGuard))
         if self._goes_on_from is not None:
             callbacks.append(RemoveSuperseded(self._goes_on_from))
         if config.logger in (None, True):
@@ -381,6 +383,22 @@ def _listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
 
 
+CLI_SETTINGS: dict[str, Any] = {
+    "model_class": LightningModule,
+    "datamodule_class": LightningDataModule,
+    "trainer_class": AVSyncTrainer,
+    "subclass_mode_model": True,
+    "subclass_mode_data": True,
+    "auto_configure_optimizers": False,
+    # our data modules deal clips to the ranks themselves
+    "trainer_defaults": {"default_root_dir": "runs", "use_distributed_sampler": False},
+    "parser_kwargs": {"allow_abbrev": False, "exit_on_error": False},
+    "save_config_callback": ConfigInCheckpoint,
+    "save_config_kwargs": {"overwrite": True},
+}
+"""How a command that runs an experiment builds it."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
@@ -399,20 +417,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: Sequence[str]) -> int:
     try:
-        AVSyncCLI(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            trainer_class=AVSyncTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            # our data modules deal clips to the ranks themselves
-            trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            save_config_callback=ConfigInCheckpoint,
-            save_config_kwargs={"overwrite": True},
-            args=with_bases(args),
-        )
+        AVSyncCLI(args=with_bases(args), **CLI_SETTINGS)
     except RunStopped as stopped:
         return stopped.status
     except SIGTERMException:

@@ -36,6 +36,7 @@ from components.contracts import (
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
 from components.objectives.cross_task import CrossTaskSynergy
+from components.objectives.task_losses import TASKS
 from components.samplers.joint_sampler import JointSampler
 from components.samplers.sampling_noise import ClipNoise
 from components.weights.identity import Identity, identity_of
@@ -152,9 +153,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""
         index = self.global_batch_index(batch, batch_idx)
-        # from the batch's place in the training order: the same noise after a resume and on any number of processes
-        generator = torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, index))
-        rows, arguments = self.rows.draw(batch, generator)
+        rows, arguments = self.rows.draw(batch, self._generator(index))
         # Dropout inside adapters is the one draw that torch makes itself: from a seed of its own, so that a resumed run
         # repeats it.
         drops = any(config.dropout for config in self.curriculum.lora.values())
@@ -171,12 +170,24 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
 
+    def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
+        """Tasks of each clip, each with the noise levels of what it learns."""
+        rows, _ = self.rows.draw(batch, self._generator(self.global_batch_index(batch, batch_idx)))
+        told: list[list[str]] = [[] for _ in batch.ids]
+        for row, task in enumerate(rows.tasks.tolist()):
+            noisy = {"video": rows.video, "audio": rows.audio}
+            levels = [f"{name} noise {one.sigma[row].item():.2f}" for name, one in noisy.items() if one is not None]
+            told[row % len(batch)].append(f"{TASKS[task]}: {', '.join(levels)}")
+        return ["; ".join(of) for of in told]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note how strongly every part is pulled, before gradients are clipped."""
         gradients: dict[str, list[Tensor]] = {part: [] for part in self.watch.parts}
         for name, parameter in self.transformer.named_parameters():
             if parameter.grad is not None:
                 gradients[part_of(name)].append(parameter.grad)
+        if not any(gradients.values()):
+            return  # the step is skipped
         # norms of shards are shards too: ``whole`` adds them up over all ranks
         norms = {part: whole(torch.nn.utils.get_total_norm(held)) for part, held in gradients.items()}
         self.watch.add_gradients(norms)
@@ -315,6 +326,10 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         """Codecs and encoders."""
         names = ("audio_codec", "video_codec", "text_encoder", "transcript_encoder")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def _generator(self, index: int) -> torch.Generator:
+        # from the batch's place in the training order: the same noise after a resume and on any number of processes
+        return torch.Generator(self.device).manual_seed(mixed_seed(self.noise_seed, index))
 
     def _noise(self, ids: Sequence[str], modality: Modality, shape: tuple[int, ...]) -> Tensor:
         # seeded by clip and modality: the sound's noise is the same whether a video is generated or given

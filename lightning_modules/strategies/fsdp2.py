@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 
 from components.backbones.sharding import local, reshard, whole
 from components.errors import InputError
-from lightning_modules.checkpoints.atomic import AtomicCheckpointIO, sync_folder
+from components.weights.whole_file import sync_folder
+from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_shards, remove, write_shards
 from lightning_modules.checkpoints.storage import not_written, storage_error
 

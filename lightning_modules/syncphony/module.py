@@ -20,6 +20,7 @@ from components.contracts import (
     ClipBatch,
     Generation,
     TextEncoder,
+    TextFeatures,
     VideoCodec,
     clip_generator,
     mixed_seed,
@@ -275,6 +276,19 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         parts = {"codec": self.codec, "text_encoder": self.text_encoder, "audio_encoder": self.audio_encoder}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @torch.no_grad()
+    def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
+        """Stage and noise level of each clip."""
+        index = self.global_batch_index(batch, batch_idx)
+        generator = torch.Generator(self.device).manual_seed(self._seed(index))
+        latents, _, units, position = self._drawn(batch, index, generator)
+        draws = self.pyramid.draw(latents, units, generator, position)
+        told = [""] * len(batch)
+        for column in self.pyramid.build(latents, units, draws, position):
+            for row, sigma in zip(column.rows.tolist(), column.local_sigma.tolist(), strict=True):
+                told[row] = f"stage {column.stage}, noise {sigma:.2f} of it"
+        return told
+
     def _seed(self, index: int) -> int:
         """Differs between runs and batches in its low 32 bits too: a generator on the CPU uses no others."""
         return mixed_seed(self.noise_seed, index, 0)
@@ -315,14 +329,23 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
-        with torch.no_grad():
-            latents = (
-                batch.video_latents if batch.video_latents is not None else self.codec.encode(self._pixels(batch.video))
-            )
-            # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
-            dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
-            prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
-            text = self.text_encoder(prompts)
+        latents, text, units, position = self._drawn(batch, index, generator)
+        objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
+        audio = self._audio_features(batch)
+        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator, position)
+
+    @torch.no_grad()
+    def _drawn(
+        self, batch: ClipBatch, index: int, generator: torch.Generator
+    ) -> tuple[Tensor, TextFeatures, list[int], int | None]:
+        """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
+        latents = batch.video_latents
+        if latents is None:
+            latents = self.codec.encode(self._pixels(batch.video))
+        # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
+        dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
+        prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
+        text = self.text_encoder(prompts)
         num_units = self.pyramid.num_units(latents.shape[2])
         # As rank 0 of 1: the index counts the batches of all processes already.
         position = self._position_among_columns(batch, index)
@@ -331,9 +354,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             index = position // max(len(batch), self.pyramid.num_columns)
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
-        objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
-        audio = self._audio_features(batch)
-        return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator, position)
+        return latents, text, units, position
 
     def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
         """Place of the batch in the training order, or None where it covers all columns evenly by itself.
