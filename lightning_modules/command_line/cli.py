@@ -32,7 +32,6 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
-from lightning_modules.base import GenerativeModule
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
@@ -242,8 +241,8 @@ class AVSyncCLI(LightningCLI):
             raise
         seed = self._chosen(self.config, "seed_everything")
         # it is False where nothing is to be seeded
-        if isinstance(self.model, GenerativeModule) and seed is not False:
-            self.model.follow_seed(seed)
+        if seed is not False and (follow_seed := getattr(self.model, "follow_seed", None)) is not None:
+            follow_seed(seed)
 
     def _as_built(self, ckpt_path: object) -> bool:
         """Whether the weights that the configuration builds the model with are asked for instead of a checkpoint."""
