@@ -63,14 +63,14 @@ def import_problem(name: str) -> str | None:
 
 
 def found_at(path: str) -> Any:
-    """The class, function or class's method at ``path``; the parser has imported its module."""
+    """The class, function or class's method at ``path``, whose module the parser has imported; None if it has not."""
     module, names = path, list[str]()
-    while module not in sys.modules:
+    while module and module not in sys.modules:
         module, _, name = module.rpartition(".")
         names.insert(0, name)
-    found: Any = sys.modules[module]
+    found: Any = sys.modules.get(module)
     for name in names:
-        found = getattr(found, name)
+        found = getattr(found, name, None)
     return found
 
 

@@ -27,7 +27,7 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     model = config["model"]
     callbacks = [item for _, item in _callbacks(config)]
     owners = [found_at(section["class_path"]) for section in (model, *callbacks)]
-    if not all(owner.__module__.startswith((*OWN_PACKAGES, "lightning.")) for owner in owners):
+    if not all(owner is not None and owner.__module__.startswith((*OWN_PACKAGES, "lightning.")) for owner in owners):
         return
     given = model.get("init_args") or {}
     variants = given.get("variants") or (given.get("generation") or {}).get("variants") or ()
