@@ -297,11 +297,20 @@ def init_from(experiment: str) -> str:
             "0 video frames, so it is a sound alone, but this task needs videos",
         ),
         ("fit", JOINT, ["--data.root=mute"], "mute.mp4 has no audio track; give a recording with sound"),
-        ("predict", JOINT, ["--data.audio_only=true"], "has no picture, but videos are made from their first frame"),
         (
             "predict",
             JOINT,
-            ["--data.audio_only=true", "--model.init_args.generation.task=video_to_audio"],
+            ["--data.audio_only=true", "--ckpt_path=pretrained"],
+            "has no picture, but videos are made from their first frame",
+        ),
+        (
+            "predict",
+            JOINT,
+            [
+                "--data.audio_only=true",
+                "--model.init_args.generation.task=video_to_audio",
+                "--ckpt_path=pretrained",
+            ],
             "0 video frames, so it is a sound alone, but this task needs videos",
         ),
         (
