@@ -13,6 +13,7 @@ from components.backbones import pyramid_flow
 from components.errors import InputError
 from lightning_modules.command_line.cli import main
 from lightning_modules.command_line.preflight import check_files
+from lightning_modules.command_line.startup import import_own_modules
 
 SNAPSHOT_DOWNLOAD = huggingface_hub.snapshot_download
 ROOT = Path(__file__).parents[3]
@@ -21,6 +22,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An own working directory, an empty hub cache, and a connection that must not be used."""
+    import_own_modules()  # classes are known once they are imported
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -88,7 +90,7 @@ def test_a_missing_judge_is_told_before_the_model_is_built(
     """The shipped experiment, whose model alone would be downloaded for an hour."""
     monkeypatch.setattr(pyramid_flow.checkpoint, "pretrained_config", lambda *_: pytest.fail("began to build"))
     began = time.monotonic()
-    assert main(["fit", "--config", str(ROOT / "configs/syncphony/avsync15.yaml")]) == 2
+    assert main(["fit", "--config", str(ROOT / "configs/syncphony/avsync15.yaml"), "--data.root", "."]) == 2
     assert time.monotonic() - began < 60
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(said) == 1 and said[0].startswith(
