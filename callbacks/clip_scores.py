@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from components.errors import InputError
+from components.weights.whole_file import whole_file
 
 CLIPS_FILE = "clips.jsonl"
 RESULTS_FILE = "results.json"
@@ -40,11 +41,9 @@ class ClipScore:
 
 def write_clip_scores(file: Path, scores: Iterable[ClipScore]) -> None:
     """Writes one JSON object a line; the file is never seen in part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.part")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(asdict(score), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
-    partial.replace(file)
+    lines = (json.dumps(asdict(score), allow_nan=False, ensure_ascii=False) + "\n" for score in scores)
+    with whole_file(file) as stream:
+        stream.writelines(line.encode() for line in lines)
 
 
 def read_clip_scores(file: Path) -> list[ClipScore]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.skipped_step import was_skipped
 from components.backbones.sharding import local, reshard
 from components.errors import InputError
 
 EMA_PREFIX = "ema."
 """What the averages are called in checkpoints: ``ema.<name of the weight>``."""
+
+
+@runtime_checkable
+class SkipsSteps(Protocol):
+    """A callback that keeps the optimizer from stepping."""
+
+    def skipped(self, step: int) -> bool:
+        """Whether the step after which ``trainer.global_step`` is ``step`` was skipped."""
 
 
 class EMA(Callback):
@@ -69,7 +76,7 @@ class EMA(Callback):
         if step == self._averaged_steps:
             return  # gradients are being accumulated
         self._averaged_steps = step
-        if was_skipped(trainer):
+        if _was_skipped(trainer):
             return
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         weights, averages = ([local(tensor) for tensor in tensors] for tensors in zip(*self._pairs, strict=True))
@@ -133,3 +140,9 @@ def mirror(parameters: dict[str, nn.Parameter]) -> nn.Module:
             place = place.get_submodule(part)
         place.register_parameter(leaf, nn.Parameter(parameter.detach().clone().float(), requires_grad=False))
     return root
+
+
+def _was_skipped(trainer: Trainer) -> bool:
+    """Whether some callback has skipped the step that has just ended."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(one, SkipsSteps) and one.skipped(trainer.global_step) for one in callbacks)

@@ -18,6 +18,7 @@ from callbacks.failures import Failure, collect_failures
 from callbacks.run_record import config_sha256, run_folder, seed, versions
 from components.contracts import MetricResult, ReportsResults
 from components.errors import InputError
+from components.weights.whole_file import whole_file
 
 
 def collect_results(trainer: Trainer) -> dict[str, MetricResult]:
@@ -152,15 +153,10 @@ def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:
     """Writes a JSON file that is never seen in part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.part")
     # NaN is no JSON: refused here rather than by whoever reads the file
     text = json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
-    try:
-        partial.write_text(text)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(file) as stream:
+        stream.write(text.encode())
 
 
 def _entry(result: MetricResult) -> dict[str, object]:

@@ -26,6 +26,7 @@ from callbacks.run_record import config_text, run_folder, versions
 from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 from components.media.writer import write_mp4
+from components.weights.whole_file import whole_file
 
 _MOST_POINTS = 512
 REPORT_FOLDER = "report"
@@ -227,15 +228,10 @@ class SampleReport(EvaluationCallback):
             config=config_text(self._folder),
             versions=versions(),
         )
-        file = self._folder / REPORT_FOLDER / PAGE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{PAGE}.part")
-        try:
-            partial.write_text(page.html())
-            # renamed into place: a browser may reload at any time
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        text = page.html()
+        # whole at any time: a browser may reload
+        with whole_file(self._folder / REPORT_FOLDER / PAGE) as stream:
+            stream.write(text.encode())
 
 
 def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.run_record import config_text, run_folder
+from components.weights.whole_file import whole_file
 
 
 class SlimCheckpoint(Callback):
@@ -31,7 +32,7 @@ class SlimCheckpoint(Callback):
         if folder is None:
             return
         file = folder / "checkpoints" / self.name
-        partial, whole = (file.with_name(f".{file.name}.{kind}") for kind in ("part", "whole"))
+        whole = file.with_name(f".{file.name}.whole")
         # collective where the weights are sharded: every rank calls it
         trainer.save_checkpoint(whole, weights_only=True)
         if trainer.is_global_zero:
@@ -41,8 +42,8 @@ class SlimCheckpoint(Callback):
             # Lightning asks no callback for its part of a checkpoint that is to hold weights alone
             if (text := config_text(folder)) is not None:
                 checkpoint["config_yaml"] = text
-            torch.save(checkpoint, partial)
-            partial.replace(file)
+            with whole_file(file) as stream:
+                torch.save(checkpoint, stream)
             rank_zero_info(f"wrote {file}")
         trainer.strategy.remove_checkpoint(whole)
 

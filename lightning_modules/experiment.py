@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +19,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from components.errors import InputError
 from components.weights.pretrained import located
-from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
-from lightning_modules.checkpoints.loading import load_weights
-from lightning_modules.command_line.cli import AVSyncCLI, input_error_sentence
+from lightning_modules.checkpoints.check import checkpoint_error_sentence
+from lightning_modules.checkpoints.loading import load_weights, open_checkpoint
+from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI, input_error_sentence
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.startup import import_own_modules
 
@@ -53,18 +51,9 @@ class ModelAndDataCLI(AVSyncCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         import_own_modules()
-        super().__init__(
-            list(args),
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            save_config_callback=None,
-            seed_everything_default=False,
-            run=False,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-        )
+        # neither run nor saved: nothing about a trainer is known here
+        settings = {**CLI_SETTINGS, "save_config_callback": None, "trainer_defaults": None}
+        super().__init__(list(args), **settings, seed_everything_default=False, run=False)
 
     def instantiate_classes(self) -> None:
         """Of the whole configuration these two sections, and what is linked into them."""
@@ -96,11 +85,7 @@ def load_experiment(
     """
     path = str(located(checkpoint))
     options = _options(overrides)
-    check_checkpoint(path, _OPTION)
-    try:
-        stored = AtomicCheckpointIO().load_checkpoint(path)
-    except pickle.UnpicklingError as error:
-        raise InputError(checkpoint_error_sentence(error, path, _OPTION)) from None
+    stored = open_checkpoint(path, _OPTION)
     if config is not None:
         cli = _built(["--config", str(config), *options])
     else:

@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import pad
 
+from components.weights.whole_file import whole_file
+
 _GAP = 4
 _TEXT = (235, 235, 235)
 _BACKGROUND = 24
@@ -87,12 +89,8 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
 
 def write_picture(path: Path, frame: Tensor) -> None:
     """Writes uint8 ``[3, H, W]`` as JPEG; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(partial, "JPEG", quality=85)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=85)
 
 
 @lru_cache(maxsize=64)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from callbacks.ema import EMA_PREFIX
 from components.errors import InputError
 from components.weights.identity import Identity
 from components.weights.pretrained import CONFIG_FILE, located
-from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.loading import with_averages
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint
 
 _MAX_NAMED = 10
@@ -26,25 +23,9 @@ def is_export(path: str) -> bool:
     return (folder / CONFIG_FILE).is_file() and not is_sharded_checkpoint(folder)
 
 
-def open_checkpoint(path: str, option: str) -> dict[str, Any]:
-    """The checkpoint at ``path``, file or folder, whole or slim; may be one that the package ships.
-
-    Raises:
-        InputError: if it is missing, damaged or no checkpoint.
-    """
-    source = str(located(path))
-    check_checkpoint(source, option)
-    try:
-        return AtomicCheckpointIO().load_checkpoint(source)
-    except (FileNotFoundError, pickle.UnpicklingError) as error:
-        raise InputError(checkpoint_error_sentence(error, source, option)) from None
-
-
 def weights_to_begin_with(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
     """The weights below ``prefix``, without it; averages in place of the last step's where there are any."""
-    stored: dict[str, Tensor] = checkpoint["state_dict"]
-    averages = {name.removeprefix(EMA_PREFIX): value for name, value in stored.items() if name.startswith(EMA_PREFIX)}
-    weights = {name: value for name, value in stored.items() if not name.startswith(EMA_PREFIX)} | averages
+    weights = with_averages(checkpoint["state_dict"])
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 

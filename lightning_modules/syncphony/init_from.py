@@ -15,10 +15,10 @@ from components.weights.pretrained import located
 from lightning_modules.checkpoints.init_from import (
     check_same_frozen,
     is_export,
-    open_checkpoint,
     take_over,
     weights_to_begin_with,
 )
+from lightning_modules.checkpoints.loading import open_checkpoint
 
 _BACKBONE = "backbone."
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -370,16 +370,4 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             raise InputError(columns_not_covered(size, columns))
         return index * size if batch.position is None else batch.position
 
-    @staticmethod
-    def check_settings(model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
-        """Looks at the settings of an experiment before anything is built.
-
-        Args:
-            model: arguments of the module.
-            data: arguments of the data module.
-            trainer: arguments of the trainer.
-
-        Raises:
-            InputError: if the batches of a step cannot cover the pyramid's columns evenly.
-        """
-        check_batches_cover_columns(model, data, trainer)
+    check_settings = staticmethod(check_batches_cover_columns)

@@ -17,6 +17,7 @@ from components.backbones.pyramid_flow.blocks import ColumnState, Modulation, mo
 from components.backbones.pyramid_flow.column import Column
 from components.weights.file import STEMS, save_weights
 from components.weights.identity import renew_sum
+from components.weights.whole_file import whole_file
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
@@ -79,10 +80,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
         text = json.dumps({"_class_name": self.class_name, **self.config}, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(folder / f"{STEMS[0]}.safetensors", self.state_dict(), dtype)
-        partial = folder / ".config.json.part"
-        partial.write_text(text)
-        # renamed into place: no reader sees half a file
-        partial.replace(folder / "config.json")
+        with whole_file(folder / "config.json") as stream:
+            stream.write(text.encode())
         renew_sum(folder / "config.json")
 
 
