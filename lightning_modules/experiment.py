@@ -21,7 +21,8 @@ from components.errors import InputError
 from components.weights.pretrained import located
 from lightning_modules.checkpoints.check import checkpoint_error_sentence
 from lightning_modules.checkpoints.loading import load_weights, open_checkpoint
-from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI, input_error_sentence
+from lightning_modules.command_line.broken_runs import input_error_sentence
+from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.startup import import_own_modules
 

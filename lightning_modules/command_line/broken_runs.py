@@ -1,13 +1,15 @@
-"""Says in one sentence what the machine did to a run: a full disk, a killed loader worker, a rank that is gone."""
+"""Says in one sentence why a run did not end well: bad input, a full disk, a killed worker, a rank that is gone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from callbacks.failures import ConnectionToRanksLost
+from callbacks.failures import ConnectionToRanksLost, Failure
+from components.errors import InputError
 from lightning_modules.checkpoints.storage import causes, storage_error
 
 _WORKER = re.compile(
@@ -16,6 +18,22 @@ _WORKER = re.compile(
 _LOST = re.compile(
     r"gloo.*(?:Connection|Broken pipe|[Tt]imed out)|Connection closed by peer \[|ncclRemoteError|remote process exited"
 )
+
+
+class RunBroken(Exception):
+    """The machine has ended a run: memory, disk, a process that is gone."""
+
+
+class EvaluationFailed(Exception):
+    """An evaluation has come to its end, but not with everything it was to tell.
+
+    Args:
+        command: ``validate`` or ``test``.
+        failures: what failed, at least one.
+    """
+
+    def __init__(self, command: str, failures: Sequence[Failure]) -> None:
+        super().__init__(f"{command} is not complete: {'; '.join(failure.sentence for failure in failures)}")
 
 
 def broken_run_sentence(error: BaseException, lost_ranks: Callable[[], str]) -> str | None:
@@ -51,3 +69,19 @@ def _of_worker(pids: str, signal: str | None) -> str:
         f"a worker process of the data loader (pid {pids}) {how}; {why}, or lower data.init_args.num_workers or "
         "data.init_args.batch_size"
     )
+
+
+def input_error_sentence(error: BaseException) -> str | None:
+    """The sentence of the `InputError` that caused ``error``, or None if something else did.
+
+    The configuration parser re-raises what a constructor raises, and a data loader's worker process sends its
+    traceback as the message of a new exception of the same class.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MisconfigurationException):
+            return " ".join(str(cause).split())
+        if isinstance(cause, InputError):
+            return str(cause).rpartition(f"{InputError.__name__}: ")[2].strip()
+        cause = cause.__cause__
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_info
 
 from components.errors import InputError
 from lightning_modules.checkpoints.sharded import read_table
@@ -39,6 +40,26 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.key}: {_shown(self.before)} -> {_shown(self.now)}"
+
+
+def changes_since(path: str, now: Mapping[str, Any]) -> list[Change]:
+    """How a configuration differs from the one that a checkpoint was made with; says so.
+
+    Args:
+        path: of the checkpoint, file or folder.
+        now: the configuration.
+
+    Raises:
+        InputError: if the checkpoint's optimizer cannot go on as the one that is configured.
+    """
+    before = stored_config(path)
+    if before is None:
+        return []
+    found = changes(before, now)
+    refuse_other_optimizer(found, path)
+    if found:
+        rank_zero_info(listed(found, path))
+    return found
 
 
 def stored_config(path: str) -> dict[str, Any] | None:

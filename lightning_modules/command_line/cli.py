@@ -12,16 +12,15 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks.failures import TRACEBACKS, Failure, collect_failures
+from callbacks.failures import TRACEBACKS, collect_failures
 from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
 from callbacks.logger_guard import LoggerGuard
 from callbacks.nan_guard import NaNGuard
@@ -35,17 +34,19 @@ from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
 from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
-from lightning_modules.command_line.broken_runs import broken_run_sentence
+from lightning_modules.command_line.broken_runs import (
+    EvaluationFailed,
+    RunBroken,
+    broken_run_sentence,
+    input_error_sentence,
+)
 from lightning_modules.command_line.changed_settings import (
     ACCUMULATED,
     OPTIMIZER,
     SCHEDULE,
     Change,
     below,
-    changes,
-    listed,
-    refuse_other_optimizer,
-    stored_config,
+    changes_since,
 )
 from lightning_modules.command_line.class_paths import class_path_sentence
 from lightning_modules.command_line.config_errors import parse_error_sentence
@@ -213,7 +214,9 @@ class AVSyncCLI(LightningCLI):
         if ckpt_path and not self._as_built(ckpt_path):
             self.config[str(self.subcommand)]["ckpt_path"] = path = self._found(str(ckpt_path))
             if self.subcommand == "fit" and Path(path).exists():
-                self._changes = self._changes_since(path)
+                parser = self._parser(self.subcommand)
+                now = parser.dump(self.config[self.subcommand], skip_none=False)
+                self._changes = changes_since(path, yaml.safe_load(now))
 
     def instantiate_classes(self) -> None:
         """Builds everything; the run's folder is made before that, and removed if nothing came of it.
@@ -298,23 +301,6 @@ class AVSyncCLI(LightningCLI):
     def _has_run_folder(self) -> bool:
         return self.subcommand in LightningCLI.subcommands() and not self._chosen(self.config, "trainer").fast_dev_run
 
-    def _changes_since(self, ckpt_path: str) -> list[Change]:
-        """How the configuration differs from the one a checkpoint was made with; says so.
-
-        Raises:
-            InputError: if the checkpoint's optimizer cannot go on as the one that is configured.
-        """
-        before = stored_config(ckpt_path)
-        if before is None:
-            return []
-        parser = self._parser(self.subcommand)
-        now = yaml.safe_load(parser.dump(self.config[str(self.subcommand)], skip_none=False))
-        found = changes(before, now)
-        refuse_other_optimizer(found, ckpt_path)
-        if found:
-            rank_zero_info(listed(found, ckpt_path))
-        return found
-
     def _experiment(self) -> str:
         """The experiment's name: what it was given, or that of the last configuration file that says what to run."""
         files = [Path(str(file)) for file in self._chosen(self.config, "config") or []]
@@ -359,22 +345,6 @@ class AVSyncCLI(LightningCLI):
             if input_error_sentence(error) is None and (sentence := broken_run_sentence(error, roll.lost)):
                 raise RunBroken(sentence) from error
             raise
-
-
-class RunBroken(Exception):
-    """The machine has ended a run: memory, disk, a process that is gone."""
-
-
-class EvaluationFailed(Exception):
-    """An evaluation has come to its end, but not with everything it was to tell.
-
-    Args:
-        command: ``validate`` or ``test``.
-        failures: what failed, at least one.
-    """
-
-    def __init__(self, command: str, failures: Sequence[Failure]) -> None:
-        super().__init__(f"{command} is not complete: {'; '.join(failure.sentence for failure in failures)}")
 
 
 def _listed(given: Any) -> list[Any]:
@@ -437,19 +407,3 @@ def _run(args: Sequence[str]) -> int:
         sys.stderr.write(f"error: {sentence}\n")
         return 2
     return 0
-
-
-def input_error_sentence(error: BaseException) -> str | None:
-    """The sentence of the `InputError` that caused ``error``, or None if something else did.
-
-    The configuration parser re-raises what a constructor raises, and a data loader's worker process sends its
-    traceback as the message of a new exception of the same class.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MisconfigurationException):
-            return " ".join(str(cause).split())
-        if isinstance(cause, InputError):
-            return str(cause).rpartition(f"{InputError.__name__}: ")[2].strip()
-        cause = cause.__cause__
-    return None

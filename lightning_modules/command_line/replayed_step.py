@@ -19,7 +19,8 @@ from callbacks.bad_step import HeldBatch, clips_of
 from callbacks.replay_file import Replay
 from callbacks.step_again import run_again
 from components.errors import InputError
-from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI, input_error_sentence
+from lightning_modules.command_line.broken_runs import input_error_sentence
+from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 
 _OF_NUMBERS = ("accelerator", "strategy", "precision", "plugins", "deterministic", "benchmark")

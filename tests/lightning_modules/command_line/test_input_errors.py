@@ -3,7 +3,7 @@
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from components.errors import InputError
-from lightning_modules.command_line.cli import input_error_sentence
+from lightning_modules.command_line.broken_runs import input_error_sentence
 
 
 def test_the_sentence_is_found_behind_other_exceptions():
