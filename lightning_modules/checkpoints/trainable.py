@@ -66,6 +66,8 @@ class TrainableCheckpoint(L.LightningModule, ABC):
         Raises:
             InputError: naming the checkpoint, the keys or the part that differs, and the fix.
         """
+        # one that holds weights alone Lightning would show to no callback, and its evaluations would be of step 0
+        checkpoint.setdefault("callbacks", {})
         self._match_averages(checkpoint)
         wanted, found = self.checkpoint_tensors(), checkpoint["state_dict"]
         missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 
 from callbacks.evaluation import EvaluationCallback
+from callbacks.slim_checkpoint import SlimCheckpoint
 from components.contracts import Generation
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+from tests.lightning_modules.tiny_module import TinyData, tiny_module
+from tests.lightning_modules.tiny_module import trainer as tiny_trainer
 
 
 class Diary(EvaluationCallback):
@@ -130,3 +134,16 @@ def test_any_number_of_ranks_gives_the_same_results(tmp_path):
         assert entry["n_clips"] == 5
     # two onsets of each clip are met: recordings of (3, 3), (4, 3) and (2) onsets
     assert values["cyclesync"] == pytest.approx(100 / 3 * (2 / 3 + (2 / 4 + 2 / 3) / 2 + 1))
+
+
+def test_weights_alone_are_evaluated_at_the_step_they_were_trained_to(tmp_path):
+    """Lightning shows callbacks no checkpoint that holds no states of any."""
+    run = tiny_trainer(tmp_path, 2, callbacks=[SlimCheckpoint()], limit_val_batches=0)
+    run.fit(tiny_module(), datamodule=TinyData())
+    slim = next(tmp_path.rglob("slim.ckpt"))
+    assert "callbacks" not in torch.load(slim, weights_only=True)
+    judge = EvaluationCallback()
+    tiny_trainer(tmp_path, -1, callbacks=[judge], limit_val_batches=1).validate(
+        tiny_module(), datamodule=TinyData(), ckpt_path=slim, verbose=False
+    )
+    assert judge.global_step == 2
