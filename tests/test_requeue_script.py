@@ -14,7 +14,7 @@ import pytest
 
 from tests.lightning_modules.strategies.parallel_runs import ROOT, assert_same_tensors, avsync, load, write_config
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 TASK = {
     "SLURM_JOB_ID": "4711",
