@@ -1,0 +1,1 @@
+"""Where video codecs of one's own come from."""

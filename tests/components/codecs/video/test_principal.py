@@ -1,0 +1,113 @@
+"""The linear codec: no other linear map of its size loses less, and what a latent holds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.codecs.video.principal import PrincipalCodec, PrincipalComponents
+from components.errors import InputError
+from tests.tiny_syncphony import generator
+
+
+def smooth_videos(batch: int = 24, frames: int = 9, side: int = 8, seed: int = 0) -> Tensor:
+    """Coloured gradients that drift: ``[B, T, 3, H, W]`` in [-1, 1], with energy in a few directions."""
+    draws = torch.rand(5, batch, 1, 3, 1, 1, generator=generator(seed)) * 2 - 1
+    t, y, x = torch.meshgrid(torch.linspace(0, 1, frames), *[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    planes = [axis[None, :, None] for axis in (t, y, x)]
+    noise = torch.randn(batch, frames, 3, side, side, generator=generator(seed + 1))
+    colour, *slopes = draws
+    return (0.5 * colour + sum(0.4 * s * p for s, p in zip(slopes, planes, strict=False)) + 0.02 * noise).clamp(-1, 1)
+
+
+def fitted(videos: Tensor, channels: int = 6) -> tuple[PrincipalCodec, float]:
+    sums = PrincipalComponents(PrincipalCodec(channels, temporal_factor=4, spatial_factor=2))
+    for video in videos.split(5):
+        sums.add(video)
+    return sums.codec, sums.settle()
+
+
+def test_no_linear_map_of_as_many_channels_loses_less():
+    """Eckart-Young: blocks come back as the best approximation of that rank, found here by singular values."""
+    videos = smooth_videos()
+    codec, kept = fitted(videos)
+    blocks = codec.blocks(videos).double()
+    mean = blocks.flatten(0, -2).mean(dim=0)
+    left, values, right = torch.linalg.svd(blocks.flatten(0, -2) - mean, full_matrices=False)
+    best = (left[:, :6] * values[:6] @ right[:6] + mean).view_as(blocks)
+    back = codec.blocks(codec.decode(codec.encode(videos))).double()
+    torch.testing.assert_close(back[:, 1:], best[:, 1:], atol=1e-4, rtol=0)
+    # the image is one picture, the mean of its block's
+    image = best[:, :1].unflatten(-1, (4, -1)).mean(dim=-2, keepdim=True).expand(-1, -1, -1, -1, 4, -1).flatten(-2)
+    torch.testing.assert_close(back[:, :1], image, atol=1e-4, rtol=0)
+    assert kept == pytest.approx(float(values[:6].square().sum() / values.square().sum()), rel=1e-5)
+
+
+def test_channels_are_uncorrelated_ordered_and_of_unit_spread_together():
+    videos = smooth_videos()
+    codec, _ = fitted(videos)
+    latents = codec.encode(videos).transpose(0, 1).flatten(1).double()
+    covariance = latents.cov(correction=0)
+    torch.testing.assert_close(covariance, covariance.diag().diag(), atol=1e-4, rtol=0)
+    assert (covariance.diag().diff() <= 1e-6).all()
+    assert covariance.diag().mean() == pytest.approx(1.0, rel=1e-4)
+    assert covariance[0, 0] > 3 * covariance[5, 5]  # energies are kept as they are
+
+
+def test_what_came_out_goes_in_again_unchanged():
+    codec, _ = fitted(smooth_videos())
+    latents = codec.encode(smooth_videos(seed=7))
+    again = codec.encode(codec.decode(latents))
+    torch.testing.assert_close(again[:, :, 1:], latents[:, :, 1:], atol=1e-5, rtol=0)
+
+
+def test_the_same_videos_in_other_parts_give_the_same_codec():
+    videos = smooth_videos()
+    sums = PrincipalComponents(PrincipalCodec(6, temporal_factor=4, spatial_factor=2))
+    for video in videos.flip(0).split(7):
+        sums.add(video)
+    sums.settle()
+    torch.testing.assert_close(sums.codec.components, fitted(videos)[0].components, atol=1e-4, rtol=0)
+
+
+def test_the_first_image_alone_is_latent_zero_and_later_latents_hold_their_own_frames():
+    codec, _ = fitted(smooth_videos())
+    video = smooth_videos(batch=1, frames=13, seed=3)
+    latents = codec.encode(video)
+    assert latents.shape == (1, 6, 4, 4, 4)
+    torch.testing.assert_close(codec.encode(video[:, :1]), latents[:, :, :1])
+    for frame in range(13):
+        changed = video.clone()
+        changed[:, frame] += 0.5
+        moved = (codec.encode(changed) - latents).abs().amax(dim=(0, 1, 3, 4)) > 1e-4
+        assert moved.tolist() == [latent == -(-frame // 4) for latent in range(4)]
+
+
+def test_a_held_latent_is_that_of_a_picture_that_stays():
+    codec, _ = fitted(smooth_videos())
+    latents = codec.encode(smooth_videos(seed=4))[:, :, -1:]
+    last = codec.decode(torch.cat([latents, latents], dim=2))[:, -1:]
+    torch.testing.assert_close(codec.hold(latents), codec.encode(last), atol=1e-5, rtol=0)
+
+
+def test_a_written_codec_is_read_as_it_was(tmp_path: Path):
+    codec, _ = fitted(smooth_videos())
+    codec.save_pretrained(tmp_path)
+    video = smooth_videos(seed=5)
+    assert torch.equal(PrincipalCodec.from_pretrained(tmp_path).encode(video), codec.encode(video))
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="give a number from 1 to 48"):
+        PrincipalCodec(49, temporal_factor=4, spatial_factor=2)
+    sums = PrincipalComponents(PrincipalCodec(6, temporal_factor=4, spatial_factor=2))
+    with pytest.raises(InputError, match="no video was seen"):
+        sums.settle()
+    sums.add(torch.zeros(2, 9, 3, 8, 8))
+    with pytest.raises(InputError, match="one colour"):
+        sums.settle()
+    with pytest.raises(InputError, match=r"set clip\.num_frames to 5 or 9"):
+        sums.add(torch.zeros(2, 8, 3, 8, 8))
+    with pytest.raises(InputError, match="multiples of 2"):
+        sums.codec.encode(torch.zeros(2, 9, 3, 7, 8))
