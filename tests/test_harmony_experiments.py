@@ -25,7 +25,8 @@ pytestmark = pytest.mark.long
 
 FRAMES, FPS, RATE, SIDE = 13, 24.0, 16_000, 64
 AUDIO, JOINT = ("audio_codec", "text_encoder", "transcript_encoder"), "stage3_joint"
-JUDGED = {f"{metric}{kind}" for metric in ("sync_c", "sync_d") for kind in ("", "_no_synccfg", "_real", "_chance")}
+KINDS = ("", "_no_synccfg", "_real", "_chance")
+JUDGED = {f"{metric}{kind}" for metric in ("sync_c", "sync_d") for kind in KINDS}
 
 TINY_AUDIO = {
     "num_layers": NUM_LAYERS,
@@ -37,13 +38,18 @@ TINY_AUDIO = {
     "freq_dim": 32,
 }
 MIN_DURATION = "--callbacks.sync_confidence.init_args.scorer.init_args.min_duration_s"
-UNJUDGED = ("--callbacks.sync_confidence=null", "--callbacks.report=null")
+UNJUDGED = ("--callbacks.sync_confidence=null", "--callbacks.cyclesync=null", "--callbacks.report=null")
 WRITTEN = (*UNJUDGED, "--callbacks.writer.class_path=callbacks.prediction_writer.PredictionWriter")
 ON_THIS_MACHINE = ("--trainer.accelerator=cpu", "--data.num_workers=0")
+AUDIO_ALONE = (
+    *(f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
+    "--trainer.accumulate_grad_batches=1",
+)
 SMALL = {
-    "stage1_audio": (f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
-    "stage2_timbre": (f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
+    "stage1_audio": (*AUDIO_ALONE, "--data.reference_s=0.4", "--data.min_reference_s=0.2"),
+    "stage2_timbre": AUDIO_ALONE,
     JOINT: (
+        "--trainer.accumulate_grad_batches=1",
         *(f"--clip.num_frames={FRAMES}", f"--clip.height={SIDE}", f"--clip.width={SIDE}", "--data.max_val_clips=2"),
         *("--model.sampler.init_args.num_steps=2", f"{MIN_DURATION}=0.4"),
     ),
@@ -80,6 +86,7 @@ class Place:
                 f"{transformer}.interaction.num_heads=1",
                 f"--model.video_codec.init_args.folder={releases / 'wan'}",
                 f"--callbacks.sync_confidence.init_args.scorer.init_args.net.init_args.source={syncnet}",
+                f"--callbacks.cyclesync.init_args.v2a.init_args.folder={releases / 'v2a'}",
             ]
         return found
 

@@ -91,9 +91,7 @@ def answers(columns: list[TrainingColumn]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("units", [(2, 2, 2), (5, 3, 4), (1, 2, 1)])
 @pytest.mark.parametrize("first_motion", [1, 2, 3])
-def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(
-    units: tuple[int, int, int], first_motion: int
-):
+def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(units: tuple[int, int, int], first_motion: int):
     """Other frames and other rows of the clean latents do not matter; these two do, at the stage's resolution."""
     clips = latents(8)
     columns = training_columns(clips, units)
