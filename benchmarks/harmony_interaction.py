@@ -79,12 +79,13 @@ def flops_by_formula(size: HarmonySize) -> int:
     """FLOPs of the interaction in all layers, forward.
 
     Either direction projects queries and outputs of its own stream and keys and values of the other one; the style
-    alignment (none in the last layer) projects the reference's and shares the video's keys and values.
+    alignment (none in the last layer) projects the reference's, and keys and values of the video for itself.
     """
     one_projection = 2 * size.dim * size.interaction_width
     frame_level = 2 * one_projection * 2 * (size.video + size.audio)
     frame_level += 2 * 4 * size.interaction_width * size.video * size.audio
-    style = 2 * one_projection * size.reference + 4 * size.interaction_width * size.reference * size.video
+    style = 2 * one_projection * (size.reference + size.video)
+    style += 4 * size.interaction_width * size.reference * size.video
     return size.clips * (size.layers * frame_level + (size.layers - 1) * style)
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
-from datamodules.reading.clip_dataset import Clip, ClipDataset, sample_generator
+from datamodules.reading.clip_dataset import ClipDataset, sample_generator
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.reference_voices import ReferenceVoices
+from datamodules.reading.reference_voices import ReferenceVoices, own_segment
 from datamodules.reading.speech_manifest import RecordsBySplit, read_manifest
 from datamodules.reading.talking_heads import read_hdtf, read_voxceleb2
 
@@ -31,8 +32,10 @@ class SpeechDataset(ClipDataset):
         records: the recordings.
         shape: what every clip looks like.
         clipping: see ``ClipDataset``.
-        voices: where references come from, or None for none. In training the choice depends on the seed and the
-            sample's position alone, in evaluation it is always the same.
+        voices: where references of other utterances come from, or None for none. In training the choice depends on the
+            seed and the sample's position alone, in evaluation it is always the same.
+        own_reference_s: shortest and longest reference in seconds that is cut out of the clip itself, in place of
+            ``voices``; None for none.
         partial_transcripts: what becomes of the transcript of a recording more than ``MAX_UNHEARD_S`` longer than a
             clip, which says more than is heard: "error", "drop" or "keep".
         **options: see ``ClipDataset``.
@@ -44,19 +47,24 @@ class SpeechDataset(ClipDataset):
         shape: ClipShape,
         clipping: Literal["random", "fixed"],
         voices: ReferenceVoices | None = None,
+        own_reference_s: tuple[float, float] | None = None,
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         **options: Any,
     ) -> None:
         super().__init__(records, shape, clipping, **options)
         self.voices, self.partial_transcripts = voices, partial_transcripts
+        self._own_samples: tuple[int, int] | None = None
+        if own_reference_s is not None:
+            shortest_s, longest_s = own_reference_s
+            self._own_samples = round(shortest_s * shape.sample_rate), round(longest_s * shape.sample_rate)
 
-    def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
-        clip = super()._clip(index, part, key, valid)
-        if self.voices is None:
-            return clip
+    def _reference(self, record: ClipRecord, cut: Cut, key: SampleKey) -> tuple[Tensor | None, int]:
         generator = sample_generator(self.seed, key, purpose=2) if self.clipping == "random" else None
-        reference, length = self.voices.draw(self.records[index], generator)
-        return replace(clip, reference=reference, reference_length=length)
+        if self._own_samples is not None:
+            shortest, longest = self._own_samples
+            heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
+            return own_segment(cut.audio[:heard], longest, shortest, generator)
+        return (None, 0) if self.voices is None else self.voices.draw(record, generator)
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
@@ -88,8 +96,12 @@ class SpeechClips(ClipDataModule):
 
     Args:
         root: a manifest or a folder.
-        reference_s: length in seconds of the slot for the reference voice, or None to deliver none. Clips without
+        reference_s: length in seconds of the slot for the reference sound, or None to deliver none. Clips without
             reference have a ``reference_length`` of 0.
+        reference: where references come from: ``voice`` takes another row of the same speaker (or the row's
+            ``reference_audio``), ``own`` a piece of the clip itself (Harmony's stage 1): in training one of a random
+            length and place, in evaluation its beginning.
+        min_reference_s: shortest piece that ``reference: own`` cuts in training; None always fills the slot.
         long_references: "cut" (in training to a random part, in evaluation to the beginning) or "error" for
             references longer than the slot.
         partial_transcripts: what becomes of a transcript that says over half a second more than a clip can hold:
@@ -107,6 +119,8 @@ class SpeechClips(ClipDataModule):
         self,
         root: str,
         reference_s: float | None = None,
+        reference: Literal["voice", "own"] = "voice",
+        min_reference_s: float | None = None,
         long_references: Literal["cut", "error"] = "cut",
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
@@ -120,6 +134,13 @@ class SpeechClips(ClipDataModule):
         super().__init__(**kwargs)
         if reference_s is not None and not 0 < reference_s < float("inf"):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
+        if reference not in ("voice", "own"):
+            raise InputError(f"reference is {reference!r}; choose from voice and own")
+        if min_reference_s is not None and (reference == "voice" or not 0 < min_reference_s <= (reference_s or 0)):
+            raise InputError(
+                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s}), and goes"
+                " with reference: own alone"
+            )
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
         if self.clip.min_frames is not None:
@@ -137,6 +158,7 @@ class SpeechClips(ClipDataModule):
             raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")
         self.root, self.prompt = Path(root), prompt
         self.reference_s, self.long_references = reference_s, long_references
+        self.reference, self.min_reference_s = reference, min_reference_s
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
         self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
         self.ignore_columns = tuple(ignore_columns)
@@ -189,8 +211,10 @@ class SpeechClips(ClipDataModule):
         return splits
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
-        voices = None
-        if self.reference_s is not None:
+        voices, own = None, None
+        if self.reference_s is not None and self.reference == "own":
+            own = (self.min_reference_s or self.reference_s, self.reference_s)
+        elif self.reference_s is not None:
             # of all records, also those that max_val_clips leaves out
             voices = ReferenceVoices(
                 self.records(split),
@@ -203,6 +227,7 @@ class SpeechClips(ClipDataModule):
         return partial(
             SpeechDataset,
             voices=voices,
+            own_reference_s=own,
             partial_transcripts=self.partial_transcripts,
             audio_only=self.audio_only,
             pad_audio=self.pad_audio,

@@ -75,6 +75,7 @@ def train_and_use(releases: Path, experiment: str, options: list[str]) -> None:
     """``fit`` with validation, resume, ``validate``, ``export`` and ``predict``."""
     cpu = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", *options]
     few = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--data.max_val_clips=2"]
+    cpu.append("--trainer.accumulate_grad_batches=1")
     run("fit", experiment, *cpu, *few, "--callbacks.checkpoint.init_args.every_n_train_steps=2")
     first = Path("runs", experiment, "version_0")
     checkpoint = first / "checkpoints" / "last.ckpt"

@@ -59,7 +59,8 @@ class ModalityGuidance:
 class SyncCFG:
     """Guidance of a joint audio-video sampler.
 
-    Harmony's supplement samples with s_v = 3, s_a = 2 and names no scale for the text; the defaults are ours.
+    Harmony samples with ``guidance: sync``, s_v = 3 and s_a = 2, in three rows (joint, muted, still), and names no
+    scale for the text; the defaults, which also guide by text in a fourth row, are ours.
 
     Attributes:
         guidance: which corrections are made: ``none``, ``text``, ``sync`` or ``text+sync``. A joint step takes 1, 2, 3

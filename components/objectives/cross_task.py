@@ -2,8 +2,8 @@
 
 Source: Harmony, "Cross-Task Synergy": ``L = L_joint + lambda_v L_driven_by_audio + lambda_a L_driven_by_video``. A
 driven row holds one modality clean, at timestep 0; so the task is a property of the row and one forward serves all.
-The paper draws one noise level for both modalities, through a shift of 5; logit-normal levels and the uniform share of
-`NoiseLevels` are ours.
+The paper draws one noise level for both modalities, through a shift of 5 (``base: uniform`` of `NoiseLevels`); its
+logit-normal levels and their uniform share are ours.
 
 Legend: B clips, R rows (task by task, clip by clip within), C channels, T latents of either modality.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from components.objectives.task_losses import TASKS, RowErrors
 from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
 JOINT, AUDIO_DRIVEN, VIDEO_DRIVEN = range(3)
+LevelBase = Literal["logit_normal", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,29 @@ class LevelDraws:
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Law of the noise level s in (0, 1] of one modality: ``s = k u / (1 + (k - 1) u)``, ``u = sigmoid(m + d n)``.
+    """Law of the noise level s in (0, 1] of one modality: ``s = k u / (1 + (k - 1) u)``.
 
     Attributes:
-        shift: k; the sampler's shift, so that training meets the levels of sampling (5 for Wan2.2).
+        shift: k; the sampler's shift, so that training meets the levels of sampling (5 for Wan2.2 and for Harmony).
+        base: u before it is bent: ``logit_normal`` (ours), ``sigmoid(m + d n)`` with n standard normal, or ``uniform``
+            on (0, 1], as the sampler's own levels lie (the plain reading of the paper's "shift 5").
         mean: m.
         deviation: d.
         uniform_share: share of clips whose s is drawn uniformly, so that no level is rare.
 
     Raises:
-        InputError: for a number out of range.
+        InputError: for a number out of range or an unknown ``base``.
     """
 
     shift: float = 5.0
+    base: LevelBase = "logit_normal"
     mean: float = 0.0
     deviation: float = 1.0
     uniform_share: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.base not in get_args(LevelBase):
+            raise InputError(f"NoiseLevels.base is '{self.base}': give logit_normal or uniform.")
         for name, value in (("shift", self.shift), ("deviation", self.deviation)):
             if not value > 0:
                 raise InputError(f"NoiseLevels.{name} is {value}; it must be positive.")
@@ -75,7 +81,7 @@ class NoiseLevels:
 
     def __call__(self, draws: LevelDraws) -> Tensor:
         """Noise levels ``[B]``, float32. On the same draws, laws of different shifts differ by the bend alone."""
-        u = torch.sigmoid(self.mean + self.deviation * draws.normal)
+        u = draws.uniform if self.base == "uniform" else torch.sigmoid(self.mean + self.deviation * draws.normal)
         # k u / (1 + (k - 1) u) bends levels towards noise, as the sampler's `FlowSchedule` bends its own
         bent = self.shift * u / (1 + (self.shift - 1) * u)
         return torch.where(draws.choice < self.uniform_share, draws.uniform, bent)

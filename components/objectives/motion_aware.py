@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from components.errors import InputError
@@ -32,24 +33,36 @@ class MotionAwareLoss(nn.Module):
 
     ``L = ||v^ - v||^2 + lambda * sum_{l=2..L} ||(v^(l) - v(l)) * (z(l) - z(l-1))||^2``
 
-    with clean latents z counted from 1. In autoregressive pyramid training a column predicts *one* unit at *one*
-    stage, so the sum over frames becomes the expectation over the prefixes that are drawn: the column that denoises
-    latent frame l contributes its own term, with ``z(l) - z(l-1)`` taken at the stage's resolution from the latents
-    *before* any corruption. Both norms are means over the elements of the prediction, so lambda weighs them as in the
-    paper while every column counts alike whatever its size. The image frame (l = 0 here) has no predecessor and gets
-    no motion term. Latent 1 is the first with one; where the codec normalises the image frame by other constants, the
-    difference is only meaningful in one scale, so the caller passes latents in the later frames' normalisation
-    (`VideoCodec.uniform_scale`).
+    with clean latents z, of which z(0) is the image. In autoregressive pyramid training a column predicts *one* unit at
+    *one* stage, so the sum over frames becomes the expectation over the prefixes that are drawn: the column that
+    denoises latent frame l contributes its own term, with ``z(l) - z(l-1)`` taken at the stage's resolution from the
+    latents *before* any corruption. Both norms are means over the elements of the prediction, so lambda weighs them as
+    in the paper while every column counts alike whatever its size.
+
+    The sum begins with l = 2, the second latent that is generated. ``z(1) - z(0)`` would compare the latent of eight
+    frames in motion with that of a single image, which a video VAE spreads otherwise: a scene that stands still would
+    get a large weight there. Latents are compared in the later frames' normalisation (`VideoCodec.uniform_scale`).
 
     Args:
         weight: lambda; the paper uses 1.
+        first_motion_latent: the first latent frame with a motion term; the paper's sum begins with 2. 1 includes the
+            first generated latent, for codecs that encode the image like any other latent (`PixelCodec` repeats it).
+
+    Raises:
+        InputError: if ``weight`` is negative or ``first_motion_latent`` is the image, which has no predecessor.
     """
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float = 1.0, first_motion_latent: int = 2) -> None:
         super().__init__()
         if weight < 0:
             raise InputError(f"the motion loss's weight is {weight}; it must not be negative")
+        if first_motion_latent < 1:
+            raise InputError(
+                f"first_motion_latent is {first_motion_latent}, but latent 0 is the image, which nothing precedes: "
+                "give 1 or more (2 in the paper)"
+            )
         self.weight = weight
+        self.first_motion_latent = first_motion_latent
 
     def forward(self, prediction: Tensor, target: Tensor, clean: Tensor, previous: Tensor | None) -> MotionAwareTerms:
         """Per-clip loss.
@@ -58,7 +71,7 @@ class MotionAwareLoss(nn.Module):
             prediction: velocity ``[R, C, f, h, w]``.
             target: velocity ``[R, C, f, h, w]``.
             clean: clean latents of the predicted frames at their stage, in one scale, ``[R, C, f, h, w]``.
-            previous: clean latents of the frames before each of them, or None for the image frame.
+            previous: clean latents of the frames before each of them, or None where there is no motion term.
         """
         error = (prediction.float() - target.float()).square()
         # a mean, not the paper's sum: columns of different resolution weigh alike
@@ -84,9 +97,13 @@ class MotionAwareLoss(nn.Module):
         for column, velocity in zip(columns, velocities, strict=True):
             first, frames = column.first_frame, column.target.shape[2]
             # Only the predicted frames and the one before them are brought to the column's resolution.
-            before = min(first, 1)  # the image frame has none before it
-            near = clean_latents[column.rows, :, first - before : first + frames]
-            level = latent_pyramid(near, stages)[column.stage]  # [R, C, before + f, h, w]
-            previous = level[:, :, :frames] if before else None
-            terms.append(self(velocity, column.target, level[:, :, before:], previous))
+            near = clean_latents[column.rows, :, max(first - 1, 0) : first + frames]
+            level = latent_pyramid(near, stages)[column.stage]  # [R, C, f (+ 1), h, w]
+            clean = level[:, :, -frames:]
+            without = min(max(self.first_motion_latent - first, 0), frames)  # predicted frames without a motion term
+            previous = None
+            if without < frames:
+                # those stand for their own predecessors: a difference, and so a weight, of zero
+                previous = torch.cat([clean[:, :, :without], level[:, :, without - frames - 1 : -1]], dim=2)
+            terms.append(self(velocity, column.target, clean, previous))
         return terms

@@ -122,8 +122,8 @@ class JointSampler:
     """Samples latents of both modalities, or of one from the other.
 
     Args:
-        num_steps: denoising steps, the same for both modalities (Wan2.2: 50; Harmony's supplement: 40).
-        video_schedule: noise levels and solver of the video (Wan2.2: UniPC, shift 5; 5 in Harmony's supplement too).
+        num_steps: denoising steps, the same for both modalities (Harmony: 40; Wan2.2: 50).
+        video_schedule: noise levels and solver of the video (Wan2.2: UniPC, shift 5; Harmony: shift 5).
         audio_schedule: noise levels and solver of the sound; as the video's if None.
         guidance: SyncCFG and text guidance.
     """

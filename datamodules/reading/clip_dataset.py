@@ -199,6 +199,7 @@ class ClipDataset(Dataset[Clip]):
         else:
             name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
         transcript, spoken_s = self._transcript(record, cut)
+        reference, reference_length = self._reference(record, cut, key)
         return Clip(
             id=name,
             video_id=record.video_id,
@@ -209,6 +210,8 @@ class ClipDataset(Dataset[Clip]):
             onsets=onsets,
             position=key.position,
             valid=valid,
+            reference=reference,
+            reference_length=reference_length,
             spoken_s=spoken_s,
             scene=record.scene,
         )
@@ -217,6 +220,11 @@ class ClipDataset(Dataset[Clip]):
         """The words of a clip, and the least length in seconds of which they are true."""
         del cut
         return record.transcript, 0.0
+
+    def _reference(self, record: ClipRecord, cut: Cut, key: SampleKey) -> tuple[Tensor | None, int]:
+        """The reference sound of a clip in its slot, and how many samples of it are sound."""
+        del record, cut, key
+        return None, 0
 
     def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
         """One clip of a recording, from memory where it is kept."""

@@ -1,4 +1,8 @@
-"""Another utterance of the same voice for every clip (Harmony, arXiv 2511.21579: what the timbre is learnt from)."""
+"""What a clip's sound is to be like: another utterance of the same voice, or a piece of the clip itself.
+
+Source: Harmony (arXiv 2511.21579), supplement. Stage 1 takes a random segment of 1 to 3 s of the target clip itself;
+stages 2 and 3 another utterance of the speaker, or another piece of a long recording of other sounds.
+"""
 
 from __future__ import annotations
 
@@ -120,6 +124,23 @@ class ReferenceVoices:
         if self._kept is not None and end_s - begin_s <= slot_s:  # else every draw is another part of it
             self._kept[path, span_s] = found
         return found
+
+
+def own_segment(sound: Tensor, slot: int, shortest: int, generator: np.random.Generator | None) -> tuple[Tensor, int]:
+    """A piece of a clip's own sound: ``[slot]``, zeros after its end, and its samples.
+
+    Args:
+        sound: the clip's sound ``[S]`` without padding.
+        slot: samples of the longest piece.
+        shortest: samples of the shortest piece; a clip that is shorter gives all of itself.
+        generator: draws length and place, each evenly; None takes the first ``slot`` samples.
+    """
+    longest = min(slot, len(sound))
+    length, start = longest, 0
+    if generator is not None:
+        length = int(generator.integers(min(shortest, longest), longest + 1))
+        start = int(generator.integers(len(sound) - length + 1))
+    return pad(sound[start : start + length], (0, slot - length)), length
 
 
 def _share_sound(one: ClipRecord, other: ClipRecord) -> bool:

@@ -1,7 +1,8 @@
 """Harmony's curriculum: what each stage runs and trains, and how a stage begins where another one ended.
 
-Source: Harmony (arXiv 2511.21579), "Training": 1. foundational audio pre-training, 2. timbre disentanglement, 3. cross-
-task joint training. Adapters (LoRA) in place of whole towers are ours.
+Source: Harmony (arXiv 2511.21579), "Training": 1. foundational audio pre-training, with a piece of the target sound as
+reference, 2. timbre disentanglement, with another utterance of the speaker, 3. cross-task joint training. Adapters
+(LoRA) in place of whole towers are ours.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class CurriculumConfig:
     """The stage of the curriculum, what trains in it and what it begins with.
 
     Attributes:
-        stage: ``audio`` (sound from descriptions and transcripts), ``timbre`` (and a reference voice) or ``joint``. The
+        stage: ``audio`` (sound from descriptions and transcripts, beside a reference where the data gives one; the
+            paper's is a piece of the target itself), ``timbre`` (the reference is another utterance) or ``joint``. The
             first two run the audio tower alone.
         init_from: what this training begins with: a checkpoint (whole or slim) of the previous stage or of the same, or
             a folder that ``avsync export`` wrote. Weights alone are taken; steps count from 0.

@@ -127,6 +127,62 @@ def test_a_sample_is_the_same_on_any_rank_in_any_worker(corpus: Path) -> None:
     )
 
 
+def test_own_references_are_pieces_of_the_clip_of_random_length_and_place(corpus: Path) -> None:
+    """Harmony's stage 1. The clip's own sound, sample by sample, and nothing of its other seconds."""
+    module = data(corpus, reference="own", reference_s=0.6, min_reference_s=0.2)
+    module.setup("fit")
+    dataset = module._datasets["train"]
+    lengths, places = set(), set()
+    for position in range(40):
+        clip = dataset[SampleKey(position % 7, position)]
+        assert clip.reference is not None and clip.reference.shape == (round(0.6 * RATE),)
+        length = clip.reference_length
+        assert round(0.2 * RATE) <= length <= round(0.6 * RATE)
+        piece, rest = clip.reference[:length], clip.reference[length:]
+        assert not rest.any()
+        where = int((clip.audio.unfold(0, 64, 1) - piece[:64]).abs().amax(dim=1).argmin())
+        assert torch.equal(clip.audio[where : where + length], piece)
+        lengths.add(length)
+        places.add(where)
+        again = dataset[SampleKey(position % 7, position)]
+        assert again.reference is not None and torch.equal(again.reference, clip.reference)
+    assert len(lengths) > 30 and len(places) > 30
+    assert max(lengths) - min(lengths) > 0.3 * RATE
+
+
+def test_own_references_of_evaluation_are_the_clips_beginning(corpus: Path) -> None:
+    module = data(corpus, reference="own", reference_s=0.6, min_reference_s=0.2)
+    module.setup("validate")
+    for batch in module.val_dataloader():
+        assert batch.reference_audio is not None and batch.reference_lengths is not None
+        assert torch.equal(batch.reference_audio, batch.audio[:, : round(0.6 * RATE)])
+        assert set(batch.reference_lengths.tolist()) == {round(0.6 * RATE)}
+
+
+def test_own_references_do_not_reach_into_the_silence_behind_a_short_sound(tmp_path: Path) -> None:
+    write_speech(tmp_path / "a.wav", 0, 0, seconds=0.4)
+    rows = manifest(tmp_path, [{"id": "a", "audio": "a.wav", "split": split} for split in ("train", "test")])
+    module = data(rows, reference="own", reference_s=0.9, min_reference_s=0.6, audio_only=True, pad_audio=True)
+    module.setup("fit")
+    for position in range(5):
+        clip = module._datasets["train"][SampleKey(0, position)]
+        assert clip.reference is not None and clip.reference_length == round(0.4 * RATE)  # all there is
+        assert torch.equal(clip.reference, clip.audio[: round(0.9 * RATE)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"reference": "speaker"}, "reference is 'speaker'; choose from voice and own"),
+        ({"reference": "own", "min_reference_s": 2.0}, "min_reference_s is 2.0; it must lie between 0 and reference_s"),
+        ({"min_reference_s": 1.0}, "goes with reference: own alone"),
+    ],
+)
+def test_impossible_references_are_named(corpus: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data(corpus, **wrong)
+
+
 def test_without_a_slot_there_are_no_references(corpus: Path) -> None:
     module = data(corpus, reference_s=None)
     module.setup("fit")

@@ -65,14 +65,15 @@ class BandConfig:
         kernel: ``banded``, ``flex`` or ``gather``.
         rope: ``temporal`` rotates the time channels alone (44 of 128), ``tower`` adds the rows and columns of the
             video (audio stands at 0, 0), ``none`` rotates nothing.
-        rope_unit: positions count video latents in both directions (``video``), or the query stream's own steps
-            (``query``, the paper's symmetric wording: the same angles but for one factor on all frequencies).
+        rope_unit: positions count the query stream's own steps (``query``: the paper rescales the source's indices to
+            the timeline of the target), or video latents in both directions (``video``, ours: for video queries the
+            same; for audio queries the same angles but for one factor on all frequencies).
     """
 
     half_window: float | None = 1.0
     kernel: Kernel = "banded"
     rope: Rope = "temporal"
-    rope_unit: RopeUnit = "video"
+    rope_unit: RopeUnit = "query"
 
     def __post_init__(self) -> None:
         if self.half_window is not None and self.half_window < 0:

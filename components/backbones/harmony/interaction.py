@@ -10,7 +10,8 @@ global one everything else. All updates are computed from the streams as the two
   colours the reference sound, without window and positions, and never the sound being generated. The target reads the
   updated reference through the audio tower's own self-attention.
 
-The paper names residual updates and no gates: `NoiseGate`, the norms and the outputs that start at zero are ours.
+The paper names residual updates and no gates, and projections of their own for either pathway; so are the defaults of
+`InteractionConfig`. `NoiseGate`, shared keys and values, the norms and the outputs that start at zero are ours.
 
 Legend: B rows, T steps in time, S tokens per step (video: one latent's patches; audio: 1), L = T S, D width of a
 stream, W width of the attention, H heads, d = W / H.
@@ -73,7 +74,7 @@ class FrameLevelAttention(nn.Module):
     """
 
     def __init__(
-        self, query_dim: int, source_dim: int, width: int, heads: int, gate: Gate = "source", eps: float = 1e-6
+        self, query_dim: int, source_dim: int, width: int, heads: int, gate: Gate = "none", eps: float = 1e-6
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -207,16 +208,17 @@ class StyleAlignment(nn.Module):
 
 @dataclass(frozen=True)
 class InteractionConfig:
-    """Size and manner of the interaction; the paper gives none of these numbers.
+    """Size and manner of the interaction: as published, in sizes that the paper does not give.
 
     Attributes:
-        width: width of queries, keys and values. 1024 adds 0.94 B parameters to two 5 B towers, 3072 2.83 B.
+        width: width of queries, keys and values. 1024 adds 1.12 B parameters to two 5 B towers, 3072 3.37 B.
         num_heads: attention heads.
         band: windows, positions and kernel of the frame-level attention.
         gate: factor on the frame-level updates from the noise level of the ``source``, of ``both`` streams or
-            ``none``.
+            ``none`` (the paper).
         style: let the video colour the reference sound.
-        style_kv: take the video's keys and values from the frame-level attention (``shared``) or project ``own`` ones.
+        style_kv: project the video's ``own`` keys and values for it (the paper), or take those of the frame-level
+            attention (``shared``: no second projection of all video tokens).
         driver_isolated: a stream that drives (its timestep is 0) receives nothing, so that its features do not depend
             on the noisy one.
         detach_driver: no gradient flows into a stream that drives.
@@ -225,9 +227,9 @@ class InteractionConfig:
     width: int = 1024
     num_heads: int = 8
     band: BandConfig = BandConfig()  # noqa: RUF009  # frozen
-    gate: Gate = "source"
+    gate: Gate = "none"
     style: bool = True
-    style_kv: Literal["shared", "own"] = "shared"
+    style_kv: Literal["shared", "own"] = "own"
     driver_isolated: bool = False
     detach_driver: bool = False
 

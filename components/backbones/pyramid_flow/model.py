@@ -28,6 +28,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
         num_heads: attention heads.
         latent_channels: channels C of the latents.
         patch: side of the square of latent pixels one token covers.
+        axes_dims: channels of a head that rotate with time, row and column.
+        rope_theta: base of the rotary frequencies.
         config: the constructor's arguments in the spelling of the public ``config.json``.
     """
 
@@ -37,6 +39,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
     num_heads: int
     latent_channels: int
     patch: int = 2
+    axes_dims: tuple[int, ...]
+    rope_theta: float = 10000.0
     norm_out: Modulation
     proj_out: nn.Linear
 

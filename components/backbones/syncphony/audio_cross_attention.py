@@ -1,7 +1,8 @@
 """Audio cross-attention of Syncphony's late blocks: every latent frame attends to the sound around its own time.
 
 Source: Syncphony, "Audio Cross-Attention + Audio RoPE": video tokens are queries, audio tokens keys and values, both
-rotated by their positions on one shared time axis; the layer stands before the block's joint self-attention.
+rotated by positions that they share (`components.backbones.syncphony.audio_windows`); the layer stands before the
+block's joint self-attention.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class AudioCrossAttention(nn.Module):
         keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
         values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
         keys = rotate(self.norm_k(keys), windows.key_rope)
-        # [B, H, N, d] -> [B, H, L, W, d]: windows overlap only by look-back and look-ahead, so little is kept twice.
+        # [B, H, N, d] -> [B, H, L, W, d]: a token is kept once for each window it lies in (three in the paper)
         gathered = (
             x.index_select(2, windows.index.flatten()).unflatten(2, windows.index.shape) for x in (keys, values)
         )
@@ -108,9 +109,9 @@ class AudioCrossAttention(nn.Module):
         for place, first, (t, h, w) in layout.clip_slices():
             frames = slice(first, first + t)
             q = queries[:, place.start - layout.num_text : place.stop - layout.num_text]
-            # All patches of a frame share its time: with t next to d the table [2, t, d / 2] broadcasts over p.
+            # with t next to d a table of latents [2, t, d / 2] broadcasts over p, and one of patches has p in front
             q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
-            q = rotate(q, windows.query_rope[:, frames])
+            q = rotate(q, windows.query_table(layout, place, first, (t, h, w)))
             # a column is a prefix, a window belongs to its frame: later sound is never read
             keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
             audible = windows.audible[:, frames]  # [R, t, W]

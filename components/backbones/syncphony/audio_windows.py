@@ -3,18 +3,37 @@
 Positions are in latent-frame units: ``p(t) = t * fps / f + 1/2 - 1/f`` for t in seconds and f frames per latent. Then
 latent frame l >= 1 has its centre exactly at l, the time index the video backbone already uses (24 fps, f = 8:
 ``p(t) = 3 t + 0.375``); latent 0, one frame long, has its centre at ``1/2 - 1/(2 f)``.
+
+Syncphony's Audio RoPE rotates queries and keys by positions that both share, in two forms (`AudioTimeline.rope`):
+
+- ``backbone`` is the paper's, as digests of it tell: the backbone's own rotary embedder for both. A video query stands
+  at its (l, row, column), as in the joint attention, an audio key at (p(t), 0, 0): its time, linearly interpolated on
+  the axis of the l. With miniFLUX these are three axes; the SD3 release rotates by time alone.
+- ``time`` (ours) gives all channels of a head to time: a latent's patches all stand at its centre.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from components.backbones.pyramid_flow.column import PatchGrid, TokenLayout, layout_rope
 from components.backbones.rope import rotary_table
 from components.contracts import AudioFeatures
 from components.errors import InputError
+
+AudioRope = Literal["time", "backbone"]
+
+
+@dataclass(frozen=True)
+class RotaryAxes:
+    """A backbone's rotary embedder: channels of a head for time, row and column, and the base of the frequencies."""
+
+    dims: tuple[int, ...]
+    theta: float = 10000.0
 
 
 def latent_position(seconds: Tensor, fps: float, temporal_factor: int) -> Tensor:
@@ -39,14 +58,30 @@ class AudioWindows:
     Attributes:
         index: token indices ``[L, W]``.
         audible: bool ``[B, L, W]``, False where the window is shorter than W or the token is padding.
-        query_rope: rotary table of the latent frames' centres ``[2, L, d / 2]``.
+        query_rope: rotary table of the latent frames' centres ``[2, L, d / 2]``, or the axes on which the backbone
+            places every video token itself.
         key_rope: rotary table of the audio tokens' centres ``[2, N, d / 2]``.
     """
 
     index: Tensor
     audible: Tensor
-    query_rope: Tensor
+    query_rope: Tensor | RotaryAxes
     key_rope: Tensor
+
+    def query_table(self, layout: TokenLayout, place: slice, first: int, grid: PatchGrid) -> Tensor:
+        """Rotary table of one clip's t latents of p patches: ``[2, t, d / 2]`` or, by patches, ``[2, p, t, d / 2]``.
+
+        Args:
+            layout: the column's tokens.
+            place: the clip's tokens among them.
+            first: index of the clip's first latent.
+            grid: latents, rows and columns of the clip.
+        """
+        frames = grid[0]
+        if isinstance(self.query_rope, Tensor):  # all patches of a latent share its time
+            return self.query_rope[:, first : first + frames]
+        table = layout_rope(layout, self.query_rope.dims, self.query_rope.theta)[:, place]
+        return torch.unflatten(table, 1, (frames, -1)).transpose(1, 2)
 
     def rows(self, index: Tensor) -> AudioWindows:
         """The windows of the clips ``index``."""
@@ -58,30 +93,48 @@ class AudioTimeline:
     """Lays audio tokens beside latent frames; how long frame and latent last follows from clips and codec.
 
     Attributes:
-        look_back_s: seconds of sound before a latent's own span that it attends to.
+        look_back_s: seconds of sound before a latent's window that it attends to as well.
         look_ahead_s: seconds of sound after it (motion often starts before its sound).
-        rope_theta: base of the audio rotary frequencies.
-        rope_time_scale: factor on the positions before rotation. Rotary frequencies are at most 1 per unit; a scale
-            of the number of tokens per latent makes single tokens distinguishable.
+        reach_latents: latents either side whose span of time belongs to a latent's window (the paper's Delta is 1);
+            0 leaves it with its own.
+        rope: where queries and keys stand when they are rotated, ``time`` or ``backbone`` (see above).
+        rope_theta: base of the rotary frequencies of ``rope: time``.
+        rope_time_scale: factor on the positions of ``rope: time`` before rotation. Rotary frequencies are at most 1 per
+            unit; a scale of the number of tokens per latent makes single tokens distinguishable.
 
     Raises:
-        InputError: if a reach is negative.
+        InputError: if a reach is negative, or ``rope: backbone`` is given frequencies beside the backbone's own.
     """
 
     look_back_s: float = 0.0
     look_ahead_s: float = 0.0
+    reach_latents: int = 0
+    rope: AudioRope = "time"
     rope_theta: float = 10000.0
     rope_time_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.look_back_s < 0 or self.look_ahead_s < 0:
+        if min(self.look_back_s, self.look_ahead_s, self.reach_latents) < 0:
             raise InputError(
-                f"the timeline has look_back_s {self.look_back_s} and look_ahead_s {self.look_ahead_s}; neither may be "
-                "negative"
+                f"the timeline has look_back_s {self.look_back_s}, look_ahead_s {self.look_ahead_s} and reach_latents "
+                f"{self.reach_latents}; none of them may be negative"
+            )
+        if self.rope not in get_args(AudioRope):
+            raise InputError(f"the timeline's rope is '{self.rope}'; give time or backbone")
+        if self.rope == "backbone" and (self.rope_theta, self.rope_time_scale) != (10000.0, 1.0):
+            raise InputError(
+                "the timeline has rope: backbone, whose positions and frequencies are the backbone's: leave rope_theta "
+                "and rope_time_scale out, or set rope to time"
             )
 
     def windows(
-        self, audio: AudioFeatures, num_latents: int, head_dim: int, fps: float, temporal_factor: int
+        self,
+        audio: AudioFeatures,
+        num_latents: int,
+        head_dim: int,
+        fps: float,
+        temporal_factor: int,
+        backbone: RotaryAxes | None = None,
     ) -> AudioWindows:
         """Which tokens each latent frame attends to, and where both stand.
 
@@ -93,13 +146,20 @@ class AudioTimeline:
             head_dim: d, channels per attention head.
             fps: frames per second of the clips.
             temporal_factor: f of the video codec.
+            backbone: the backbone's rotary embedder; ``rope: backbone`` needs it.
+
+        Raises:
+            ValueError: if it is needed and missing.
         """
         device = audio.tokens.device
-        num_tokens = audio.tokens.shape[1]
+        num_tokens, reach = audio.tokens.shape[1], self.reach_latents
         # float64 seconds on the CPU: membership at an edge must not depend on the device
         centers = audio.first_center_s + torch.arange(num_tokens, dtype=torch.float64) / audio.rate_hz
-        spans = latent_spans_s(num_latents, fps, temporal_factor)
-        edges = torch.stack([spans[:, 0] - self.look_back_s, spans[:, 1] + self.look_ahead_s], dim=1)
+        # also of the latents that would follow: a window does not depend on how many the clip has
+        spans = latent_spans_s(num_latents + reach, fps, temporal_factor)
+        latent = torch.arange(num_latents)
+        starts, ends = spans[(latent - reach).clamp(min=0), 0], spans[latent + reach, 1]
+        edges = torch.stack([starts - self.look_back_s, ends + self.look_ahead_s], dim=1)
         # A centre that rounding puts just before an edge it stands on belongs to the later latent all the same.
         first, end = torch.searchsorted(centers, edges - 1e-9).unbind(1)  # [L] each
         # 1 even where no token is near, so that no shape is empty; nothing in it is audible
@@ -109,19 +169,25 @@ class AudioTimeline:
         inside = index < end[:, None]
         # shorter windows repeat the last token, inaudible
         index = index.clamp_(max=num_tokens - 1).to(device)
-        rope = [
-            rotary_table(
-                latent_position(seconds, fps, temporal_factor)[:, None] * self.rope_time_scale,
-                [head_dim],
-                self.rope_theta,
+        tokens_at = latent_position(centers, fps, temporal_factor)
+        if self.rope == "backbone":
+            if backbone is None:
+                raise ValueError("rope: backbone needs the backbone's rotary axes")
+            query_rope: Tensor | RotaryAxes = backbone
+            at = torch.zeros(num_tokens, len(backbone.dims), dtype=torch.float64)  # a sound has neither row nor column
+            at[:, 0] = tokens_at
+            key_rope = rotary_table(at, backbone.dims, backbone.theta)
+        else:
+            # centres of the latents (queries), centres of the tokens (keys): one axis for both
+            latents_at = latent_position(spans[:num_latents].mean(dim=1), fps, temporal_factor)
+            query_table, key_rope = (
+                rotary_table(at[:, None] * self.rope_time_scale, [head_dim], self.rope_theta)
+                for at in (latents_at, tokens_at)
             )
-            # centres of the latents (queries), centres of the tokens (keys): Syncphony's "Audio RoPE", one axis for
-            # both
-            for seconds in (spans.mean(dim=1), centers)
-        ]
+            query_rope = query_table.to(device)
         return AudioWindows(
             index=index,
             audible=inside.to(device)[None] & audio.mask.bool()[:, index],  # [B, L, W]
-            query_rope=rope[0].to(device),
-            key_rope=rope[1].to(device),
+            query_rope=query_rope,
+            key_rope=key_rope.to(device),
         )

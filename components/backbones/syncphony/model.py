@@ -23,7 +23,7 @@ from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.backbones.sharding import shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
-from components.backbones.syncphony.audio_windows import AudioTimeline
+from components.backbones.syncphony.audio_windows import AudioTimeline, RotaryAxes
 from components.backbones.syncphony.checkpoint import load_audio_layers
 from components.contracts import AudioFeatures
 from components.errors import InputError
@@ -157,8 +157,9 @@ class SyncphonyDiT(nn.Module):
         """
         if self.audio_embedder is None:
             return None
-        head_dim = self.backbone.dim // self.backbone.num_heads
-        windows = self.timeline.windows(audio, num_latents, head_dim, fps, temporal_factor)
+        backbone = self.backbone
+        head_dim, axes = backbone.dim // backbone.num_heads, RotaryAxes(backbone.axes_dims, backbone.rope_theta)
+        windows = self.timeline.windows(audio, num_latents, head_dim, fps, temporal_factor, axes)
         # encoders and caches may give another precision than the embedder computes in
         embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
         return AudioContext(windows, tuple(layer.keys_values(embedded, windows) for layer in self._audio_layers()))

@@ -20,6 +20,7 @@ from components.objectives.cross_task import (
     TaskDraws,
     TaskRows,
 )
+from components.schedules.flow_schedule import FlowSchedule
 from tests.tiny_harmony import inputs, rows_of, tiny_harmony
 from tests.tiny_syncphony import generator
 
@@ -260,15 +261,33 @@ def test_levels_are_logit_normal_or_uniform():
     assert NoiseLevels(1.0, uniform_share=1.0)(MANY).mean() == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_plain_levels_lie_as_the_sampler_walks_them(shift: float):
+    """Uniform levels through the shift: as many in each step of the sampler's own schedule."""
+    levels = NoiseLevels(shift, "uniform", uniform_share=0.0)(MANY)
+    assert torch.equal(levels, shift * MANY.uniform / (1 + (shift - 1) * MANY.uniform))
+    sigmas = FlowSchedule("euler", shift).start(1000).sigmas[::100].flip(0)
+    shares = torch.histogram(levels, sigmas.contiguous())[0] / len(levels)
+    assert shares == pytest.approx([0.1] * len(shares), abs=0.01)
+    again = NoiseLevels(shift, "uniform", mean=3.0, deviation=0.1, uniform_share=0.0)(MANY)
+    assert torch.equal(again, levels)  # numbers of the other law
+
+
 def test_no_draw_gives_level_zero():
     edge = LevelDraws(torch.tensor([-9.0, 9.0]), torch.tensor([2.0**-24, 1.0]), torch.tensor([0.0, 0.0]))
     assert (NoiseLevels()(edge) > 0).all()
     assert (NoiseLevels(uniform_share=0.0)(edge) > 0).all()
+    assert (NoiseLevels(base="uniform", uniform_share=0.0)(edge) > 0).all()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"shift": 0}, "shift is 0"), ({"deviation": -1}, "deviation"), ({"uniform_share": 1.5}, "between 0 and 1")],
+    [
+        ({"shift": 0}, "shift is 0"),
+        ({"deviation": -1}, "deviation"),
+        ({"uniform_share": 1.5}, "between 0 and 1"),
+        ({"base": "cosine"}, "base is 'cosine': give logit_normal or"),
+    ],
 )
 def test_numbers_out_of_range_are_named(settings: dict, message: str):
     with pytest.raises(InputError, match=message):

@@ -5,7 +5,7 @@ import torch
 
 from components.errors import InputError
 from components.objectives.motion_aware import MotionAwareLoss
-from components.objectives.pyramid_columns import TrainingColumn
+from components.objectives.pyramid_columns import AutoregressivePyramid, TrainingColumn
 from components.schedules.pyramid_schedule import latent_pyramid
 from tests.tiny_syncphony import generator, latents, training_columns
 
@@ -90,25 +90,27 @@ def answers(columns: list[TrainingColumn]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("units", [(2, 2, 2), (5, 3, 4), (1, 2, 1)])
-def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(units: tuple[int, int, int]):
+@pytest.mark.parametrize("first_motion", [1, 2, 3])
+def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(units: tuple[int, int, int], first_motion: int):
     """Other frames and other rows of the clean latents do not matter; these two do, at the stage's resolution."""
     clips = latents(8)
     columns = training_columns(clips, units)
     velocities = answers(columns)
-    loss = MotionAwareLoss()
+    loss = MotionAwareLoss(first_motion_latent=first_motion)
     terms = loss.over_columns(columns, velocities, clips, stages=3)
     levels = latent_pyramid(clips, 3)
     for c, (column, velocity, term) in enumerate(zip(columns, velocities, terms, strict=True)):
         frame = units[column.stage] - 1
         level = levels[column.stage][column.rows]
-        previous = None if frame == 0 else level[:, :, frame - 1 : frame]
+        previous = None if frame < first_motion else level[:, :, frame - 1 : frame]
         expected = loss(velocity, column.target, level[:, :, frame : frame + 1], previous)
         assert torch.equal(term.total, expected.total)
+        assert bool((term.motion > 0).all()) is (frame >= first_motion)
         for other in range(5):
             changed = clips.clone()
             changed[column.rows, :, other] += torch.randn(4, 8, 16, generator=generator(other))
             again = loss.over_columns(columns, velocities, changed, stages=3)[c]
-            matters = frame > 0 and other in (frame, frame - 1)
+            matters = frame >= first_motion and other in (frame, frame - 1)
             assert torch.equal(again.total, term.total) is not matters
         others = clips.clone()
         keep = torch.ones(8, dtype=torch.bool)
@@ -117,18 +119,46 @@ def test_over_columns_takes_the_predicted_frame_and_the_one_before_it(units: tup
         assert torch.equal(loss.over_columns(columns, velocities, others, stages=3)[c].total, term.total)
 
 
-def test_several_frames_per_unit_pair_each_frame_with_its_predecessor():
-    from components.objectives.pyramid_columns import AutoregressivePyramid
-
+def several_frames(units: int) -> tuple[TrainingColumn, torch.Tensor, torch.Tensor]:
+    """A column that predicts two frames at once at full resolution, its answer and the clips."""
     pyramid, clips = AutoregressivePyramid(stage_of_column=(2,), frames_per_unit=2), latents(1)
-    columns = pyramid.build(clips, [1, 1, 3], pyramid.draw(clips, [1, 1, 3], generator(0)))
-    velocities = answers(columns)
-    terms = MotionAwareLoss().over_columns(columns, velocities, clips, stages=3)[0]
-    error = (velocities[0] - columns[0].target) ** 2
+    (column,) = pyramid.build(clips, [1, 1, units], pyramid.draw(clips, [1, 1, units], generator(0)))
+    return column, answers([column])[0], clips
+
+
+def test_several_frames_per_unit_pair_each_frame_with_its_predecessor():
+    column, velocity, clips = several_frames(3)
+    terms = MotionAwareLoss().over_columns([column], [velocity], clips, stages=3)[0]
+    error = (velocity - column.target) ** 2
     motion = (clips[:, :, 3:5] - clips[:, :, 2:4]) ** 2
     torch.testing.assert_close(terms.motion, (error * motion).mean().reshape(1))
+
+
+def test_the_first_latent_of_a_unit_may_be_the_one_without_a_motion_term():
+    """Latents 1 and 2 in one unit: the paper's sum has the second alone, and still divides by all that is predicted."""
+    column, velocity, clips = several_frames(2)
+    terms = MotionAwareLoss().over_columns([column], [velocity], clips, stages=3)[0]
+    error = (velocity - column.target) ** 2
+    motion = (clips[:, :, 2:3] - clips[:, :, 1:2]) ** 2
+    torch.testing.assert_close(terms.motion, (error[:, :, 1:] * motion).mean().reshape(1) / 2)
+    torch.testing.assert_close(terms.base, error.mean().reshape(1))
+
+
+def test_whole_clips_have_the_sum_of_the_paper():
+    """Without history all latents are predicted at once: the terms of l = 2 .. L."""
+    pyramid, clips = AutoregressivePyramid(stage_of_column=(2,), autoregressive=False), latents(1)
+    (column,) = pyramid.build(clips, [1, 1, 1], pyramid.draw(clips, [1, 1, 1], generator(0)))
+    (velocity,) = answers([column])
+    terms = MotionAwareLoss().over_columns([column], [velocity], clips, stages=3)[0]
+    weighted = (velocity - column.target)[:, :, 2:] * (clips[:, :, 2:] - clips[:, :, 1:-1])
+    torch.testing.assert_close(terms.motion, weighted.square().sum().reshape(1) / clips.numel())
 
 
 def test_a_negative_weight_is_refused():
     with pytest.raises(InputError, match=r"-0\.5"):
         MotionAwareLoss(-0.5)
+
+
+def test_the_image_cannot_be_compared_with_what_precedes_it():
+    with pytest.raises(InputError, match="first_motion_latent is 0, but latent 0 is the image"):
+        MotionAwareLoss(first_motion_latent=0)

@@ -5,6 +5,7 @@ import torch
 
 from components.backbones.harmony.frame_band import BandConfig, TokenShape, frame_bands, wan_axis_dims
 from components.backbones.harmony.interaction import FrameLevelAttention, StyleAlignment
+from components.backbones.rope import rotary_table
 from tests.tiny_harmony import CLOCK
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -104,6 +105,17 @@ def test_the_two_units_of_the_clock_differ_for_audio_queries_alone(rope):
         video_unit, query_unit = (both_ways(BandConfig(1.0, "banded", rope, unit)) for unit in ("video", "query"))
     assert torch.equal(video_unit[0], query_unit[0])
     assert not torch.allclose(video_unit[1], query_unit[1])
+    with torch.no_grad():
+        assert torch.equal(both_ways(BandConfig(1.0, "banded", rope))[1], query_unit[1])  # as published
+
+
+def test_for_audio_queries_video_latents_stand_on_the_audios_steps():
+    """The paper's i' = i T_a / T_v: audio token j stands at j, and video latent i where the audio has its moment."""
+    shape = TokenShape((8, 1, 1), 40)
+    _, to_audio = frame_bands(CLOCK, "linear", BandConfig(), shape, 128, CPU)
+    audio_at, video_at = torch.arange(40.0).double(), torch.arange(8.0).double() * 40 / 8
+    for table, at in ((to_audio.query_rope, audio_at), (to_audio.key_rope, video_at)):
+        assert torch.equal(table[:, :, 0], rotary_table(at[:, None], [44]))
 
 
 def test_rotation_aligns_equal_times():

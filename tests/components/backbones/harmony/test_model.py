@@ -428,12 +428,15 @@ def test_full_size_parameters():
         conv = AudioTower(stem="conv", transcript_dim=None)
         assert millions(conv.patch_embedding) == pytest.approx(528.9, abs=0.1)
         assert millions(conv) == pytest.approx(5527.6, abs=0.1)
-        for width, heads, billions in ((1024, 8, 0.94), (3072, 24, 2.82)):
-            layers = [DecoupledInteraction(3072, 3072, InteractionConfig(width, heads), i == 29) for i in range(30)]
+        ours = {"gate": "source", "style_kv": "shared"}
+        sizes = ((1024, 8, {}, 1.12), (3072, 24, {}, 3.37), (1024, 8, ours, 0.94), (3072, 24, ours, 2.82))
+        for width, heads, manner, billions in sizes:
+            config = InteractionConfig(width, heads, **manner)
+            layers = [DecoupledInteraction(3072, 3072, config, i == 29) for i in range(30)]
             assert sum(map(millions, layers)) / 1000 == pytest.approx(billions, abs=0.01)
 
 
-def test_the_interaction_costs_a_twenty_fifth_of_the_video_tower():
+def test_the_interaction_costs_a_seventeenth_of_the_video_tower():
     """Counted at 704 x 1280 x 121 with a reference of 5 s, on two layers of full width."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -453,7 +456,7 @@ def test_the_interaction_costs_a_twenty_fifth_of_the_video_tower():
             teraflops[active] = counter.get_total_flops() / 1e12
     assert teraflops[("video",)] == pytest.approx(2 * 17.23, rel=0.01)
     interaction = teraflops[("video", "audio")] - teraflops[("video",)] - teraflops[("audio",)]
-    assert 0.04 < interaction / teraflops[("video",)] < 0.05
+    assert 0.05 < interaction / teraflops[("video",)] < 0.065  # 1 of 2 layers has a style alignment, in full 29 of 30
 
 
 def test_yaml_reaches_every_part():

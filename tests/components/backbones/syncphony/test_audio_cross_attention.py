@@ -10,13 +10,21 @@ from torch import Tensor
 from components.backbones.pyramid_flow.column import TokenLayout, token_layout
 from components.backbones.rope import rotary_table
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
-from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows, latent_position, latent_spans_s
+from components.backbones.syncphony.audio_windows import (
+    AudioTimeline,
+    AudioWindows,
+    RotaryAxes,
+    latent_position,
+    latent_spans_s,
+)
 from components.contracts import AudioFeatures
 from tests.tiny_syncphony import FPS, TEMPORAL_FACTOR, generator, randomise
 
 DIM, HEADS, NUM_TEXT, ROWS = 32, 2, 3, 2
 SHAPES = ((2, 1, 2), (1, 2, 4), (1, 2, 4))  # two frames at level 0, one at level 1, the current one
 TIMELINE = AudioTimeline()
+AXES = RotaryAxes((4, 6, 6), 30.0)  # time, row, column of a head of 16 channels
+THREE_AXES = AudioTimeline(reach_latents=1, rope="backbone")
 
 
 def audio_tokens(batch: int = ROWS, num: int = 70, seed: int = 0, rate_hz: float = 50.0) -> AudioFeatures:
@@ -46,7 +54,7 @@ def video_tokens(rows: int = ROWS, seed: int = 1) -> Tensor:
 def change_by(
     made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timeline: AudioTimeline = TIMELINE
 ) -> Tensor:
-    windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
+    windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, AXES)
     return made.column(tokens, the_layout(), made.keys_values(audio.tokens, windows), windows)
 
 
@@ -59,32 +67,47 @@ def naive(made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timel
     """Row by row, token by token, head by head, in float64."""
     made = made.double()
     out = []
-    spans = latent_spans_s(4, FPS, TEMPORAL_FACTOR).tolist()
+    reach = timeline.reach_latents
+    spans = latent_spans_s(4 + reach, FPS, TEMPORAL_FACTOR).tolist()
     frame_of = [0] * 2 + [1] * 2 + [2] * 8 + [3] * 8
+    # on the current clip's 2 x 4 patches; the two of a coarse frame lie in the middle of four each
+    coarse, fine = [(0.5, 0.5), (0.5, 2.5)], [(row, col) for row in range(2) for col in range(4)]
+    patch_of = [*coarse, *coarse, *fine, *fine]
     d = DIM // HEADS
     centres = [audio.first_center_s + j / audio.rate_hz for j in range(audio.tokens.shape[1])]
 
-    def rotated(vector: Tensor, seconds: float) -> Tensor:
-        at = position(torch.tensor(seconds, dtype=torch.float64)) * timeline.rope_time_scale
-        angle = at * timeline.rope_theta ** -(torch.arange(0, d, 2, dtype=torch.float64) / d)
+    def rotated(vector: Tensor, place: tuple[float, float, float]) -> Tensor:
+        if timeline.rope == "backbone":
+            angles = [
+                at * AXES.theta ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+                for at, dim in zip(place, AXES.dims, strict=True)
+            ]
+            angle = torch.cat(angles)
+        else:
+            frequencies = timeline.rope_theta ** -(torch.arange(0, d, 2, dtype=torch.float64) / d)
+            angle = place[0] * timeline.rope_time_scale * frequencies
         return torch.view_as_real(torch.view_as_complex(vector.reshape(-1, 2)) * torch.exp(1j * angle)).flatten()
 
     for row in range(tokens.shape[0]):
         for n, frame in enumerate(frame_of):
-            start, end = spans[frame]
+            start, end = spans[max(frame - reach, 0)][0], spans[frame + reach][1]
             near = [
                 j
                 for j, centre in enumerate(centres)
                 if start - timeline.look_back_s <= centre < end + timeline.look_ahead_s and audio.mask[row, j]
             ]
+            centre_of_frame = float(position(torch.tensor(sum(spans[frame]) / 2, dtype=torch.float64)))
+            # the backbone counts latents: the image, whose centre is 0.4375, stands at 0
+            query_at = frame if timeline.rope == "backbone" else centre_of_frame
             query = made.to_q(made.norm(tokens[row, NUM_TEXT + n].double())).reshape(HEADS, d)
             joined = []
             for head in range(HEADS):
-                q = rotated(made.norm_q(query[head]), (start + end) / 2)
+                q = rotated(made.norm_q(query[head]), (query_at, *patch_of[n]))
                 scores, values = [], []
                 for j in near:
                     token = audio.tokens[row, j].double()
-                    k = rotated(made.norm_k(made.to_k(token).reshape(HEADS, d)[head]), centres[j])
+                    key_at = float(position(torch.tensor(centres[j], dtype=torch.float64)))
+                    k = rotated(made.norm_k(made.to_k(token).reshape(HEADS, d)[head]), (key_at, 0.0, 0.0))
                     scores.append((q * k).sum() / math.sqrt(d))
                     values.append(made.to_v(token).reshape(HEADS, d)[head])
                 mixed = torch.zeros(d, dtype=torch.float64)
@@ -97,7 +120,13 @@ def naive(made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timel
 
 
 @pytest.mark.parametrize(
-    "timeline", [TIMELINE, AudioTimeline(look_back_s=0.1, look_ahead_s=0.05, rope_theta=100.0, rope_time_scale=16.0)]
+    "timeline",
+    [
+        TIMELINE,
+        AudioTimeline(look_back_s=0.1, look_ahead_s=0.05, rope_theta=100.0, rope_time_scale=16.0),
+        THREE_AXES,
+        replace(THREE_AXES, look_back_s=0.05),
+    ],
 )
 def test_equals_a_loop_over_frames_and_tokens(timeline: AudioTimeline):
     audio, tokens = audio_tokens(), video_tokens()
@@ -221,3 +250,56 @@ def test_rows_repeat_the_context_of_clips():
     one = made.column(tokens, the_layout(), context.layers[0], windows)
     two = made.column(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
     torch.testing.assert_close(two, one[[2, 1, 2]], atol=1e-6, rtol=1e-6)
+
+
+def test_three_axes_tell_a_sound_to_patches_by_their_place():
+    """The same content in all patches of a frame: on one axis they hear alike, on three by row and column."""
+    tokens = video_tokens()
+    tokens[:, NUM_TEXT + 12 :] = tokens[:, NUM_TEXT + 12 : NUM_TEXT + 13]
+    one, three = (
+        by_frame(change_by(layer(), audio_tokens(), tokens, timeline))[3]
+        for timeline in (replace(THREE_AXES, rope="time"), THREE_AXES)
+    )
+    torch.testing.assert_close(one, one[:, :1].expand_as(one), atol=1e-6, rtol=1e-6)
+    assert (three - three[:, :1]).abs().amax(dim=(0, 2))[1:].min() > 1e-4
+
+
+def test_an_axis_for_time_alone_rotates_all_channels_by_it():
+    """The SD3 release: the backbone's form is the one-axis form but for the image, which stands at 0."""
+    made, audio, tokens = layer(), audio_tokens(), video_tokens()
+    windows = [
+        timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, RotaryAxes((DIM // HEADS, 0, 0)))
+        for timeline in (AudioTimeline(reach_latents=1), THREE_AXES)
+    ]
+    mine, one = (by_frame(made.column(tokens, the_layout(), made.keys_values(audio.tokens, w), w)) for w in windows)
+    for frame in (1, 2, 3):
+        torch.testing.assert_close(mine[frame], one[frame], atol=1e-5, rtol=1e-5)
+    assert (mine[0] - one[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("timeline", [TIMELINE, THREE_AXES])
+def test_a_key_a_latent_later_is_heard_as_a_query_a_latent_earlier(timeline: AudioTimeline):
+    """Rotations know differences alone: by how much both are moved together does not matter."""
+    made, audio, tokens = layer(), audio_tokens(), video_tokens()
+    windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, AXES)
+
+    def moved(latents: float, by_row: float, queries: bool) -> Tensor:
+        places = torch.zeros(70, 3, dtype=torch.float64)
+        places[:, 0] = position(audio.centers_s().double()) + latents
+        places[:, 1] = by_row
+        dims, theta = ([16], 10000.0) if timeline.rope == "time" else (AXES.dims, AXES.theta)
+        keys = rotary_table(places[:, : len(dims)], dims, theta)
+        layout = the_layout()
+        positions = layout.positions + torch.tensor([latents, by_row, 0.0], dtype=torch.float64) * queries
+        query_rope = windows.query_rope
+        if isinstance(query_rope, Tensor) and queries:
+            centres = position(latent_spans_s(4, FPS, TEMPORAL_FACTOR).mean(dim=1))
+            query_rope = rotary_table(centres[:, None] + latents, dims, theta)
+        there = replace(windows, key_rope=keys, query_rope=query_rope)
+        return made.column(tokens, replace(layout, positions=positions), made.keys_values(audio.tokens, there), there)
+
+    here = moved(0.0, 0.0, queries=False)
+    torch.testing.assert_close(moved(2.5, 1.0, queries=True), here, atol=2e-5, rtol=1e-4)
+    assert (moved(1.0, 0.0, queries=False) - here).abs().max() > 1e-3
+    by_row = (moved(0.0, 1.0, queries=False) - here).abs().max()
+    assert by_row > 1e-3 if timeline.rope == "backbone" else by_row == 0

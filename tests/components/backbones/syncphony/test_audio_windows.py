@@ -7,8 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.backbones.pyramid_flow.column import layout_rope, token_layout
 from components.backbones.rope import rotary_table
-from components.backbones.syncphony.audio_windows import AudioTimeline, AudioWindows, latent_position, latent_spans_s
+from components.backbones.syncphony.audio_windows import (
+    AudioTimeline,
+    AudioWindows,
+    RotaryAxes,
+    latent_position,
+    latent_spans_s,
+)
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
 from tests.tiny_syncphony import audio_features
@@ -61,6 +68,25 @@ def test_look_back_and_look_ahead_reach_to_the_token():
         for latent, (start, end) in enumerate(latent_spans_s(4, 24.0, 8).tolist()):
             expected = [j for j in range(100) if start - back <= (j + 0.5) / 50 < end + ahead]
             assert tokens_of(windows, latent) == expected
+
+
+def test_one_latent_either_side_is_the_spans_of_three_latents():
+    """The paper's Delta = 1; latent 0 is one frame, so in seconds the windows are not alike."""
+    spans = latent_spans_s(6, 24.0, 8).tolist()
+    audio = audio_features(1, 5.0)
+    windows = AudioTimeline(reach_latents=1).windows(audio, 5, 16, 24.0, 8)
+    for latent in range(5):  # the last one too hears what the next one will
+        start, end = spans[max(latent - 1, 0)][0], spans[latent + 1][1]
+        assert tokens_of(windows, latent) == [j for j in range(250) if start <= (j + 0.5) / 50 < end]
+    both = AudioTimeline(reach_latents=1, look_back_s=0.1, look_ahead_s=0.2).windows(audio, 5, 16, 24.0, 8)
+    start, end = spans[1][0] - 0.1, spans[3][1] + 0.2
+    assert tokens_of(both, 2) == [j for j in range(250) if start <= (j + 0.5) / 50 < end]
+
+
+def test_a_window_does_not_depend_on_the_clips_length():
+    audio, timeline = audio_features(1, 5.0), AudioTimeline(reach_latents=2)
+    short, long = (timeline.windows(audio, num, 16, 24.0, 8) for num in (3, 9))
+    assert [tokens_of(short, latent) for latent in range(3)] == [tokens_of(long, latent) for latent in range(3)]
 
 
 def test_windows_are_half_open():
@@ -128,11 +154,40 @@ def test_tables_hold_centres_of_frames_and_tokens():
     torch.testing.assert_close(windows.key_rope, rotary_table(tokens[:, None], [8], 50.0), atol=1e-6, rtol=0)
 
 
+def test_the_backbones_axes_place_tokens_at_their_time_and_nowhere_in_space():
+    audio, axes = audio_features(1, 1.0), RotaryAxes((4, 2, 2), 50.0)
+    windows = AudioTimeline(rope="backbone").windows(audio, 3, 8, 24.0, 8, axes)
+    assert windows.query_rope == axes
+    at = 3 * (torch.arange(50, dtype=torch.float64) + 0.5) / 50 + 0.375
+    places = torch.stack([at, torch.zeros(50).double(), torch.zeros(50).double()], dim=1)
+    torch.testing.assert_close(windows.key_rope, rotary_table(places, [4, 2, 2], 50.0), atol=1e-6, rtol=0)
+
+
+def test_the_backbones_axes_place_queries_where_the_joint_attention_has_them():
+    """Row by row of the table that the transformer's own blocks rotate with, history stretched as there."""
+    axes = RotaryAxes((4, 6, 6))
+    layout = token_layout(((2, 1, 2), (1, 2, 4)), 3, torch.device("cpu"))
+    own = layout_rope(layout, axes.dims)  # [2, S, d / 2], text first
+    windows = AudioTimeline(rope="backbone").windows(audio_features(1, 1.0), 3, 16, 24.0, 8, axes)
+    for place, first, grid in layout.clip_slices():
+        table = windows.query_table(layout, place, first, grid)
+        frames, patches = grid[0], grid[1] * grid[2]
+        assert table.shape == (2, patches, frames, 8)
+        for frame in range(frames):
+            for patch in range(patches):
+                token = place.start + frame * patches + patch
+                assert torch.equal(table[:, patch, frame], own[:, token])
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
         ({"look_back_s": -0.1}, "look_back_s -0.1"),
         ({"look_ahead_s": -1.0}, "look_ahead_s -1.0"),
+        ({"reach_latents": -1}, "reach_latents -1"),
+        ({"rope": "rows"}, "rope is 'rows'; give time or backbone"),
+        ({"rope": "backbone", "rope_time_scale": 16.0}, "leave rope_theta and rope_time_scale out"),
+        ({"rope": "backbone", "rope_theta": 64.0}, "leave rope_theta and rope_time_scale out"),
     ],
 )
 def test_impossible_settings_are_named(settings_: dict, message: str):
