@@ -126,7 +126,7 @@ def score_table(clips: Sequence[ClipEntry]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = "".join(
         f'<tr><td><a href="#{escape(clip.id)}">{escape(clip.id)}</a></td>'
-        + "".join(f"<td>{number(clip.scores.get(name), 1)}</td>" for name in names)
+        + "".join(f"<td>{_score(clip.scores.get(name))}</td>" for name in names)
         + "</tr>"
         for clip in clips
     )
@@ -156,11 +156,15 @@ def _controls(clip: ClipEntry) -> str:
 def _scores_of(clip: ClipEntry, kind: str) -> str:
     """The scores that judge one kind of video of a clip: ``cyclesync_w0`` belongs to ``w0``."""
     lines = "".join(
-        f'<span title="{escape(name)}">{escape(_metric_label(name))} <b>{number(score, 1)}</b></span>'
+        f'<span title="{escape(name)}">{escape(_metric_label(name))} <b>{_score(score)}</b></span>'
         for name, score in clip.scores.items()
         if clip.kinds.get(name, GENERATED) == kind
     )
     return f'<p class="under">{lines}</p>' if lines else ""
+
+
+def _score(score: float | None) -> str:
+    return number(score, 1 if score is None or abs(score) >= 10 else 2)
 
 
 def _metric_label(name: str) -> str:
@@ -172,8 +176,9 @@ def _plot(clip: ClipEntry, tracks: OnsetTracks, named: bool) -> str:
     onsets = {name: times for name, times in _real_first(tracks.onsets).items() if times is not None}
     if not onsets or tracks.duration_s <= 0:
         return ""
-    one_sound = tracks.sound_onsets is None
-    waves = {"driving": clip.waves[GENERATED]} if one_sound and GENERATED in clip.waves else clip.waves
+    waves = clip.waves
+    if waves and not clip.has_own_sounds:
+        waves = {"driving" if "driving" in onsets else "true": waves[GENERATED]}
     title = f'<p class="hint">{escape(_metric_label(tracks.metric))}</p>' if named else ""
     return title + onset_plot(onsets, tracks.duration_s, tracks.tolerance_s, tracks.sound_onsets, waves)
 

@@ -126,7 +126,8 @@ def split_name(name: str) -> tuple[str, str]:
 
 def headline(names: Iterable[str]) -> str | None:
     """The entry that stands for a whole run, or None where none is known."""
-    return next((metric for metric in METRICS if metric in set(names) and METRICS[metric].judges), None)
+    there = set(names)
+    return next((metric for metric in METRICS if metric in there and METRICS[metric].judges), None)
 
 
 def color_class(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import isfinite
+from statistics import median
 
 from callbacks.report.names import KINDS, METRICS, Metric, color_class, headline, label_of, split_name
 from callbacks.report.plots import interval_bar
@@ -160,6 +161,5 @@ def number(value: float | None, digits: int) -> str:
 
 
 def spread(scores: Sequence[float]) -> str:
-    """Lowest, middle and highest of the scores of all clips."""
-    ranked = sorted(scores)
-    return f"from {ranked[0]:.1f} over {ranked[len(ranked) // 2]:.1f} in the middle to {ranked[-1]:.1f}"
+    """Lowest, highest and median of the scores of all clips."""
+    return f"{min(scores):.1f} to {max(scores):.1f}, with a median of {median(scores):.1f}"

@@ -53,10 +53,11 @@ class ReportPage:
         """The whole page."""
         style, script = (files("callbacks.report").joinpath(f"page.{kind}").read_text() for kind in ("css", "js"))
         first, others = best_first(self.clips, headline(self.results))
+        hint = self._clip_hint(picked=any(badge for badge, _ in first))
         body = "".join(
             [
                 self._header(),
-                _section("Clips", self._clip_hint() + "".join(card(clip, badge) for badge, clip in first), bool(first)),
+                _section("Clips", hint + "".join(card(clip, badge) for badge, clip in first), bool(first)),
                 _section("What came out", tables(self.results), bool(self.results)),
                 _section("What to do next", self._next(), bool(self.next_steps)),
                 _section("Over training steps", self._curves()),
@@ -77,13 +78,12 @@ class ReportPage:
             f'<p class="lead">{escape(self.lead)}</p><p class="soft">{escape(self.remark)}</p></header>'
         )
 
-    def _clip_hint(self) -> str:
+    def _clip_hint(self, picked: bool) -> str:
         shown, metric = len(self.clips), headline(self.results)
-        # all sounds are alike in silence too: any clip tells
         own = any(clip.has_own_sounds for clip in self.clips)
         plays, sound = ("its own", "that sound") if own else ("the driving", "it")
         chosen = f"The first {shown} clips of the evaluation, not chosen by how good they are"
-        if metric and best_first(self.clips, metric)[0][0][0]:
+        if metric and picked:
             chosen += f"; of these, the best, the median and the worst by {METRICS[metric].label} come first"
         over = ""
         if metric and self.all_scores:
@@ -95,8 +95,12 @@ class ReportPage:
         )
 
     def _next(self) -> str:
+        def words(command: str) -> str:
+            # broken between words alone, not behind the hyphens of an option
+            return " ".join(f"<span>{escape(word)}</span>" for word in command.split())
+
         steps = "".join(
-            f'<li>{escape(say)}<div class="command"><pre>{escape(command)}</pre>'
+            f'<li>{escape(say)}<div class="command"><pre>{words(command)}</pre>'
             '<button class="copy" type="button">copy</button></div></li>'
             for say, command in self.next_steps.items()
         )
