@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,9 +18,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from callbacks.evaluation import EvaluationCallback
-from callbacks.report.clip_videos import file_stem, side_by_side, to_uint8, watchable, write_picture
-from callbacks.report.page import ClipEntry, OnsetTracks, Point, ReportPage, Status, poster_of
-from callbacks.report.plots import label_of
+from callbacks.report.clip_cards import ClipEntry, ClipVideo, OnsetTracks, poster_of
+from callbacks.report.clip_videos import file_stem, side_by_side, to_uint8, watchable, waveform, write_picture
+from callbacks.report.names import GENERATED, headline, label_of
+from callbacks.report.outcome import sentence
+from callbacks.report.page import Point, ReportPage, Status
 from callbacks.report.tensorboard import MAX_CLIPS, add_clip, add_sound
 from callbacks.results import collect_results
 from callbacks.run_record import config_text, run_folder, versions
@@ -34,11 +37,12 @@ PAGE = "index.html"
 
 
 class SampleReport(EvaluationCallback):
-    """``<run>/report/index.html``: players, onset plots, scores, curves, configuration; renewed at every evaluation.
+    """``<run>/report/index.html``: what came out, clips that play, scores, curves; renewed at every evaluation.
 
     The videos (``report/media``) are the generation, its variants and the real clip, each with the sound that drove it
     or was generated with it, and one video with all of them side by side. TensorBoard gets the first four clips as
-    pictures and sound. Rank 0 shows the first clips it evaluates itself.
+    pictures and sound. Rank 0 shows the first clips it evaluates itself; the best, the median and the worst of them
+    stand first.
 
     Args:
         num_clips: how many clips to show.
@@ -46,6 +50,8 @@ class SampleReport(EvaluationCallback):
         crf: quality of the videos, 0 (lossless) to 51.
         title: heading of the page; None takes the name of the run's folders.
         curves: logged training metrics that are drawn over the steps, beside the results of the evaluations.
+        next_steps: what one may do after the run -> the command that does it, in which ``{ckpt}`` stands for the
+            checkpoint that the run was evaluated with or left.
 
     Raises:
         InputError: if ``num_clips`` is negative or ``min_side`` below 16.
@@ -58,6 +64,7 @@ class SampleReport(EvaluationCallback):
         crf: float = 18.0,
         title: str | None = None,
         curves: Sequence[str] = ("train/loss",),
+        next_steps: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if num_clips < 0:
@@ -69,6 +76,7 @@ class SampleReport(EvaluationCallback):
         self.crf = crf
         self.title = title
         self.curves = tuple(curves)
+        self.next_steps = dict(next_steps or {})
         self._stride = 1
         self._tried = 0
         self._folder: Path | None = None
@@ -80,9 +88,13 @@ class SampleReport(EvaluationCallback):
         self._real_written: set[str] = set()
         self._writers: list[SummaryWriter] = []
         self._show_bar = True
+        self._model = ""
+        self._given_sound = False
+        self._checkpoint: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder."""
+        self._model = type(pl_module).__name__.removesuffix("Module")
         folder = run_folder(trainer)
         self._folder = folder if trainer.is_global_zero and stage != "predict" else None
         self._fitting = stage == "fit"
@@ -138,6 +150,7 @@ class SampleReport(EvaluationCallback):
         """Writes the media of the first clips."""
         if self._folder is None:
             return
+        self._given_sound = generation.audio is generation.reference.audio
         rows = generation.valid_mask().nonzero().flatten().tolist()[: self.num_clips - self._tried]
         self._tried += len(rows)
         with tqdm(rows, "report", leave=False, unit="clip", disable=not (rows and self._show_bar)) as bar:
@@ -150,31 +163,36 @@ class SampleReport(EvaluationCallback):
         assert self._folder is not None
         batch = generation.reference
         clip_id, stem = batch.ids[row], file_stem(batch.ids[row])
-        made = {"generated": generation, **generation.variants}
+        made = {GENERATED: generation, **generation.variants}
         sources = {name: item.video[row] for name, item in made.items()}
         sounds = {name: (item.audio[row].float().cpu(), item.sample_rate) for name, item in made.items()}
         if batch.video.shape[1] > 1:
             sources["real"] = batch.video[row]
             sounds["real"] = (batch.audio[row].float().cpu(), batch.sample_rate)
+        one_sound = all(item.audio is batch.audio for item in made.values())
+        waves = {
+            kind: waveform(*sound, generation.video.shape[1] / generation.fps)
+            for kind, sound in sounds.items()
+            if kind == GENERATED or not one_sound
+        }
         shown = {kind: to_uint8(video) for kind, video in sources.items()}
         report = self._folder / REPORT_FOLDER
 
         def write(name: str, video: Tensor) -> str:
             path = f"media/{stem}.{name}.mp4"
-            audio, rate = sounds.get(name, sounds["generated"])
+            audio, rate = sounds.get(name, sounds[GENERATED])
             sound = audio[: round(len(video) / generation.fps * rate)]
             write_mp4(report / path, video, generation.fps, sound, rate, self.crf)
-            write_picture(report / poster_of(path), video[0])
             return path
 
         large = {kind: watchable(video, self.min_side) for kind, video in shown.items()}
-        wide = side_by_side({label_of(kind): video for kind, video in large.items()})
         videos = {}
         for kind, video in large.items():
-            if kind == "real" and clip_id in self._real_written:  # it does not change between evaluations
-                videos[kind] = f"media/{stem}.{kind}.mp4"
-            else:
-                videos[kind] = write(kind, video)
+            height, width = video.shape[-2:]
+            path = f"media/{stem}.{kind}.mp4"
+            if kind != "real" or clip_id not in self._real_written:  # it does not change between evaluations
+                write_picture(report / poster_of(write(kind, video)), video[0])
+            videos[kind] = ClipVideo(path, width, height, crisp=width > shown[kind].shape[-1] + 1)
         self._real_written.add(clip_id)
         if self._writers and len(self._entries) < MAX_CLIPS:
             tag, step = f"{self.stage}_clips/{clip_id}", self.global_step
@@ -182,8 +200,9 @@ class SampleReport(EvaluationCallback):
                 small = side_by_side({label_of(kind): watchable(video, 96) for kind, video in shown.items()})
                 for writer in self._writers:
                     add_clip(writer, tag, small, generation.fps, step)
-                    add_sound(writer, tag, *sounds["generated"], step)
-        return ClipEntry(clip_id, batch.captions[row], write("side_by_side", wide), videos)
+                    add_sound(writer, tag, *sounds[GENERATED], step)
+        wide = write("side_by_side", side_by_side({label_of(kind): video for kind, video in large.items()}))
+        return ClipEntry(clip_id, batch.captions[row], wide, videos, waves)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """Renews the page with the results of all callbacks."""
@@ -193,6 +212,7 @@ class SampleReport(EvaluationCallback):
             earlier = [point for point in self._history.get(name, []) if point[0] < self.global_step]
             self._history[name] = [*earlier, (self.global_step, result.value, *result.ci95)]
         self._shown = _collect_rows(trainer)
+        self._checkpoint = None if self._fitting or trainer.ckpt_path is None else Path(str(trainer.ckpt_path))
         self._write_page("running")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -218,20 +238,34 @@ class SampleReport(EvaluationCallback):
         remark = f"Evaluated at step {self.global_step:,} · page written {now} · {self._folder}"
         if reason:
             remark = f"Stopped before its end: {' '.join(reason.split())[:300]} · {remark}"
+        metric = headline(self._latest)
+        scores = [row["scores"].get(metric) for row in self._shown.values()]
         page = ReportPage(
             title=self.title or f"{self._folder.parent.name} / {self._folder.name}",
             status=status,
+            lead=sentence(self._model, self.global_step, self._given_sound, self._latest),
             remark=remark,
             results=self._latest,
             curves=self._history,
             clips=[_with_row(entry, self._shown.get(entry.id, {})) for entry in self._entries],
             config=config_text(self._folder),
             versions=versions(),
+            all_scores=[score for score in scores if score is not None],
+            next_steps=self._commands(),
         )
         text = page.html()
         # whole at any time: a browser may reload
         with whole_file(self._folder / REPORT_FOLDER / PAGE) as stream:
             stream.write(text.encode())
+
+    def _commands(self) -> dict[str, str]:
+        assert self._folder is not None
+        checkpoint = self._checkpoint or self._folder / "checkpoints/last.ckpt"
+        # commands are given where the run was started; a path from there stays short
+        if checkpoint.is_absolute() and checkpoint.is_relative_to(Path.cwd()):
+            checkpoint = checkpoint.relative_to(Path.cwd())
+        found = shlex.quote(str(checkpoint))
+        return {say: command.replace("{ckpt}", found) for say, command in self.next_steps.items()}
 
 
 def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:

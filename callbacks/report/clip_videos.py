@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_max_pool1d, pad
 
+from callbacks.report.plots import Waveform
 from components.weights.whole_file import whole_file
 
 _GAP = 4
@@ -85,6 +86,13 @@ def side_by_side(videos: Mapping[str, Tensor]) -> Tensor:
         panels += [torch.cat((strip, held), dim=-2), held.new_full((length, 3, strip.shape[-2] + height, _GAP), 0)]
     joined = torch.cat(panels[:-1], dim=-1)
     return pad(joined, (0, joined.shape[-1] % 2, 0, joined.shape[-2] % 2))
+
+
+def waveform(audio: Tensor, sample_rate: int, duration_s: float, pieces: int = 200) -> Waveform:
+    """The first ``duration_s`` seconds of mono sound ``[S]`` as the peaks of equally long pieces."""
+    samples = audio[: round(duration_s * sample_rate)].abs()
+    peaks = adaptive_max_pool1d(samples[None], min(pieces, len(samples)))[0] if len(samples) else samples
+    return Waveform([round(peak, 3) for peak in peaks.tolist()], len(samples) / sample_rate)
 
 
 def write_picture(path: Path, frame: Tensor) -> None:

@@ -1,40 +1,128 @@
-// Only one clip sounds at a time, and the line in a clip's onset plot follows whichever of its videos plays.
-for (const clip of document.querySelectorAll(".clip")) {
-  const videos = [...clip.querySelectorAll("video")];
-  const plots = [...clip.querySelectorAll("svg.onsets")].map((plot) => ({
-    plot,
-    duration: Number(plot.dataset.duration),
-    left: Number(plot.dataset.left),
-    width: Number(plot.dataset.width),
-  }));
+// Clips play muted while they are in view; one at most sounds. The videos of a clip are kept in step with the one that
+// leads: the one that sounds, else the first.
+const clips = [...document.querySelectorAll(".clip")].map((card) => new Clip(card));
 
-  function follow(video) {
-    for (const { plot, duration, left, width } of plots) {
-      const x = left + Math.min(1, video.currentTime / duration) * width;
-      const line = plot.querySelector(".playhead");
-      line.setAttribute("x1", x);
-      line.setAttribute("x2", x);
+function Clip(card) {
+  const videos = [...card.querySelectorAll("video")];
+  const plots = [...card.querySelectorAll(".onsets")];
+  const [play, sound, seek, clock] = ["play", "sound", "seek", "clock"].map((name) => card.querySelector(`.${name}`));
+  const generated = card.querySelector('[data-kind="generated"] video') ?? videos[0];
+  let leader = generated;
+  let wanted = false;
+  let held = false; // paused by hand: scrolling does not start it
+
+  const duration = () => leader.duration || Number(plots[0]?.dataset.duration) || 1;
+
+  function show() {
+    const time = leader.currentTime;
+    for (const plot of plots) {
+      const share = Math.min(1, time / Number(plot.dataset.duration));
+      plot.querySelector(".playhead").style.left = `${100 * share}%`;
     }
-    if (!video.paused && !video.ended) requestAnimationFrame(() => follow(video));
+    seek.value = time / duration();
+    clock.textContent = `${time.toFixed(1)} s`;
   }
+
+  function follow() {
+    show();
+    if (!wanted) return;
+    for (const video of videos) {
+      if (video === leader || video.seeking || !video.duration) continue;
+      const apart = Math.abs(video.currentTime - leader.currentTime);
+      // at the end of the loop one may be ahead by a whole round
+      if (Math.min(apart, duration() - apart) > 0.08) video.currentTime = Math.min(leader.currentTime, video.duration);
+    }
+    requestAnimationFrame(follow);
+  }
+
+  this.card = card;
+  this.start = () => {
+    if (wanted || held) return;
+    wanted = true;
+    play.textContent = "pause";
+    // a browser that forbids it leaves the button at "play"
+    Promise.all(videos.map((video) => video.play())).catch(() => leader.paused && this.stop());
+    follow();
+  };
+  this.stop = () => {
+    wanted = false;
+    play.textContent = "play";
+    for (const video of videos) video.pause();
+    this.silence();
+  };
+  this.silence = () => {
+    for (const video of videos) {
+      video.muted = true;
+      video.parentElement.classList.remove("sounding");
+    }
+    sound.setAttribute("aria-pressed", "false");
+  };
+  this.listen = (video) => {
+    const sounds = !video.muted;
+    for (const clip of clips) clip.silence();
+    if (sounds) return;
+    leader = video;
+    video.muted = false;
+    video.parentElement.classList.add("sounding");
+    sound.setAttribute("aria-pressed", "true");
+    held = false;
+    this.start();
+  };
+
+  const go = (share) => {
+    for (const video of videos) {
+      const jump = () => (video.currentTime = share * duration());
+      if (video.readyState) jump();
+      else {
+        video.addEventListener("loadedmetadata", jump, { once: true });
+        video.preload = "auto";
+      }
+    }
+  };
 
   for (const video of videos) {
-    video.addEventListener("play", () => {
-      for (const other of document.querySelectorAll("video")) if (other !== video) other.pause();
-      follow(video);
-    });
-    video.addEventListener("seeked", () => follow(video));
+    video.addEventListener("click", () => this.listen(video));
+    video.addEventListener("seeked", show);
   }
-
-  for (const { plot, duration, left, width } of plots) {
+  sound.addEventListener("click", () => this.listen(leader.muted ? generated : leader));
+  play.addEventListener("click", () => {
+    held = wanted;
+    if (wanted) this.stop();
+    else this.start();
+  });
+  seek.addEventListener("input", () => go(Number(seek.value)));
+  for (const plot of plots) {
     plot.addEventListener("click", (event) => {
-      const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
-      const share = (point.x - left) / width;
-      const time = Math.max(0, Math.min(1, share)) * duration;
-      const seek = () => (videos[0].currentTime = time);
-      if (videos[0].readyState) return seek();
-      videos[0].addEventListener("loadedmetadata", seek, { once: true });
-      videos[0].preload = "auto";
+      const box = plot.querySelector(".time").getBoundingClientRect();
+      const share = Math.max(0, Math.min(1, (event.clientX - box.left) / box.width));
+      go((share * Number(plot.dataset.duration)) / duration());
     });
   }
+}
+
+const moves = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const clip = clips.find(({ card }) => card === target.parentElement);
+      if (!isIntersecting) clip.stop();
+      else if (moves) clip.start();
+    }
+  },
+  { threshold: 0.3 },
+);
+for (const { card } of clips) watcher.observe(card.querySelector(".players"));
+
+for (const button of document.querySelectorAll(".copy")) {
+  const text = button.previousElementSibling;
+  button.addEventListener("click", async () => {
+    getSelection().selectAllChildren(text);
+    try {
+      await navigator.clipboard.writeText(text.textContent);
+      button.textContent = "copied";
+    } catch {
+      button.textContent = document.execCommand("copy") ? "copied" : "selected";
+    }
+    setTimeout(() => (button.textContent = "copy"), 1500);
+  });
 }

@@ -1,34 +1,32 @@
-"""The drawings of the report page, as inline SVG coloured by the page's style sheet."""
+"""The drawings of the report page, coloured by its style sheet: HTML that follows the width, and inline SVG."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
+from callbacks.report.names import color_class, label_of
 from components.metrics.cyclesync.matching import match_events
 
-ROW = 26
-LABEL_WIDTH = 132
-PLOT_WIDTH = 640
-_EDGE = 14
+_WIDTH = 772
 _MOST_POINTS = 60
 
 REFERENCE_TRACKS = ("true", "driving")
 
-_METRIC = re.compile(r"(cyclesync|sync_[cd])(_|$)")
-_OF_KIND = re.compile(r"\w+_(w0|off_sync|no_synccfg|audio_to_video|video_to_audio|real|chance)")
 
+@dataclass(frozen=True)
+class Waveform:
+    """A sound as it is drawn.
 
-def color_class(kind: str) -> str:
-    """The style sheet's class of a kind of video or of the metric that judges it."""
-    metric = _METRIC.match(kind)
-    name = kind[metric.end() :] if metric else kind
-    # a judge that was given another name judges the same kinds of video
-    if other := _OF_KIND.fullmatch(name):
-        name = other[1]
-    return "k-" + re.sub(r"\W", "_", name or "generated")
+    Attributes:
+        peaks: largest amplitude of each of equally long pieces.
+        duration_s: length of all of them together.
+    """
+
+    peaks: Sequence[float]
+    duration_s: float
 
 
 def onset_plot(
@@ -36,8 +34,9 @@ def onset_plot(
     duration_s: float,
     tolerance_s: float,
     sound_onsets: Mapping[str, Sequence[float]] | None = None,
+    waves: Mapping[str, Waveform] | None = None,
 ) -> str:
-    """One row per track, a mark per onset, bands where an onset counts as matched.
+    """One row per track: its sound's waveform, a mark per onset, bands where an onset counts as matched.
 
     A full mark is matched with an onset of the sound that belongs to its row, a hollow one is not.
 
@@ -47,48 +46,66 @@ def onset_plot(
         tolerance_s: half-width of the bands.
         sound_onsets: track name -> onsets of the sound it is compared with; None compares all with the track
             ``driving``.
+        waves: track name -> the sound that is drawn behind its marks.
     """
-    height = ROW * len(onsets)
     if sound_onsets is None:
         sound_onsets = dict.fromkeys(onsets, onsets.get("driving", ()))
-
-    def x(time: float) -> float:
-        return LABEL_WIDTH + time / duration_s * PLOT_WIDTH
-
-    parts = [
-        f'<svg class="onsets" viewBox="0 0 {LABEL_WIDTH + PLOT_WIDTH + _EDGE} {height + 24}" '
-        f'data-duration="{duration_s:.6f}" data-left="{LABEL_WIDTH}" data-width="{PLOT_WIDTH}" role="img" '
-        'aria-label="onset times of each track">'
-    ]
-    for row, (name, times) in enumerate(onsets.items()):
-        top = row * ROW
-        for time in sound_onsets.get(name, ()):
-            begin, end = x(max(0.0, time - tolerance_s)), x(min(duration_s, time + tolerance_s))
-            parts.append(f'<rect class="band" x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="{ROW}"/>')
-        parts.append(f'<text class="row-label" x="{LABEL_WIDTH - 10}" y="{top + 17}">{escape(label_of(name))}</text>')
-        parts.append(f'<line class="rule" x1="{LABEL_WIDTH}" x2="{x(duration_s)}" y1="{top + ROW}" y2="{top + ROW}"/>')
-        # the reference's own marks are always full
-        full = set(range(len(times)))
-        if name not in REFERENCE_TRACKS:
-            full = {second for _, second in match_events(list(sound_onsets.get(name, ())), list(times), tolerance_s)}
-        for index, time in enumerate(times):
-            look = "onset" if index in full else "onset missed"
-            parts.append(
-                f'<rect class="{look} {color_class(name)}" x="{x(time) - 2:.1f}" y="{top + 5}" '
-                f'width="4" height="{ROW - 10}" rx="2"><title>{time:.3f} s</title></rect>'
-            )
-    parts.append(_time_axis(duration_s, height, x(0.0), x(duration_s)))
-    parts.append(f'<line class="playhead" x1="{LABEL_WIDTH}" x2="{LABEL_WIDTH}" y1="0" y2="{height}"/></svg>')
-    return "".join(parts)
+    rows = "".join(
+        f'<div class="row"><span class="row-label">{escape(label_of(name))}</span><div class="lane">'
+        + _bands(sound_onsets.get(name, ()), duration_s, tolerance_s)
+        + (_wave(waves[name], duration_s) if waves and name in waves else "")
+        + _marks(name, times, sound_onsets.get(name, ()), duration_s, tolerance_s)
+        + "</div></div>"
+        for name, times in onsets.items()
+    )
+    return (
+        f'<div class="onsets" data-duration="{duration_s:.6f}" role="img" aria-label="onset times of each track">'
+        f'{rows}<div class="row axis"><span></span><div class="lane">{_ticks(duration_s)}</div></div>'
+        '<div class="time"><i class="playhead"></i></div></div>'
+    )
 
 
-def _time_axis(duration_s: float, top: float, left: float, right: float) -> str:
-    step = _round_step(duration_s / 6)
-    parts = []
-    for index in range(int(duration_s / step + 1e-9) + 1):
-        position = left + index * step / duration_s * (right - left)
-        parts.append(f'<text class="tick" x="{position:.1f}" y="{top + 17}">{index * step:g} s</text>')
-    return "".join(parts)
+def _bands(times: Iterable[float], duration_s: float, tolerance_s: float) -> str:
+    ends = [(max(0.0, time - tolerance_s), min(duration_s, time + tolerance_s)) for time in times]
+    return "".join(
+        f'<i class="band" style="left:{_percent(begin, duration_s)};width:{_percent(end - begin, duration_s)}"></i>'
+        for begin, end in ends
+    )
+
+
+def _marks(name: str, times: Sequence[float], sound: Sequence[float], duration_s: float, tolerance_s: float) -> str:
+    # the reference's own marks are always full
+    full = set(range(len(times)))
+    if name not in REFERENCE_TRACKS:
+        full = {second for _, second in match_events(list(sound), list(times), tolerance_s)}
+    return "".join(
+        f'<i class="{"onset" if index in full else "onset missed"} {color_class(name)}" '
+        f'style="left:{_percent(time, duration_s)}" title="{time:.3f} s"></i>'
+        for index, time in enumerate(times)
+    )
+
+
+def _wave(wave: Waveform, duration_s: float) -> str:
+    # a sound of low level is drawn large as well, silence is not
+    scale = max(0.05, *wave.peaks) if wave.peaks else 1.0
+    upper = [(index + 0.5, -max(0.02, peak / scale)) for index, peak in enumerate(wave.peaks)]
+    outline = " ".join(f"{x:g},{y:.2f}" for x, y in (*upper, *((x, -y) for x, y in upper[::-1])))
+    return (
+        f'<svg class="wave" viewBox="0 -1 {len(wave.peaks)} 2" preserveAspectRatio="none" aria-hidden="true" '
+        f'style="width:{_percent(wave.duration_s, duration_s)}"><polygon points="{outline}"/></svg>'
+    )
+
+
+def _ticks(duration_s: float) -> str:
+    step = _round_step(duration_s / 4)
+    return "".join(
+        f'<span class="tick" style="left:{_percent(index * step, duration_s)}">{index * step:g} s</span>'
+        for index in range(int(duration_s / step + 1e-9) + 1)
+    )
+
+
+def _percent(time_s: float, duration_s: float) -> str:
+    return f"{100 * time_s / duration_s:.2f}%"
 
 
 def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> str:
@@ -102,7 +119,7 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return ""
-    width, height, left, bottom = PLOT_WIDTH + LABEL_WIDTH, 260, 46, 28
+    width, height, left, bottom = _WIDTH, 260, 46, 28
     first, last = min(step for step, *_ in points), max(step for step, *_ in points)
     values = [value for _, value, *_ in points]
     top_value, low_value = max(0.0, *values), min(0.0, *values)
@@ -165,19 +182,6 @@ def interval_bar(value: float, low: float, high: float, scale: tuple[float, floa
         '<svg class="interval" viewBox="0 0 220 20" aria-hidden="true"><line class="rule" x1="4" x2="216" y1="10" '
         f'y2="10"/>{whisker}<circle class="point {color_class(name)}" cx="{x(value):.1f}" cy="10" r="4.5"/></svg>'
     )
-
-
-def label_of(kind: str) -> str:
-    """What people call a kind of video or a track of onsets."""
-    return {
-        "true": "true events",
-        "driving": "driving sound",
-        "generated": "generated",
-        "w0": "no sync guidance",
-        "off_sync": "off-sync",
-        "no_synccfg": "no SyncCFG",
-        "real": "real",
-    }.get(kind, kind.replace("_", " "))
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

@@ -31,7 +31,8 @@ CHROMIUM_FLAGS = [
 
 
 def make_trainer(folder, *extra, **kwargs):
-    report = SampleReport(num_clips=3, curves=["train/base"])
+    steps = {"Go on": "avsync fit --ckpt_path {ckpt} --trainer.max_steps 9"}
+    report = SampleReport(num_clips=3, curves=["train/base"], next_steps=steps)
     return L.Trainer(
         accelerator="cpu",
         logger=TensorBoardLogger(folder, "squares", default_hp_metric=False),
@@ -80,8 +81,8 @@ def test_page_needs_no_network_and_names_only_files_that_are_there(run):
     version, _ = run
     page = (version / "report/index.html").read_text()
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page) and "@import" not in page
-    sources = re.findall(r'(?:src|poster)="([^"#]+)', page)
-    assert len(sources) == 2 * 3 * len(KINDS)
+    sources = re.findall(r'(?:src|poster|href)="(media/[^"#]+)', page)
+    assert len(sources) == 3 * (2 * len(KINDS) - 1)  # no picture of the one that is not played on the page
     assert all((version / "report" / source).is_file() for source in sources)
     assert len(list((version / "report/media").iterdir())) == len(sources)
     assert "&lt;tags&gt; &amp; more" in page
@@ -91,7 +92,36 @@ def test_page_holds_the_numbers_of_the_results(run):
     version, _ = run
     page = (version / "report/index.html").read_text()
     for name, entry in json.loads((version / "results.json").read_text())["metrics"].items():
-        assert f'{name}</td><td class="value">{entry["value"]:.2f}</td>' in page
+        shown = "generated" if name == "cyclesync" else f"<code>{name}</code>"
+        assert f'{shown}</td><td class="value">{entry["value"]:.2f}</td>' in page
+
+
+def test_page_says_in_words_what_came_out_and_what_to_do_next(run):
+    version, _ = run
+    page = (version / "report/index.html").read_text()
+    entry = json.loads((version / "results.json").read_text())["metrics"]["cyclesync"]
+    lead = re.search('<p class="lead">(.*?)</p>', page)[1]
+    assert lead.startswith(
+        f"After 2 training steps JumpingSquares made videos for the sounds of {entry['n_clips']} held"
+    )
+    assert f"scored {entry['value']:.1f} of 100" in lead
+    words = re.sub("<[^>]+>", "", re.search('<div class="command">(.*?)</div>', page)[1])
+    assert words.startswith(f"avsync fit --ckpt_path {version}/checkpoints/last.ckpt --trainer.max_steps 9")
+
+
+def test_the_sound_is_drawn_where_it_is_heard(run):
+    version, _ = run
+    page = (version / "report/index.html").read_text()
+    plot = re.search(r'<div class="onsets".*?(?=<div class="row axis">)', page)[0]
+    assert plot.count('<svg class="wave"') == 1, "all videos play the driving sound"
+    points = re.search(r'<polygon points="([^"]+)"', plot)[1].split()
+    peaks = [-float(point.split(",")[1]) for point in points[: len(points) // 2]]
+    driving = re.search(r'driving sound</span><div class="lane">(.*?)</div>', plot)[1]
+    starts = [float(share) for share in re.findall(r'class="onset [^"]*" style="left:([\d.]+)%', driving)]
+    assert starts
+    for share in starts:
+        at = round(share / 100 * len(peaks))
+        assert max(peaks[at - 3 : at + 4]) > 3 * max(0.02, *peaks[at - 12 : at - 6])
 
 
 def test_videos_are_enlarged_and_carry_the_driving_sound(run):
@@ -198,28 +228,54 @@ def test_clips_play_in_a_browser(run):
         page.on("requestfailed", lambda request: complaints.append(request.url))
         page.goto((version / "report/index.html").as_uri())
         assert page.locator(".status").inner_text() == "finished"
-        assert page.locator("video").count() == 3 * len(KINDS)
-        first, second = page.locator("video").first, page.locator("video").nth(1)
-        for video in (first, second):
-            video.evaluate("(v) => v.play()")
-            page.wait_for_function("(v) => v.readyState >= 3 && v.currentTime > 0.3", arg=video.element_handle())
+        videos = page.locator(".clip").first.locator("video")
+        assert videos.count() == len(KINDS) - 1
+        playing = "(v) => !v.paused && v.readyState >= 3 && v.currentTime > 0.3"
+        for index in range(videos.count()):  # nobody clicked
+            video = videos.nth(index)
+            page.wait_for_function(playing, arg=video.element_handle())
+            assert video.evaluate("(v) => v.muted && v.loop && !v.controls")
             assert video.evaluate("(v) => v.webkitAudioDecodedByteCount") > 0, "the sound is decoded"
-            assert video.evaluate("(v) => v.error") is None
             assert video.evaluate("(v) => v.duration") == pytest.approx(FRAMES / 24, abs=0.05)
-        assert first.evaluate("(v) => v.paused"), "only one clip sounds at a time"
-        plot = page.locator("svg.onsets").first
-        assert float(plot.locator(".playhead").get_attribute("x1")) > float(plot.get_attribute("data-left"))
-        box = plot.bounding_box()
-        plot.click(position={"x": box["width"] * 0.6, "y": 20})
-        page.wait_for_function("(v) => !v.seeking", arg=first.element_handle())
-        scale = box["width"] / float(plot.get_attribute("viewBox").split()[2])
-        left, width = (float(plot.get_attribute(f"data-{name}")) * scale for name in ("left", "width"))
-        wanted = (box["width"] * 0.6 - left) / width * FRAMES / 24
-        assert first.evaluate("(v) => v.currentTime") == pytest.approx(wanted, abs=0.02)
-        other = page.locator("svg.onsets").nth(1)
-        other.click(position={"x": box["width"] * 0.6, "y": 20})
-        untouched = page.locator("video.wide").nth(1)
-        page.wait_for_function("(v) => v.readyState >= 2 && v.currentTime > 0.1", arg=untouched.element_handle())
-        assert untouched.evaluate("(v) => v.currentTime") == pytest.approx(wanted, abs=0.02)
+        page.wait_for_function(
+            "(vs) => vs.every((v) => Math.abs(v.currentTime - vs[0].currentTime) < 0.15)",
+            arg=page.evaluate_handle("[...document.querySelector('.clip').querySelectorAll('video')]"),
+        )
+        last = page.locator(".clip").last.locator("video").first
+        assert last.evaluate("(v) => v.paused && v.readyState === 0"), "what is not in view is not even loaded"
+
+        # sound on a click, one at a time
+        heard = "() => [...document.querySelectorAll('video')].filter((v) => !v.muted).length"
+        assert page.evaluate(heard) == 0
+        for video in (videos.nth(2), videos.nth(1)):
+            video.click()
+            assert page.evaluate(heard) == 1 and video.evaluate("(v) => !v.muted && !v.paused")
+        page.locator(".sound").first.click()
+        assert page.evaluate(heard) == 0
+        page.locator(".sound").first.click()
+        assert page.locator('[data-kind="generated"] video').first.evaluate("(v) => !v.muted")
+
+        # pause, then go somewhere by the plot; scrolling leaves it paused
+        page.locator(".play").first.click()
+        assert page.evaluate(heard) == 0 and videos.first.evaluate("(v) => v.paused")
+        plot = page.locator(".onsets").first
+        plot.scroll_into_view_if_needed()
+        box, line = plot.bounding_box(), plot.locator(".time").bounding_box()
+        x = line["x"] - box["x"] + 0.6 * line["width"]
+        plot.click(position={"x": x, "y": 20})
+        wanted = 0.6 * float(plot.get_attribute("data-duration"))
+        page.wait_for_function("(v) => !v.seeking", arg=videos.first.element_handle())
+        assert videos.first.evaluate("(v) => v.currentTime") == pytest.approx(wanted, abs=0.02)
+        assert plot.locator(".playhead").bounding_box()["x"] == pytest.approx(box["x"] + x, abs=3)
+
+        last.scroll_into_view_if_needed()
+        page.wait_for_function(playing, arg=last.element_handle())
+        assert videos.first.evaluate("(v) => v.paused")
+
+        # telephones: nothing sticks out, and the controls lie below the pictures
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        bottom = max(video.bounding_box()["y"] + video.bounding_box()["height"] for video in videos.all())
+        assert page.locator(".controls").first.bounding_box()["y"] >= bottom
         browser.close()
     assert complaints == []

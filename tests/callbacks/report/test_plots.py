@@ -1,4 +1,5 @@
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -6,57 +7,79 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from callbacks.report.plots import (
-    LABEL_WIDTH,
-    PLOT_WIDTH,
-    ROW,
-    color_class,
+    Waveform,
     curve_plot,
     interval_bar,
-    label_of,
     onset_plot,
 )
 
 
-def marks(svg, kind):
-    root = ET.fromstring(svg)
-    return [node for node in root.iter("rect") if f"k-{kind}" in node.get("class").split()]
+def marks(plot, kind):
+    return [node for node in ET.fromstring(plot).iter("i") if f"k-{kind}" in node.get("class").split()]
 
 
-def middle(node):
-    return float(node.get("x")) + float(node.get("width")) / 2
+def style(node, name):
+    return float(re.search(rf"{name}:([\d.]+)%", node.get("style"))[1])
+
+
+def row_of(plot, label):
+    return next(row for row in ET.fromstring(plot).iter("div") if row.findtext("span") == label)
+
+
+def is_missed(nodes):
+    return ["missed" in node.get("class").split() for node in nodes]
 
 
 def test_onsets_stand_at_their_times_and_only_matches_are_full():
     onsets = {"driving": [0.5, 1.0], "generated": [0.52, 1.3], "real": [0.5, 1.04]}
-    svg = onset_plot(onsets, duration_s=2.0, tolerance_s=0.05)
-    generated = marks(svg, "generated")
-    assert [middle(node) for node in generated] == pytest.approx(
-        [LABEL_WIDTH + time / 2 * PLOT_WIDTH for time in (0.52, 1.3)], abs=0.06
-    )
-    assert ["missed" in node.get("class") for node in generated] == [False, True]
-    assert ["missed" in node.get("class") for node in marks(svg, "real")] == [False, False]
-    bands = [node for node in ET.fromstring(svg).iter("rect") if node.get("class") == "band"]
-    assert [float(band.get("width")) for band in bands] == pytest.approx([0.1 / 2 * PLOT_WIDTH] * 6, abs=0.1)
+    plot = onset_plot(onsets, duration_s=2.0, tolerance_s=0.05)
+    assert [style(node, "left") for node in marks(plot, "generated")] == pytest.approx([26, 65], abs=0.01)
+    assert is_missed(marks(plot, "generated")) == [False, True]
+    assert is_missed(marks(plot, "real")) == [False, False]
+    bands = [node for node in ET.fromstring(plot).iter("i") if node.get("class") == "band"]
+    assert [style(band, "width") for band in bands] == pytest.approx([5] * 6, abs=0.01)
+    assert [style(band, "left") for band in bands[:2]] == pytest.approx([22.5, 47.5], abs=0.01)
 
 
 def test_every_row_is_compared_with_its_own_sound():
     onsets = {"true": [0.5], "generated": [0.5, 1.0], "real": [0.5, 1.0]}
-    svg = onset_plot(onsets, 2.0, 0.05, sound_onsets={"generated": [1.0], "real": [0.5]})
-    assert ["missed" in node.get("class") for node in marks(svg, "generated")] == [True, False]
-    assert ["missed" in node.get("class") for node in marks(svg, "real")] == [False, True]
-    assert ["missed" in node.get("class") for node in marks(svg, "true")] == [False]
-    bands = [node for node in ET.fromstring(svg).iter("rect") if node.get("class") == "band"]
-    assert [float(band.get("y")) for band in bands] == [ROW, 2 * ROW]
+    plot = onset_plot(onsets, 2.0, 0.05, sound_onsets={"generated": [1.0], "real": [0.5]})
+    assert is_missed(marks(plot, "generated")) == [True, False]
+    assert is_missed(marks(plot, "real")) == [False, True]
+    assert is_missed(marks(plot, "true")) == [False]
+    has_band = {label: row_of(plot, label).find(".//i[@class='band']") is not None for label in ("generated", "real")}
+    assert all(has_band.values()) and row_of(plot, "true events").find(".//i[@class='band']") is None
 
 
 def test_one_band_matches_one_onset():
-    svg = onset_plot({"driving": [0.5], "generated": [0.49, 0.51]}, 1.0, 0.05)
-    assert sorted("missed" in node.get("class") for node in marks(svg, "generated")) == [False, True]
+    plot = onset_plot({"driving": [0.5], "generated": [0.49, 0.51]}, 1.0, 0.05)
+    assert sorted(is_missed(marks(plot, "generated"))) == [False, True]
 
 
 def test_names_are_escaped():
-    svg = onset_plot({"driving": [], "<b>&": [0.1]}, 1.0, 0.05)
-    assert "<b>&" not in svg and ET.fromstring(svg) is not None
+    plot = onset_plot({"driving": [], "<b>&": [0.1]}, 1.0, 0.05)
+    assert "<b>&" not in plot and ET.fromstring(plot) is not None
+
+
+def test_a_sound_is_drawn_in_its_row_as_loud_as_it_is():
+    wave = Waveform([0.0, 0.8, 0.4, 0.0], duration_s=1.0)
+    plot = onset_plot({"driving": [0.3], "generated": []}, 2.0, 0.05, waves={"driving": wave})
+    assert row_of(plot, "generated").find(".//svg") is None
+    drawn = row_of(plot, "driving sound").find(".//svg")
+    assert style(drawn, "width") == 50, "it ends where the sound ends"
+    points = [tuple(map(float, pair.split(","))) for pair in drawn.find("polygon").get("points").split()]
+    heights = [-y for _, y in points[:4]]
+    assert heights == [0.02, 1.0, 0.5, 0.02] and [y for _, y in points[:3:-1]] == heights
+
+
+def test_silence_is_drawn_flat():
+    for peaks in ([0.0, 0.001], []):
+        plot = onset_plot({"driving": []}, 1.0, 0.05, waves={"driving": Waveform(peaks, 1.0)})
+        heights = [
+            abs(float(y))
+            for y in re.findall(r",(-?[\d.]+)", row_of(plot, "driving sound").find(".//polygon").get("points"))
+        ]
+        assert max(heights, default=0) <= 0.02
 
 
 finite = st.floats(-200, 200, allow_nan=False)
@@ -100,14 +123,3 @@ def test_interval_bars_share_a_scale():
     assert places[1] - places[0] == pytest.approx(0.4 * 212, abs=0.2)
     assert interval_bar(math.nan, 0, 0, (0.0, 1.0), "a") == ""
     assert "whisker" not in interval_bar(1.0, math.nan, math.nan, (0.0, 1.0), "a")
-
-
-def test_a_metric_has_the_colour_of_the_video_it_judges():
-    assert color_class("cyclesync_off_sync") == color_class("off_sync") == "k-off_sync"
-    for metric in ("cyclesync", "sync_c", "sync_d"):
-        assert color_class(metric) == color_class("generated") == "k-generated"
-        for kind in ("real", "chance", "off_sync", "no_synccfg"):
-            assert color_class(f"{metric}_{kind}") == color_class(kind) == f"k-{kind}"
-    assert color_class("sync_cfg") == "k-sync_cfg"
-    assert color_class("mine_off_sync") == color_class("cyclesync_mine_off_sync") == "k-off_sync"
-    assert label_of("off_sync") == "off-sync" and label_of("no_synccfg") == "no SyncCFG"

@@ -1,0 +1,145 @@
+"""What people call metrics and kinds of video, and what each of them says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is spoken of.
+
+    Attributes:
+        label: its name in running text.
+        says: what it says, for somebody who meets it here.
+        judges: what it judges, after "scored ... for".
+        unit: what stands behind a value.
+        higher_is_better: which way is better.
+    """
+
+    label: str
+    says: str
+    judges: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        return "Higher is better." if self.higher_is_better else "Lower is better."
+
+
+# the most telling first: the first of them that a run has is its headline
+METRICS = {
+    "truth_sync": Metric(
+        "truth sync",
+        "Where ball, mallet or mouth are is read off the pictures, no learnt judge involved. The score is the share of "
+        "their events that happen when the scene's true events do: matched pairs over all, 0 to 100.",
+        "things happening at the right moments",
+        " of 100",
+    ),
+    "cyclesync": Metric(
+        "CycleSync",
+        "A frozen video-to-audio model guesses a sound from the pictures alone. The score is the share of its onsets "
+        "that happen when the clip's own sound has one: matched pairs over all, 0 to 100. It says when, not what: a "
+        "flash at the right moment counts too.",
+        "picture and sound happening together",
+        " of 100",
+    ),
+    "sync_c": Metric(
+        "Sync-C",
+        "A SyncNet compares lips and sound at every shift in time. Sync-C is its confidence in the best one.",
+        "lips and sound belonging together",
+    ),
+    "sync_d": Metric(
+        "Sync-D",
+        "Distance between lips and sound in the SyncNet's space, at the best shift.",
+        "lips and sound lying apart",
+        higher_is_better=False,
+    ),
+    "path_error": Metric(
+        "path error",
+        "How far ball, mallet or mouth are from where they are in the real clip, mean over the frames.",
+        "things being where they should not",
+        higher_is_better=False,
+    ),
+    "found": Metric(
+        "found",
+        "Share of the frames in which ball, mallet or mouth can be found at all.",
+        "things being recognisable",
+    ),
+    "psnr_moving": Metric(
+        "PSNR where it moves",
+        "Likeness to the real clip in decibels, over the pixels that move in the real clip.",
+        "the moving parts being like the real ones",
+        " dB",
+    ),
+    "psnr": Metric(
+        "PSNR",
+        "Likeness to the real clip in decibels, over all pixels. A frozen first frame scores well where little moves: "
+        "compare with that row.",
+        "being like the real clip",
+        " dB",
+    ),
+    "ssim": Metric(
+        "SSIM",
+        "Likeness of structure to the real clip; 1 is identical.",
+        "being built like the real clip",
+    ),
+    "train/loss": Metric("loss", "What training minimises; compares within one configuration only.", ""),
+    "train/base": Metric("velocity error", "The part of the loss that weighs all pixels alike.", ""),
+    "train/motion": Metric("motion term", "The part of the loss that is weighted by the true motion.", ""),
+}
+
+# kind of video -> its label, and what it is
+KINDS = {
+    GENERATED: ("generated", "made with the experiment's own guidance"),
+    "w0": ("no sync guidance", "the same without audio sync guidance: what training alone has learnt"),
+    "off_sync": ("off-sync", "the same with the layers that listen skipped: the model is deaf"),
+    "no_synccfg": ("no SyncCFG", "picture and sound made together, without SyncCFG"),
+    "audio_to_video": ("audio to video", "the sound was given, the video is made"),
+    "video_to_audio": ("video to audio", "the video was given, the sound is made"),
+    "still": ("frozen frame", "the first frame held still: a floor"),
+    "codec": ("codec round trip", "the real clip, encoded and decoded: the ceiling of what the codec can show"),
+    "real": ("real", "the real clip: the ceiling"),
+    "chance": ("chance", "the generated videos beside other clips' sounds: the floor"),
+}
+_TRACKS = {"true": "true events", "driving": "driving sound"}
+
+_OF_KIND = re.compile(rf"(.+?)_({'|'.join(KINDS)})")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Metric and kind of video of an entry: ``cyclesync_w0`` is ``cyclesync`` of ``w0``."""
+    if name in METRICS:
+        return name, GENERATED
+    if found := _OF_KIND.fullmatch(name):
+        return found[1], found[2]
+    # a variant that has no words here
+    metric = next((metric for metric in METRICS if name.startswith(f"{metric}_")), None)
+    return (name, GENERATED) if metric is None else (metric, name[len(metric) + 1 :])
+
+
+def headline(names: Iterable[str]) -> str | None:
+    """The entry that stands for a whole run, or None where none is known."""
+    there = set(names)
+    return next((metric for metric in METRICS if metric in there and METRICS[metric].judges), None)
+
+
+def color_class(name: str) -> str:
+    """The style sheet's class of a kind of video, of a track of onsets, or of the metric that judges it."""
+    kind = name
+    if name not in KINDS | _TRACKS:
+        metric, kind = split_name(name)
+        # no judge of videos: a colour of its own
+        kind = name if metric == name and metric not in METRICS else kind
+    return "k-" + re.sub(r"\W", "_", kind)
+
+
+def label_of(kind: str) -> str:
+    """What people call a kind of video or a track of onsets."""
+    return KINDS[kind][0] if kind in KINDS else _TRACKS.get(kind, kind.replace("_", " "))
