@@ -9,7 +9,7 @@ import torch
 from diffusers import MMAudioVAE, MMAudioVocoder
 from diffusers.models.autoencoders.autoencoder_mmaudio import normalize
 
-from components.codecs.audio.latent_statistics import LatentStatistics
+from components.codecs.latent_statistics import LatentStatistics
 from components.codecs.audio.mmaudio import MMAudioCodec
 from components.codecs.audio.mmaudio_checkpoint import VARIANTS, load_vae, load_vocoder
 from components.errors import InputError
