@@ -6,11 +6,11 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class VideoVAEModule(TrainableCheckpoint):
         super().__init__()
         if encode_window is not None and (encode_window < 1 or encode_window % vae.temporal_factor):
             raise InputError(
-                f"encode_window is {encode_window}, but it must be a positive multiple of {vae.temporal_factor}, or null"
+                f"encode_window is {encode_window}; it must be a positive multiple of {vae.temporal_factor}, or null"
             )
         if decode_window is not None and decode_window < 1:
             raise InputError(f"decode_window is {decode_window}; it must be at least 1, or null")
@@ -246,14 +246,20 @@ class VideoVAEModule(TrainableCheckpoint):
     def on_train_end(self) -> None:
         """Takes the statistics anew if the last validation judged other weights than the run ends with."""
         averaged = hasattr(self, "ema")  # validation then judges averages
-        loaders = self.trainer.val_dataloaders
-        if loaders is None or (self._normalised_at == self.trainer.global_step and not averaged):
+        if self._normalised_at == self.trainer.global_step and not averaged:
             return
+        data = getattr(self.trainer, "datamodule", None)
+        # a run without validation has held-out clips all the same
+        loader: Iterable[ClipBatch] | None = self.trainer.val_dataloaders
+        if loader is None:
+            if data is None:
+                return
+            loader = data.val_dataloader()
         statistics = VideoLatentStatistics.empty()
         self.eval()
         with torch.no_grad():
-            for batch in cast("Iterator[ClipBatch]", loaders):
-                moved = batch.to(self.device)
+            for batch in loader:
+                moved: ClipBatch = self.trainer.strategy.batch_to_device(batch)
                 counts = slice(None) if moved.valid is None else moved.valid
                 raw = self._posterior(self._pixels(moved)).mean[counts]
                 statistics = statistics.merged(VideoLatentStatistics.of(raw))
@@ -342,5 +348,8 @@ def _psnr(made: Tensor, real: Tensor) -> tuple[float, float]:
     """PSNR of a clip ``[T, 3, H, W]`` in [0, 1] over all pixels, and over those that differ from the first frame."""
     error = (made - real).square().mean(dim=1)  # [T, H, W]
     moved = (real - real[:1]).abs().amax(dim=1) > _MOVED
-    decibels: Callable[[Tensor], float] = lambda mse: -10 * math.log10(max(mse.item(), 1e-10))  # noqa: E731
-    return decibels(error.mean()), decibels(error[moved].mean()) if moved.any() else math.nan
+    return _decibels(error.mean()), _decibels(error[moved].mean()) if moved.any() else math.nan
+
+
+def _decibels(squared_error: Tensor) -> float:
+    return -10 * math.log10(max(squared_error.item(), 1e-10))

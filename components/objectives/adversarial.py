@@ -8,8 +8,6 @@ Legend for shapes: B clips, T frames, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -21,8 +19,7 @@ from components.errors import InputError
 class PatchDiscriminator(nn.Sequential):
     """3-D convolutions that halve height and width, and in the first layer time, down to one logit per patch.
 
-    Clips have ``1 + n`` frames, of which a network of stride 2 sees none twice; instance normalisation looks at one
-    clip alone, so a clip's logits do not depend on its batch.
+    Instance normalisation looks at one clip alone, so a clip's logits do not depend on its batch.
 
     Args:
         channels: of a pixel.
@@ -47,7 +44,11 @@ class PatchDiscriminator(nn.Sequential):
                 nn.LeakyReLU(0.2),
             ]
         super().__init__(*layers, nn.Conv3d(widths[-1], 1, (3, 4, 4), 1, 1))
-        self.smallest_side = self._smallest_side()
+        self.smallest_side = 1
+        for layer in reversed(self):
+            if isinstance(layer, nn.Conv3d):
+                # the side that gives this many values: padding is 1 on either side
+                self.smallest_side = (self.smallest_side - 1) * layer.stride[-1] + layer.kernel_size[-1] - 2
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits ``[B, 1, t, h, w]`` of the patches of ``[B, 3, T, H, W]`` in [-1, 1].
@@ -62,16 +63,6 @@ class PatchDiscriminator(nn.Sequential):
             )
         logits: Tensor = super().forward(pixels)
         return logits
-
-    def _smallest_side(self) -> int:
-        """Pixels that leave two values to normalise, and one to decide by."""
-        convolutions: Sequence[nn.Conv3d] = [layer for layer in self if isinstance(layer, nn.Conv3d)]
-        side = 1
-        for convolution in reversed(convolutions):
-            # a value fewer than two has no variance, so instance normalisation would make it 0
-            side = max(side, 2) if convolution is not convolutions[-1] else side
-            side = (side - 1) * convolution.stride[-1] + convolution.kernel_size[-1] - 2
-        return side
 
 
 class AdversarialLoss(nn.Module):
