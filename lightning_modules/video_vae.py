@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -130,7 +130,7 @@ class VideoVAEModule(TrainableCheckpoint):
         """The perceptual network, if there is one."""
         return {} if self.perceptual is None else {"perceptual": self.perceptual}
 
-    def train(self, mode: bool = True) -> VideoVAEModule:
+    def train(self, mode: bool = True) -> Self:
         """Training mode for what trains; the perceptual network stays in evaluation mode."""
         super().train(mode)
         if self.perceptual is not None:
@@ -209,8 +209,8 @@ class VideoVAEModule(TrainableCheckpoint):
         """The round trip of held-out clips, for callbacks that judge or show videos."""
         pixels = self._pixels(batch)
         raw, decoded = self._round_trip(pixels)
-        counts = torch.ones(len(batch), dtype=torch.bool) if batch.valid is None else batch.valid.cpu()
-        self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counts.to(raw.device)]))
+        counts = _counted(batch)
+        self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counts]))
         made, real = (video.transpose(1, 2).add(1).div(2) for video in (decoded, pixels))
         for row in counts.nonzero().flatten().tolist():
             found = _psnr(made[row], real[row])
@@ -230,7 +230,7 @@ class VideoVAEModule(TrainableCheckpoint):
             by_recording: dict[str, list[float]] = {}
             for clip in clips:
                 # a clip in which nothing moves says nothing of what does
-                if not math.isnan(value := getattr(clip, name)):
+                if (value := getattr(clip, name)) is not None:
                     by_recording.setdefault(clip.video_id, []).append(value)
             means = [fmean(values) for values in by_recording.values()]
             if means:
@@ -260,9 +260,8 @@ class VideoVAEModule(TrainableCheckpoint):
         with torch.no_grad():
             for batch in loader:
                 moved: ClipBatch = self.trainer.strategy.batch_to_device(batch)
-                counts = slice(None) if moved.valid is None else moved.valid
-                raw = self._posterior(self._pixels(moved)).mean[counts]
-                statistics = statistics.merged(VideoLatentStatistics.of(raw))
+                raw = self._posterior(self._pixels(moved)).mean
+                statistics = statistics.merged(VideoLatentStatistics.of(raw[_counted(moved)]))
         self.train()
         self._normalise(statistics)
 
@@ -336,19 +335,24 @@ class VideoVAEModule(TrainableCheckpoint):
 
 @dataclass(frozen=True)
 class _RoundTrip:
-    """What validation keeps of a clip: PSNR in dB of all pixels, and of those that move (NaN where none does)."""
+    """What validation keeps of a clip: PSNR in dB of all pixels, and of those that move (None where none does)."""
 
     id: str
     video_id: str
     psnr: float
-    psnr_moving: float
+    psnr_moving: float | None
 
 
-def _psnr(made: Tensor, real: Tensor) -> tuple[float, float]:
+def _counted(batch: ClipBatch) -> Tensor:
+    """Bool ``[B]``: clips that are not repeated to even out ranks."""
+    return torch.ones(len(batch), dtype=torch.bool, device=batch.video.device) if batch.valid is None else batch.valid
+
+
+def _psnr(made: Tensor, real: Tensor) -> tuple[float, float | None]:
     """PSNR of a clip ``[T, 3, H, W]`` in [0, 1] over all pixels, and over those that differ from the first frame."""
     error = (made - real).square().mean(dim=1)  # [T, H, W]
     moved = (real - real[:1]).abs().amax(dim=1) > _MOVED
-    return _decibels(error.mean()), _decibels(error[moved].mean()) if moved.any() else math.nan
+    return _decibels(error.mean()), _decibels(error[moved].mean()) if moved.any() else None
 
 
 def _decibels(squared_error: Tensor) -> float:

@@ -45,7 +45,7 @@ class PatchDiscriminator(nn.Sequential):
             ]
         super().__init__(*layers, nn.Conv3d(widths[-1], 1, (3, 4, 4), 1, 1))
         self.smallest_side = 1
-        for layer in reversed(self):
+        for layer in reversed(list(self)):
             if isinstance(layer, nn.Conv3d):
                 # the side that gives this many values: padding is 1 on either side
                 self.smallest_side = (self.smallest_side - 1) * layer.stride[-1] + layer.kernel_size[-1] - 2
