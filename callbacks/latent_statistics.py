@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from components.codecs.audio.latent_statistics import ChannelNormalisation, LatentStatistics, statistics_of
+from components.codecs.latent_statistics import ChannelNormalisation, LatentStatistics, statistics_of
 from components.contracts import AudioCodec, ClipBatch
 from components.errors import InputError
 

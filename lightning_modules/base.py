@@ -130,12 +130,7 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         trainable = [p for p in self.parameters() if p.requires_grad]
         if not trainable:
             raise InputError(f"nothing to train: {self.why_nothing_trains}.")
-        groups: list[dict[str, Any]] = [
-            # norms and biases are vectors: decay would pull their scales to zero
-            {"params": [p for p in trainable if p.ndim > 1]},
-            {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return scheduled(self, self.optimizer([group for group in groups if group["params"]]), self.lr_scheduler)
+        return scheduled(self, self.optimizer(parameter_groups(trainable)), self.lr_scheduler)
 
     def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
         """What is drawn in training for each clip of a batch, in words, for errors; nothing where it is not known."""
@@ -204,6 +199,16 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
     def shows_progress(self) -> bool:
         """Whether this process draws bars."""
         return self.run is None or self.run.is_global_zero
+
+
+def parameter_groups(trainable: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """One group with and one without weight decay (norms and biases), for an optimizer."""
+    groups: list[dict[str, Any]] = [
+        # norms and biases are vectors: decay would pull their scales to zero
+        {"params": [p for p in trainable if p.ndim > 1]},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.latent_statistics import ComputeLatentStatistics
-from components.codecs.audio.latent_statistics import LatentStatistics
 from components.codecs.audio.log_mel import LogMelCodec
+from components.codecs.latent_statistics import LatentStatistics
 from components.contracts import ClipBatch
 from components.errors import InputError
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.codecs.video.causal_vae.checkpoint import vae_from_config
-from components.codecs.video.causal_vae.codec import MINIFLUX_NORMALISATION, SD3_NORMALISATION, CausalVideoCodec
+from components.codecs.video.causal_vae.codec import CausalVideoCodec
+from components.codecs.video.causal_vae.normalisation import MINIFLUX_NORMALISATION, SD3_NORMALISATION
 from components.contracts import TextFeatures
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
 from tests.golden.dit_cases import load_transformer

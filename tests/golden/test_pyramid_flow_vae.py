@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from components.codecs.posterior import DiagonalGaussian
 from components.codecs.video.causal_vae.blocks import CausalStream
 from components.codecs.video.causal_vae.checkpoint import vae_from_config
-from components.codecs.video.causal_vae.codec import CausalVideoCodec, LatentNormalisation
+from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.model import CausalVideoVAE
+from components.codecs.video.causal_vae.normalisation import LatentNormalisation
 
 CLOSE = {"atol": 5e-5, "rtol": 1e-4}
 CHUNKED = {"atol": 1e-5, "rtol": 1e-4}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from components.codecs.audio.latent_statistics import ChannelNormalisation
+from components.codecs.latent_statistics import ChannelNormalisation
 from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioCodec
 from components.errors import InputError

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from components.codecs.audio.latent_statistics import ChannelNormalisation
 from components.codecs.audio.mmaudio_checkpoint import VARIANTS, VariantName, load_vae, load_vocoder
+from components.codecs.latent_statistics import ChannelNormalisation
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.contracts import AudioCodec

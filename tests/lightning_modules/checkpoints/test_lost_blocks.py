@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.codecs.audio.latent_statistics import LatentStatistics
+from components.codecs.latent_statistics import LatentStatistics
 from components.encoders.text.cached import CachedText
 from components.encoders.text.pyramid_flow_folder import PyramidFlowTextFolder
 from components.errors import InputError

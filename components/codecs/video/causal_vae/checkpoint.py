@@ -1,17 +1,25 @@
-"""Reading the public ``causal_video_vae`` folder: ``config.json`` and the weights beside it."""
+"""The public ``causal_video_vae`` folder, read and written: ``config.json`` and the weights beside it."""
 
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from components.codecs.video.causal_vae.model import CausalVideoVAE
+from components.codecs.video.causal_vae.normalisation import LatentNormalisation
 from components.errors import InputError
+from components.weights.file import STEMS, save_weights
 from components.weights.fit import Renames, Shapes, contradicting, num_numbered
+from components.weights.identity import renew_sum
+from components.weights.named_files import names_files
 from components.weights.pretrained import CONFIG_FILE, Sha256, dtype_named, full_name, load_module, pretrained_config
+from components.weights.whole_file import whole_file
 
 _FIXED: Mapping[str, object] = {
     "encoder_act_fn": "silu",
@@ -27,6 +35,8 @@ _FIXED: Mapping[str, object] = {
 """What the network is by construction; a config that says otherwise describes another network."""
 
 _CLASS_NAME = "CausalVideoVAE"
+_NORMALISATION = "latent_normalisation"
+"""Our entry of ``config.json``: the constants of `LatentNormalisation`. The public folders have none."""
 
 RENAMES: Renames = (
     (".attentions.0.query.", ".attentions.0.to_q."),
@@ -63,6 +73,7 @@ def vae_from_config(config: Mapping[str, object], source: str = "the VAE config"
         raise InputError(f"{source} does not describe a causal video VAE ({error}); correct it") from None
 
 
+@names_files(folder="subfolder")
 def load_vae(
     folder: str | Path,
     subfolder: str | None = None,
@@ -105,6 +116,47 @@ def load_vae(
         RENAMES,
         contradictions,
     )
+
+
+def stored_normalisation(folder: str | Path, subfolder: str | None = None) -> LatentNormalisation | None:
+    """The constants that `save_vae` wrote; None where the folder holds none, as the public ones.
+
+    Raises:
+        InputError: if the folder is missing, or its entry is damaged.
+    """
+    path, config = pretrained_config(folder, subfolder)
+    if (found := config.get(_NORMALISATION)) is None:
+        return None
+    wanted = asdict(LatentNormalisation())
+    sound = isinstance(found, dict) and found.keys() == wanted.keys()
+    if not sound or not all(isinstance(value, int | float) and math.isfinite(value) for value in found.values()):
+        raise InputError(
+            f"{path / CONFIG_FILE}: {_NORMALISATION} is {found!r}, but the numbers {', '.join(wanted)} are needed; "
+            "export the VAE anew"
+        )
+    normalisation = LatentNormalisation(**found)
+    if min(normalisation.first_std, normalisation.later_std) <= 0:
+        raise InputError(f"{path / CONFIG_FILE}: {_NORMALISATION} has a divisor that is not positive; export it anew")
+    return normalisation
+
+
+def save_vae(
+    vae: CausalVideoVAE, normalisation: LatentNormalisation, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Writes ``config.json`` and ``diffusion_pytorch_model.safetensors`` for `load_vae` and `stored_normalisation`.
+
+    Args:
+        vae: the network.
+        normalisation: of its latents.
+        folder: where to; it is made.
+        dtype: precision of the file; None keeps the weights'.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"_class_name": _CLASS_NAME, **vae.config, _NORMALISATION: asdict(normalisation)}
+    save_weights(folder / f"{STEMS[0]}.safetensors", vae.state_dict(), dtype)
+    with whole_file(folder / CONFIG_FILE) as stream:
+        stream.write((json.dumps(config, indent=2) + "\n").encode())
+    renew_sum(folder / CONFIG_FILE)
 
 
 def vae_settings(shapes: Shapes) -> dict[str, object]:

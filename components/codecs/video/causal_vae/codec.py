@@ -1,12 +1,11 @@
 """The causal video VAE as a `VideoCodec`: windows, tiles, posterior and normalisation around the network.
 
-Source: the Pyramid Flow specification, section 2 (constants of the normalisation: the two public releases).
+Source: the Pyramid Flow specification, section 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,66 +13,15 @@ from torch import Tensor
 
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
-from components.codecs.video.causal_vae.checkpoint import load_vae
+from components.codecs.video.causal_vae.checkpoint import load_vae, stored_normalisation
 from components.codecs.video.causal_vae.model import CausalVideoVAE
+from components.codecs.video.causal_vae.normalisation import MINIFLUX_NORMALISATION, LatentNormalisation
 from components.codecs.video.tiling import map_tiles
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
 from components.weights.named_files import names_files
-
-
-@dataclass(frozen=True)
-class LatentNormalisation:
-    """Raw latents z to the backbone's: ``(z - shift) / std``, with constants of its own for latent 0 (the image).
-
-    The defaults are those of the miniFLUX release; `SD3_NORMALISATION` has those of the SD3 release.
-
-    Attributes:
-        first_shift: shift of latent 0.
-        first_std: divisor of latent 0.
-        later_shift: shift of every later latent.
-        later_std: divisor of every later latent.
-    """
-
-    first_shift: float = -0.04
-    first_std: float = 1.8726
-    later_shift: float = -0.2343
-    later_std: float = 3.0986
-
-    def normalise(self, latents: Tensor) -> Tensor:
-        """Raw latents ``[B, C, L, h, w]``, from the video's start on, to normalised ones in float32."""
-        shift, std = self._per_frame(latents)
-        # ``sub`` makes a new tensor, which ``div_`` may change
-        return latents.float().sub(shift).div_(std)
-
-    def denormalise(self, latents: Tensor) -> Tensor:
-        """Inverse of `normalise`, in float32."""
-        shift, std = self._per_frame(latents)
-        return latents.float().mul(std).add_(shift)
-
-    def uniform_scale(self, latents: Tensor) -> Tensor:
-        """Normalised latents with latent 0 expressed in the normalisation of the later ones: differences compare."""
-        uniform = latents.clone()
-        offset = (self.first_shift - self.later_shift) / self.later_std
-        # (z s1 + m1 - m) / s: latent 0 out of its own normalisation and into that of the rest
-        uniform[:, :, 0].mul_(self.first_std / self.later_std).add_(offset)
-        return uniform
-
-    def _per_frame(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and std as ``[L, 1, 1]``."""
-        shape = (latents.shape[2], 1, 1)
-        shift = torch.full(shape, self.later_shift, device=latents.device)
-        std = torch.full(shape, self.later_std, device=latents.device)
-        # the released code normalises the image by other constants than video (the image alone has less spread)
-        shift[0], std[0] = self.first_shift, self.first_std
-        return shift, std
-
-
-MINIFLUX_NORMALISATION = LatentNormalisation()
-# the later latents' constants are those of miniFLUX
-SD3_NORMALISATION = LatentNormalisation(first_shift=0.1490, first_std=1.8415)
 
 
 class CausalVideoCodec(VideoCodec):
@@ -122,7 +70,7 @@ class CausalVideoCodec(VideoCodec):
     def from_pretrained(
         cls,
         folder: str | Path,
-        normalisation: LatentNormalisation = MINIFLUX_NORMALISATION,
+        normalisation: LatentNormalisation | None = None,
         encode_window: int | None = 16,
         decode_window: int | None = 2,
         tile_size: int | None = None,
@@ -137,7 +85,8 @@ class CausalVideoCodec(VideoCodec):
 
         Args:
             folder: see `load_vae`: a folder, or a hub repository such as ``hf://rain1011/pyramid-flow-miniflux``.
-            normalisation: see the class; it belongs to the release.
+            normalisation: see the class; None takes what the folder holds (one of your own training does), else the
+                miniFLUX release's.
             encode_window: see the class.
             decode_window: see the class.
             tile_size: see the class.
@@ -150,6 +99,7 @@ class CausalVideoCodec(VideoCodec):
             InputError: if the folder, its files or an argument cannot be used.
         """
         vae = load_vae(folder, subfolder, dtype, sha256)
+        normalisation = normalisation or stored_normalisation(folder, subfolder) or MINIFLUX_NORMALISATION
         codec = cls(vae, normalisation, encode_window, decode_window, tile_size, clips_at_once)
         inherit_identity(codec, vae)
         return codec

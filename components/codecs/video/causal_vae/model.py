@@ -115,6 +115,9 @@ class CausalVideoVAE(nn.Module):
         decoder_temporal_up_sample: which up blocks double time, coarsest first.
         decoder_norm_num_groups: groups of the decoder's normalisations.
 
+    Attributes:
+        config: the arguments, as ``config.json`` holds them.
+
     Raises:
         ValueError: if lists differ in length or encoder and decoder do not fit each other.
     """
@@ -146,6 +149,22 @@ class CausalVideoVAE(nn.Module):
                 "encoder and decoder do not mirror each other: pixel channels, latent channels and spatial halvings "
                 f"are {down} against {up}, temporal halvings {halvings} against {sum(decoder_temporal_up_sample)}"
             )
+        self.config: dict[str, int | list[int] | list[bool]] = {
+            "encoder_in_channels": encoder_in_channels,
+            "encoder_out_channels": encoder_out_channels,
+            "encoder_layers_per_block": list(encoder_layers_per_block),
+            "encoder_block_out_channels": list(encoder_block_out_channels),
+            "encoder_spatial_down_sample": list(encoder_spatial_down_sample),
+            "encoder_temporal_down_sample": list(encoder_temporal_down_sample),
+            "encoder_norm_num_groups": encoder_norm_num_groups,
+            "decoder_in_channels": decoder_in_channels,
+            "decoder_out_channels": decoder_out_channels,
+            "decoder_layers_per_block": list(decoder_layers_per_block),
+            "decoder_block_out_channels": list(decoder_block_out_channels),
+            "decoder_spatial_up_sample": list(decoder_spatial_up_sample),
+            "decoder_temporal_up_sample": list(decoder_temporal_up_sample),
+            "decoder_norm_num_groups": decoder_norm_num_groups,
+        }
         self.pixel_channels = encoder_in_channels
         self.latent_channels = encoder_out_channels
         self.spatial_factor = 2 ** down[2]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from components.codecs.audio.latent_statistics import LatentStatistics
 from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.audio.mdct import MDCTCodec
+from components.codecs.latent_statistics import LatentStatistics
 from components.contracts import AudioCodec
 from components.errors import InputError
 from components.metrics.cyclesync.matching import match_events

@@ -9,9 +9,9 @@ import torch
 from diffusers import MMAudioVAE, MMAudioVocoder
 from diffusers.models.autoencoders.autoencoder_mmaudio import normalize
 
-from components.codecs.audio.latent_statistics import LatentStatistics
 from components.codecs.audio.mmaudio import MMAudioCodec
 from components.codecs.audio.mmaudio_checkpoint import VARIANTS, load_vae, load_vocoder
+from components.codecs.latent_statistics import LatentStatistics
 from components.errors import InputError
 from components.weights.identity import identity_of
 from tests.public_folders.harmony_codecs import write_bigvgan_folder, write_diffusers_folder, write_pickle

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from components.codecs.posterior import DiagonalGaussian
 from components.codecs.video.causal_vae.blocks import CausalStream
 from components.codecs.video.causal_vae.checkpoint import load_vae, vae_from_config
-from components.codecs.video.causal_vae.codec import SD3_NORMALISATION, CausalVideoCodec, LatentNormalisation
+from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.model import CausalVideoVAE
+from components.codecs.video.causal_vae.normalisation import SD3_NORMALISATION, LatentNormalisation
 from components.codecs.video.tiling import map_tiles
 from components.contracts import VideoCodec, clip_generator
 from components.errors import InputError

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.codecs.audio.latent_statistics import ChannelNormalisation, LatentStatistics, statistics_of
+from components.codecs.latent_statistics import ChannelNormalisation, LatentStatistics, statistics_of
 from components.errors import InputError
 
 
