@@ -22,8 +22,8 @@ from components.errors import InputError
 from components.objectives.adversarial import AdversarialLoss, PatchDiscriminator
 from components.objectives.vae_loss import VAELoss
 from components.weights.pretrained import PACKAGE_ROOT
-from lightning_modules.command_line.cli import AVSyncCLI, main
 from lightning_modules.codecs.video_vae import VideoVAEModule, _psnr
+from lightning_modules.command_line.cli import AVSyncCLI, main
 from tests.components.codecs.video.causal_vae.test_model import tiny_vae
 from tests.lightning_modules.tiny_module import TinyData, clips, trainer
 
