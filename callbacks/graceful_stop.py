@@ -40,8 +40,9 @@ class GracefulStop(Callback):
     """On SIGTERM, SIGINT or SIGUSR1 to any process writes ``<run>/checkpoints/stopped.ckpt`` and ends the run.
 
     The batch in progress, of training or validation, is finished first; with gradient accumulation, the step. ``fit``
-    with that checkpoint as ``--ckpt_path`` goes on as if nothing had happened: it begins a broken-off validation anew.
-    A second SIGINT ends the run at once, without a checkpoint.
+    with that checkpoint as ``--ckpt_path`` goes on as if nothing had happened: a validation that was due or broken off
+    comes first (``FinishingFitLoop``). A run whose last step is done, and that has nothing to validate, just ends. A
+    second SIGINT ends the run at once, without a checkpoint.
 
     Raises:
         RunStopped: on every rank, once the checkpoint is written.
@@ -65,9 +66,18 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops if any rank was told to."""
+        """Stops if any rank was told to, between two steps that follow each other.
+
+        A step behind which a validation is due stops as that begins, so that its checkpoints are written before; the
+        last one has nothing left to stop.
+        """
         # between two optimizer steps: accumulated gradients are in no checkpoint
-        if not _accumulates(trainer) and self._any_signalled():
+        if not _accumulates(trainer) and not _validates_or_ends(trainer) and self._any_signalled():
+            self._stop(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before a validation."""
+        if _validates_in_fit(trainer) and self._any_signalled():
             self._stop(trainer)
 
     def on_validation_batch_end(
@@ -80,7 +90,7 @@ class GracefulStop(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stops in the middle of a validation, which may take longer than a scheduler waits."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._any_signalled():
+        if _validates_in_fit(trainer) and self._any_signalled():
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> NoReturn:
@@ -121,6 +131,18 @@ class GracefulStop(Callback):
 def _accumulates(trainer: Trainer) -> bool:
     """Whether the step's gradients wait for more batches; only Lightning's loop knows all of the reasons."""
     return trainer.fit_loop._should_accumulate()
+
+
+def _validates_or_ends(trainer: Trainer) -> bool:
+    """Whether something else than another step comes after this one; again only Lightning's loop knows."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return loop._is_training_done or loop._should_check_val_fx(fetcher)
+
+
+def _validates_in_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _is_child(trainer: Trainer) -> bool:

@@ -7,7 +7,7 @@ without loader workers. It is hit in training, in a validation or while a checkp
 rank or all processes at once. It is then started again with ``--ckpt_path last`` (or from the beginning where it had
 not left a whole checkpoint yet), once in four times on another number of processes. Its last checkpoint must hold the
 tensors of the undisturbed run bit for bit; where the number of processes changed, sums are taken in another order, and
-the largest difference is said. The table is written to ``DIR/interruptions.md``, case by case.
+the largest difference is said. Whatever happened, the last validation has left its results. The table is written to ``DIR/interruptions.md``, case by case.
 """
 
 from __future__ import annotations
@@ -240,6 +240,11 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
+def steps_judged(experiment: Path) -> set[int]:
+    """Steps of which a run of the experiment has results."""
+    return {json.loads(file.read_text())["step"] for file in experiment.glob("version_*/results.json")}
+
+
 def tried(case: Case, folder: Path, name: str, undisturbed: dict[str, torch.Tensor]) -> Outcome:
     """Runs, strikes, goes on, compares."""
     log = folder / f"{name}.log"
@@ -275,6 +280,8 @@ def tried(case: Case, folder: Path, name: str, undisturbed: dict[str, torch.Tens
     )
     found = difference(tensors_of(newest), undisturbed)
     outcome = replace(outcome, difference=found)
+    if STEPS not in steps_judged(folder / "runs" / name):
+        return replace(outcome, problem="no results of the last validation")
     allowed = 0.0 if case.resumed_as == case.layout else MOST_DIFFERENCE
     return outcome if found <= allowed else replace(outcome, problem=f"differs by {found:.1e}")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
 
 from components.errors import InputError
@@ -15,11 +17,70 @@ from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.loading import load_weights
 
 
+class FinishingFitLoop(_FitLoop):
+    """Makes up for a validation that was due, or in progress, where a checkpoint was written.
+
+    Lightning takes it as done when a run goes on. After a stop (see `GracefulStop`) it is made up for before the next
+    step. Checkpoints of every so many steps are written right before the validation that is due at the same step, and
+    mostly that follows; it is made up for where nothing is left to train and so nothing would ever tell the outcome.
+    """
+
+    _is_due = False
+    _was_begun = False
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Whether a validation is ahead of the next step, and whether it has begun."""
+        batches = cast(_ProcessedTracker, self.epoch_loop.batch_progress.current)
+        validation = self.epoch_loop.val_loop.batch_progress
+        is_whole = validation.is_last_batch and validation.current.completed == validation.current.ready
+        begun = self.trainer.validating and not is_whole
+        # behind a batch that is processed but not completed: in `on_train_batch_end`
+        ahead = batches.completed < batches.processed and self._data_fetcher is not None
+        due = ahead and self.epoch_loop._should_check_val_fx(self._data_fetcher)  # type: ignore[arg-type]
+        return {**super().on_save_checkpoint(), "validation_is_due": begun or due, "validation_has_begun": begun}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """Takes up what `on_save_checkpoint` found."""
+        super().on_load_checkpoint(state_dict)
+        self._is_due = state_dict.get("validation_is_due", False)
+        self._was_begun = state_dict.get("validation_has_begun", False)
+
+    @property
+    def skip(self) -> bool:
+        """A run without another step has all its hooks where a validation is due."""
+        return super().skip and not (self._is_due and self.max_batches and self.trainer.enable_validation)
+
+    def on_run_start(self) -> None:
+        """The validation, once everybody knows that training begins."""
+        super().on_run_start()
+        if self._is_due and self.trainer.enable_validation and (self._was_begun or self.done):
+            self._validate()
+        self._is_due = False
+
+    def _validate(self) -> None:
+        validation = self.epoch_loop.val_loop
+        validation.restarting = False  # from its first batch on: callbacks keep nothing of a part
+        # as Lightning does around a validation within an epoch
+        self.trainer.validating = True
+        first_iteration = self.trainer._logger_connector._first_loop_iter
+        validation.run()
+        self.trainer.training = True
+        self.trainer._logger_connector._first_loop_iter = first_iteration
+        # the epoch's loop would take it for the one it looks for at the end of an epoch, and not begin at all
+        validation._has_run = False
+
+
 class AVSyncTrainer(Trainer):
     """Adds ``export`` to ``fit``, ``validate``, ``test`` and ``predict``, and a folder for the run whatever logs it."""
 
     _run_folder: Path | None = None
     _has_run_folder = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        steps, loop = self.fit_loop.epoch_loop, self.fit_loop
+        self.fit_loop = FinishingFitLoop(self, min_epochs=loop.min_epochs, max_epochs=loop.max_epochs)
+        self.fit_loop.epoch_loop = steps
 
     def write_into(self, folder: Path | None) -> None:
         """Everything the run writes goes into ``folder``, checkpoints into ``checkpoints`` there unless told otherwise.
