@@ -32,6 +32,9 @@ from components.media.writer import write_mp4
 from components.weights.whole_file import whole_file
 
 _MOST_POINTS = 512
+_SHARED_SIDE = (
+    128  # of a panel of the video that is passed on but not played on the page; larger ones cost more than all that are
+)
 REPORT_FOLDER = "report"
 PAGE = "index.html"
 
@@ -201,7 +204,8 @@ class SampleReport(EvaluationCallback):
                 for writer in self._writers:
                     add_clip(writer, tag, small, generation.fps, step)
                     add_sound(writer, tag, *sounds[GENERATED], step)
-        wide = write("side_by_side", side_by_side({label_of(kind): video for kind, video in large.items()}))
+        together = {label_of(kind): watchable(video, min(self.min_side, _SHARED_SIDE)) for kind, video in shown.items()}
+        wide = write("side_by_side", side_by_side(together))
         return ClipEntry(clip_id, batch.captions[row], wide, videos, waves)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
