@@ -9,6 +9,7 @@ function Clip(card) {
   const generated = card.querySelector('[data-kind="generated"] video') ?? videos[0];
   let leader = generated;
   let wanted = false;
+  let frame = 0;
   let held = false; // paused by hand: scrolling does not start it
 
   const duration = () => leader.duration || Number(plots[0]?.dataset.duration) || 1;
@@ -27,12 +28,12 @@ function Clip(card) {
     show();
     if (!wanted) return;
     for (const video of videos) {
-      if (video === leader || video.seeking || !video.duration) continue;
+      if (video === leader || video.seeking || video.readyState < 2) continue;
       const apart = Math.abs(video.currentTime - leader.currentTime);
       // at the end of the loop one may be ahead by a whole round
       if (Math.min(apart, duration() - apart) > 0.08) video.currentTime = Math.min(leader.currentTime, video.duration);
     }
-    requestAnimationFrame(follow);
+    frame = requestAnimationFrame(follow);
   }
 
   this.card = card;
@@ -46,6 +47,7 @@ function Clip(card) {
   };
   this.stop = () => {
     wanted = false;
+    cancelAnimationFrame(frame);
     play.textContent = "play";
     for (const video of videos) video.pause();
     this.silence();

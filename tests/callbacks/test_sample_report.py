@@ -166,6 +166,7 @@ def test_a_resumed_run_goes_on_drawing_and_a_validation_starts_anew(run, tmp_pat
     page = (tmp_path / "squares/version_1/report/index.html").read_text()
     assert 'class="status finished"' in page and "Evaluated at step 2 " in page
     assert 'class="curves"' not in page
+    assert f"<span>{checkpoint}</span>" in page, "the next commands take the checkpoint that was judged"
     folders = (version, tmp_path / "squares/version_1")
     records = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert records[0]["metrics"] == records[1]["metrics"]
