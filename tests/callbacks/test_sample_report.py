@@ -239,7 +239,7 @@ def test_clips_play_in_a_browser(run):
             assert video.evaluate("(v) => v.webkitAudioDecodedByteCount") > 0, "the sound is decoded"
             assert video.evaluate("(v) => v.duration") == pytest.approx(FRAMES / 24, abs=0.05)
         page.wait_for_function(
-            "(vs) => vs.every((v) => Math.abs(v.currentTime - vs[0].currentTime) < 0.15)",
+            "(vs) => vs.every((v) => Math.abs(v.currentTime - vs[0].currentTime) < 0.06)",
             arg=page.evaluate_handle("[...document.querySelector('.clip').querySelectorAll('video')]"),
         )
         last = page.locator(".clip").last.locator("video").first
