@@ -32,6 +32,9 @@ from components.media.writer import write_mp4
 from components.weights.whole_file import whole_file
 
 _MOST_POINTS = 512
+_SHARED_SIDE = (
+    128  # of a panel of the video that is passed on but not played on the page; larger ones cost more than all that are
+)
 REPORT_FOLDER = "report"
 PAGE = "index.html"
 
@@ -51,7 +54,7 @@ class SampleReport(EvaluationCallback):
         title: heading of the page; None takes the name of the run's folders.
         curves: logged training metrics that are drawn over the steps, beside the results of the evaluations.
         next_steps: what one may do after the run -> the command that does it, in which ``{ckpt}`` stands for the
-            checkpoint that the run was evaluated with or left.
+            checkpoint that the run was evaluated with, or the ``last.ckpt`` that it leaves.
 
     Raises:
         InputError: if ``num_clips`` is negative or ``min_side`` below 16.
@@ -90,7 +93,7 @@ class SampleReport(EvaluationCallback):
         self._show_bar = True
         self._model = ""
         self._given_sound = False
-        self._checkpoint: Path | None = None
+        self._checkpoint: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder."""
@@ -201,7 +204,8 @@ class SampleReport(EvaluationCallback):
                 for writer in self._writers:
                     add_clip(writer, tag, small, generation.fps, step)
                     add_sound(writer, tag, *sounds[GENERATED], step)
-        wide = write("side_by_side", side_by_side({label_of(kind): video for kind, video in large.items()}))
+        together = {label_of(kind): watchable(video, min(self.min_side, _SHARED_SIDE)) for kind, video in shown.items()}
+        wide = write("side_by_side", side_by_side(together))
         return ClipEntry(clip_id, batch.captions[row], wide, videos, waves)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
@@ -212,7 +216,8 @@ class SampleReport(EvaluationCallback):
             earlier = [point for point in self._history.get(name, []) if point[0] < self.global_step]
             self._history[name] = [*earlier, (self.global_step, result.value, *result.ci95)]
         self._shown = _collect_rows(trainer)
-        self._checkpoint = None if self._fitting or trainer.ckpt_path is None else Path(str(trainer.ckpt_path))
+        # weights that the configuration itself names have no checkpoint
+        self._checkpoint = None if self._fitting else str(trainer.ckpt_path or "pretrained")
         self._write_page("running")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -260,9 +265,9 @@ class SampleReport(EvaluationCallback):
 
     def _commands(self) -> dict[str, str]:
         assert self._folder is not None
-        checkpoint = self._checkpoint or self._folder / "checkpoints/last.ckpt"
+        checkpoint = Path(self._checkpoint or self._folder / "checkpoints/last.ckpt")
         # commands are given where the run was started; a path from there stays short
-        if checkpoint.is_absolute() and checkpoint.is_relative_to(Path.cwd()):
+        if checkpoint.is_relative_to(Path.cwd()):
             checkpoint = checkpoint.relative_to(Path.cwd())
         found = shlex.quote(str(checkpoint))
         return {say: command.replace("{ckpt}", found) for say, command in self.next_steps.items()}

@@ -78,7 +78,16 @@ def inline_code(page: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", FENCE.sub("", PAGES[page]))
 
 
-COMMANDS = [list(words) for words in dict.fromkeys(tuple(words) for page in PAGES for words in commands(page))]
+def next_commands() -> list[list[str]]:
+    """What report pages say one may do next."""
+    files = [yaml.safe_load(file.read_text()) for file in sorted((ROOT / "configs").rglob("*.yaml"))]
+    reports = [(file.get("callbacks") or {}).get("report") or {} for file in files]
+    steps = [report.get("init_args", {}).get("next_steps", {}) for report in reports]
+    return [shlex.split(command.replace("{ckpt}", "last.ckpt")) for found in steps for command in found.values()]
+
+
+ALL = [*(words for page in PAGES for words in commands(page)), *next_commands()]
+COMMANDS = [list(words) for words in dict.fromkeys(map(tuple, ALL))]
 RUN = [words for words in COMMANDS if any(word.startswith("my_") for word in words)]
 PARSED = [words for words in COMMANDS if words not in RUN]
 
@@ -135,6 +144,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_pages_are_there() -> None:
     assert len(PAGES) >= 9
     assert len(COMMANDS) >= 25
+    assert len(next_commands()) >= 6
     assert len(RUN) >= 5
 
 

@@ -164,7 +164,7 @@ def _scores_of(clip: ClipEntry, kind: str) -> str:
 
 
 def _score(score: float | None) -> str:
-    return number(score, 1 if score is None or abs(score) >= 10 else 2)
+    return number(score, 2 if score and abs(score) < 10 else 1)
 
 
 def _metric_label(name: str) -> str:

@@ -1,5 +1,5 @@
 // Clips play muted while they are in view; one at most sounds. The videos of a clip are kept in step with the one that
-// leads: the one that sounds, else the first.
+// leads: the one that sounds, else the generated one.
 const clips = [...document.querySelectorAll(".clip")].map((card) => new Clip(card));
 
 function Clip(card) {
@@ -9,6 +9,7 @@ function Clip(card) {
   const generated = card.querySelector('[data-kind="generated"] video') ?? videos[0];
   let leader = generated;
   let wanted = false;
+  let frame = 0;
   let held = false; // paused by hand: scrolling does not start it
 
   const duration = () => leader.duration || Number(plots[0]?.dataset.duration) || 1;
@@ -27,12 +28,16 @@ function Clip(card) {
     show();
     if (!wanted) return;
     for (const video of videos) {
-      if (video === leader || video.seeking || !video.duration) continue;
-      const apart = Math.abs(video.currentTime - leader.currentTime);
+      if (video.seeking || video.readyState < 2) continue;
+      let behind = leader.currentTime - video.currentTime;
       // at the end of the loop one may be ahead by a whole round
-      if (Math.min(apart, duration() - apart) > 0.08) video.currentTime = Math.min(leader.currentTime, video.duration);
+      behind -= duration() * Math.round(behind / duration());
+      if (Math.abs(behind) > 0.3) video.currentTime = Math.min(leader.currentTime, video.duration);
+      // small differences are run off: a jump takes longer than they are
+      const rate = Math.abs(behind) < 0.01 ? 1 : 1 + Math.max(-0.2, Math.min(0.2, Math.round(20 * behind) / 10));
+      if (video.playbackRate !== rate) video.playbackRate = rate;
     }
-    requestAnimationFrame(follow);
+    frame = requestAnimationFrame(follow);
   }
 
   this.card = card;
@@ -46,6 +51,7 @@ function Clip(card) {
   };
   this.stop = () => {
     wanted = false;
+    cancelAnimationFrame(frame);
     play.textContent = "play";
     for (const video of videos) video.pause();
     this.silence();

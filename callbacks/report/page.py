@@ -112,9 +112,15 @@ class ReportPage:
             if len({step for step, *_ in points}) < 2:
                 continue  # a single evaluation is told by the table of results
             groups.setdefault(split_name(name)[0], {})[name] = points
+
+        def heading(metric: str) -> str:
+            known = METRICS.get(metric)
+            # what is in the tables is explained there
+            says = f'<p class="hint">{escape(known.says)}</p>' if known and metric not in self.results else ""
+            return f"<h3>{escape(known.label if known else metric)}</h3>{says}"
+
         return "".join(
-            f'<div class="card"><h3>{escape(METRICS[metric].label if metric in METRICS else metric)}</h3>'
-            f'{curve_plot(group)}<div class="legend">'
+            f'<div class="card">{heading(metric)}{curve_plot(group)}<div class="legend">'
             + "".join(f'<span><span class="dot {color_class(name)}"></span>{escape(name)}</span>' for name in group)
             + "</div></div>"
             for metric, group in groups.items()

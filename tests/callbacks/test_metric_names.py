@@ -60,7 +60,7 @@ def test_one_name_everywhere(tmp_path, capsys):
         assert [float(logged[f"{name}{end}"]) for end in ("", "_low", "_high")] == pytest.approx([value, low, high])
         assert monitor.best_model_score == pytest.approx(value)
         assert list((tmp_path / name).glob(f"{name}=*.ckpt"))
-        assert f'</span>{name}</td><td class="value">' in page and name in printed
+        assert f"<code>{name}</code>" in page and name in printed
     assert {score.metric for score in read_clip_scores(folder / "clips.jsonl")} == set(NAMES)
     assert not [name for name in logged if name.startswith(("val/", "test/"))]
 

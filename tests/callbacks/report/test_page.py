@@ -88,6 +88,13 @@ def test_metrics_of_different_scales_get_their_own_plot():
     assert sum(attrs.get("class") == "curves" for tag, attrs in parsed(page()) if tag == "svg") == 2
 
 
+def test_what_only_the_curves_show_is_explained_there():
+    html = page(curves={name: [(3, 0.5, 0.4, 0.6), (4, 0.6, 0.5, 0.7)] for name in ("cyclesync", "train/loss")}).html()
+    curves = html[html.index("Over training steps") :]
+    assert '<h3>loss</h3><p class="hint">What training minimises' in curves
+    assert "<h3>CycleSync</h3><svg" in curves
+
+
 def test_a_single_evaluation_draws_no_curve():
     assert 'class="curves"' not in page(curves={"cyclesync": [(3, 50.0, 40.0, 60.0)]}).html()
 
