@@ -7,7 +7,8 @@ without loader workers. It is hit in training, in a validation or while a checkp
 rank or all processes at once. It is then started again with ``--ckpt_path last`` (or from the beginning where it had
 not left a whole checkpoint yet), once in four times on another number of processes. Its last checkpoint must hold the
 tensors of the undisturbed run bit for bit; where the number of processes changed, sums are taken in another order, and
-the largest difference is said. Whatever happened, the last validation has left its results. The table is written to ``DIR/interruptions.md``, case by case.
+the largest difference is said. Whatever happened, the last validation has left its results. The table is written to
+``DIR/interruptions.md``, case by case.
 """
 
 from __future__ import annotations
