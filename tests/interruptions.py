@@ -243,7 +243,7 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
 
 def steps_judged(experiment: Path) -> set[int]:
     """Steps of which a run of the experiment has results."""
-    return {json.loads(file.read_text())["step"] for file in experiment.glob("version_*/results.json")}
+    return {json.loads(file.read_text())["global_step"] for file in experiment.glob("version_*/results.json")}
 
 
 def tried(case: Case, folder: Path, name: str, undisturbed: dict[str, torch.Tensor]) -> Outcome:
