@@ -13,9 +13,14 @@ import yaml
 
 from benchmarks.experiment import experiment_on_meta
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
+from components.backbones.harmony.model import part_of
 from components.media.clock import ClipShape, LatentClock
+from datamodules.speech_clips import SpeechClips
 from lightning_modules.command_line.config_files import config_files, with_bases
 from lightning_modules.harmony.module import HarmonyModule
+from lightning_modules.syncphony.module import SyncphonyModule
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent
 PAPERS: dict[str, Any] = yaml.safe_load((ROOT / "docs/papers_values.yaml").read_text())
@@ -175,6 +180,36 @@ def test_the_accumulation_of_the_files_comments_is_the_pages(file: str) -> None:
     assert {int(gpus) for gpus, _ in told} >= {1, 4, 8}
     clips = clips_of_a_step(config, 4 if file.startswith("syncphony") else 8)
     assert all(clips_of_a_step(config, int(gpus), int(n)) == clips for gpus, n in told)
+
+
+def stacks_of(system: str) -> list[list[str]]:
+    return [files for label, group in GROUPS.items() if label.startswith(system) for files in group["configs"]]
+
+
+@pytest.mark.parametrize("files", stacks_of("Syncphony"), ids=" ".join)
+def test_syncphony_is_built_from_shapes_and_trains_the_late_blocks_of_either_release(files: list[str]) -> None:
+    module, _, names = experiment_on_meta([str(ROOT / file) for file in files])
+    assert isinstance(module, SyncphonyModule) and "CycleSyncCallback" in names
+    blocks = module.dit.backbone.blocks
+    trained = [i for i, block in enumerate(blocks) if all(p.requires_grad for p in block.parameters())]
+    frozen = [i for i, block in enumerate(blocks) if not any(p.requires_grad for p in block.parameters())]
+    assert (frozen, trained) == (list(range(8)), list(range(8, 24)))
+    assert module.dit.audio_layers is not None and len(module.dit.audio_layers) == 16
+
+
+@pytest.mark.parametrize("files", stacks_of("Harmony, stage"), ids=" ".join)
+def test_harmony_is_built_from_shapes(files: list[str]) -> None:
+    module, data, names = experiment_on_meta([str(ROOT / file) for file in files])
+    assert isinstance(module, HarmonyModule) and isinstance(data, SpeechClips)
+    sizes: dict[str, float] = {}
+    for name, parameter in module.transformer.named_parameters():
+        sizes[part_of(name)] = sizes.get(part_of(name), 0) + parameter.numel() / 1e9
+    assert sizes.get("audio", 0) == pytest.approx(5.01, abs=0.06)  # with or without adapters
+    if module.curriculum.stage == "joint":
+        assert sizes["interaction"] == pytest.approx(1.12, abs=0.01)
+        assert {"CycleSyncCallback", "SyncConfidenceCallback"} <= set(names)
+    else:
+        assert "video" not in sizes and (data.reference == "own") == (module.curriculum.stage == "audio")
 
 
 def test_positions_can_be_left_out_from_a_file(tmp_path: Path) -> None:
