@@ -13,9 +13,14 @@ import yaml
 
 from benchmarks.experiment import experiment_on_meta
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
+from components.backbones.harmony.model import part_of
 from components.media.clock import ClipShape, LatentClock
+from datamodules.speech_clips import SpeechClips
 from lightning_modules.command_line.config_files import config_files, with_bases
 from lightning_modules.harmony.module import HarmonyModule
+from lightning_modules.syncphony.module import SyncphonyModule
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent
 PAPERS: dict[str, Any] = yaml.safe_load((ROOT / "docs/papers_values.yaml").read_text())
@@ -177,6 +182,36 @@ def test_the_accumulation_of_the_files_comments_is_the_pages(file: str) -> None:
     assert all(clips_of_a_step(config, int(gpus), int(n)) == clips for gpus, n in told)
 
 
+def stacks_of(system: str) -> list[list[str]]:
+    return [files for label, group in GROUPS.items() if label.startswith(system) for files in group["configs"]]
+
+
+@pytest.mark.parametrize("files", stacks_of("Syncphony"), ids=" ".join)
+def test_syncphony_is_built_from_shapes_and_trains_the_late_blocks_of_either_release(files: list[str]) -> None:
+    module, _, names = experiment_on_meta([str(ROOT / file) for file in files])
+    assert isinstance(module, SyncphonyModule) and "CycleSyncCallback" in names
+    blocks = module.dit.backbone.blocks
+    trained = [i for i, block in enumerate(blocks) if all(p.requires_grad for p in block.parameters())]
+    frozen = [i for i, block in enumerate(blocks) if not any(p.requires_grad for p in block.parameters())]
+    assert (frozen, trained) == (list(range(8)), list(range(8, 24)))
+    assert module.dit.audio_layers is not None and len(module.dit.audio_layers) == 16
+
+
+@pytest.mark.parametrize("files", stacks_of("Harmony, stage"), ids=" ".join)
+def test_harmony_is_built_from_shapes(files: list[str]) -> None:
+    module, data, names = experiment_on_meta([str(ROOT / file) for file in files])
+    assert isinstance(module, HarmonyModule) and isinstance(data, SpeechClips)
+    sizes: dict[str, float] = {}
+    for name, parameter in module.transformer.named_parameters():
+        sizes[part_of(name)] = sizes.get(part_of(name), 0) + parameter.numel() / 1e9
+    assert sizes.get("audio", 0) == pytest.approx(5.01, abs=0.06)  # with or without adapters
+    if module.curriculum.stage == "joint":
+        assert sizes["interaction"] == pytest.approx(1.12, abs=0.01)
+        assert {"CycleSyncCallback", "SyncConfidenceCallback"} <= set(names)
+    else:
+        assert "video" not in sizes and (data.reference == "own") == (module.curriculum.stage == "audio")
+
+
 def test_positions_can_be_left_out_from_a_file(tmp_path: Path) -> None:
     """The paper's ablation: ``none`` in a file is the word, not nothing."""
     band = {"band": {"rope": "none"}}
@@ -230,9 +265,14 @@ def test_the_page_names_code_tests_settings_and_a_status(row: list[str]) -> None
         assert (ROOT / named[1]).is_file(), cell
         assert named[2] is None or is_defined(ROOT / named[1], named[2]), cell
     assert re.match(r"(as published|second-hand|ours)\b", status)
-    if setting:
-        stacks = [files for group in GROUPS.values() for files in group["configs"]]
-        assert any(is_given(config_of(files), setting.strip("`")) for files in stacks), setting
+    stacks = [files for group in GROUPS.values() for files in group["configs"]]
+    for place in settings_in(setting):
+        assert any(is_given(config_of(files), place) for files in stacks), place
+
+
+def settings_in(cell: str) -> list[str]:
+    """The places that a cell names; a dash is none."""
+    return re.findall(r"`([\w.]+)`", cell)
 
 
 def is_given(config: Config, place: str) -> bool:
@@ -243,13 +283,11 @@ def is_given(config: Config, place: str) -> bool:
     return True
 
 
-def test_the_page_covers_every_value_of_the_papers() -> None:
-    """By the settings it names, or the class that holds them."""
-    named = {row[3].strip("`") for row in ROWS}
+def test_the_page_names_every_setting_of_the_papers_values() -> None:
+    named = {place for row in ROWS for place in settings_in(row[3])}
     for group in GROUPS.values():
         for entry in group["values"]:
-            place = re.sub(r"\w+\((.*)\)", r"\1", entry["setting"])
-            parent = place.rpartition(".")[0]
-            assert any(name.startswith((place, parent) if parent.count(".") else place) for name in named) or (
-                place.split(".")[0] in ("clip", "data") or place.isdigit() or "lora" in place
-            ), entry["name"]
+            called = re.fullmatch(r"(\w+)\((.*)\)", entry["setting"])
+            place = called[2] if called else entry["setting"]
+            place = {"clip": "clip.num_frames"}.get(place, place)
+            assert place in named or place.isdigit(), entry["name"]

@@ -54,21 +54,21 @@ class NoiseLevels:
 
     Attributes:
         shift: k; the sampler's shift, so that training meets the levels of sampling (5 for Wan2.2 and for Harmony).
-        base: u before it is bent: ``logit_normal`` (ours), ``sigmoid(m + d n)`` with n standard normal, or ``uniform``
-            on (0, 1], as the sampler's own levels lie (the plain reading of the paper's "shift 5").
         mean: m.
         deviation: d.
         uniform_share: share of clips whose s is drawn uniformly, so that no level is rare.
+        base: u before it is bent: ``logit_normal`` (ours), ``sigmoid(m + d n)`` with n standard normal, or ``uniform``
+            on (0, 1], as the sampler's own levels lie (the plain reading of the paper's "shift 5").
 
     Raises:
         InputError: for a number out of range or an unknown ``base``.
     """
 
     shift: float = 5.0
-    base: LevelBase = "logit_normal"
     mean: float = 0.0
     deviation: float = 1.0
     uniform_share: float = 0.1
+    base: LevelBase = "logit_normal"
 
     def __post_init__(self) -> None:
         if self.base not in get_args(LevelBase):

@@ -66,7 +66,7 @@ def test_the_full_layers_cost_what_the_reference_counts(capsys: pytest.CaptureFi
     rows = cells(printed("harmony_interaction", [*OPTIONS, "--full", "704p"], capsys))
     narrow, wide = (rows[f"704p, 27,280 tokens, width {width}"] for width in (1024, 3072))
     assert float(narrow[0]) == pytest.approx(517, abs=0.5)
-    assert (narrow[4], wide[4]) == ("+4.3 %", "+13.0 %")
+    assert (narrow[4], wide[4]) == ("+6.2 %", "+18.7 %")
     assert SIZES["480p"].video == 12_090 and FULL_DEPTH == 30
 
 

@@ -48,7 +48,7 @@ def test_fused_attention_keeps_no_matrix_of_weights():
     assert total == 4 * q.numel() * 4
 
 
-STAGES = {"stage1_audio": 5012.7, "stage2_timbre": 5012.7, "stage3_joint": 11134.1}
+STAGES = {"stage1_audio": 5012.7, "stage2_timbre": 5012.7, "stage3_joint": 11134.2}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -79,12 +79,12 @@ def test_a_frozen_tower_and_all_tasks_are_told_apart(capsys: pytest.CaptureFixtu
         "--model.init_args.curriculum.train_video",
         "false",
     ]
-    main(joint)
+    main([*joint, "--model.init_args.tasks.init_args.task_mode", "sample"])
     one = table(capsys.readouterr().out)
-    main([*joint, "--model.init_args.tasks.init_args.task_mode", "all"])
+    main(joint)
     text = capsys.readouterr().out
     three = table(text)
-    assert one["video tower"][:2] == [4999.8, 0] and one["total"][1] == pytest.approx(5953.2, abs=0.1)
+    assert one["video tower"][:2] == [4999.8, 0] and one["total"][1] == pytest.approx(6134.4, abs=0.2)
     assert three["8"][5] == pytest.approx(3 * one["8"][5], rel=0.02) and "3 rows of 12,090 video" in text
 
 

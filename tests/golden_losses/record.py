@@ -19,8 +19,10 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from components.backbones.harmony.frame_band import BandConfig
 from components.contracts import ClipBatch
 from components.objectives.cross_task import CrossTaskSynergy
+from components.objectives.motion_aware import MotionAwareLoss
 from tests.lightning_modules import tiny_module as syncphony
 from tests.lightning_modules.harmony import tiny_harmony_module as harmony
 
@@ -73,15 +75,23 @@ def optimizer(groups: Any) -> torch.optim.Optimizer:
 
 
 def syncphony_curve(num_steps: int = NUM_STEPS, **settings: Any) -> list[float]:
-    """Frozen early blocks, trained late blocks and audio layers; pyramid columns and the motion-aware loss."""
-    defaults: dict[str, Any] = {"optimizer": optimizer}
+    """Frozen early blocks, trained late blocks and audio layers; pyramid columns and the motion-aware loss.
+
+    As the quickstart's, the motion term begins with the first generated latent.
+    """
+    defaults: dict[str, Any] = {"optimizer": optimizer, "loss": MotionAwareLoss(first_motion_latent=1)}
     return curve(syncphony.tiny_module(**(defaults | settings)), syncphony.clips, 8, num_steps)
 
 
 def harmony_curve(num_steps: int = NUM_STEPS, **settings: Any) -> list[float]:
-    """Stage joint: both towers and their interaction, every clip on all three tasks of Cross-Task Synergy."""
+    """Stage joint: both towers and their interaction, every clip on all three tasks of Cross-Task Synergy.
+
+    The exchange is the quickstart's: gated by the source, positions in video latents, keys and values shared.
+    """
+    manner = {"gate": "source", "style_kv": "shared", "band": BandConfig(rope_unit="video")}
     defaults: dict[str, Any] = {"optimizer": optimizer, "tasks": CrossTaskSynergy("all")}
-    return curve(harmony.tiny_module(**(defaults | settings)), harmony.clips, 4, num_steps)
+    module = harmony.tiny_module(harmony.tiny_transformer(**manner), **(defaults | settings))
+    return curve(module, harmony.clips, 4, num_steps)
 
 
 CURVES: dict[str, Callable[..., list[float]]] = {"syncphony": syncphony_curve, "harmony": harmony_curve}

@@ -37,7 +37,7 @@ def test_the_recorded_run_learns(system: str) -> None:
 @pytest.mark.parametrize(
     ("system", "change"),
     [
-        ("syncphony", {"loss": MotionAwareLoss(weight=1.01)}),
+        ("syncphony", {"loss": MotionAwareLoss(weight=1.01, first_motion_latent=1)}),
         ("harmony", {"tasks": CrossTaskSynergy("all", audio_driven_weight=0.101)}),
     ],
 )

@@ -95,12 +95,12 @@ class AudioTimeline:
     Attributes:
         look_back_s: seconds of sound before a latent's window that it attends to as well.
         look_ahead_s: seconds of sound after it (motion often starts before its sound).
-        reach_latents: latents either side whose span of time belongs to a latent's window (the paper's Delta is 1);
-            0 leaves it with its own.
-        rope: where queries and keys stand when they are rotated, ``time`` or ``backbone`` (see above).
         rope_theta: base of the rotary frequencies of ``rope: time``.
         rope_time_scale: factor on the positions of ``rope: time`` before rotation. Rotary frequencies are at most 1 per
             unit; a scale of the number of tokens per latent makes single tokens distinguishable.
+        reach_latents: latents either side whose span of time belongs to a latent's window (the paper's Delta is 1);
+            0 leaves it with its own.
+        rope: where queries and keys stand when they are rotated, ``time`` or ``backbone`` (see above).
 
     Raises:
         InputError: if a reach is negative, or ``rope: backbone`` is given frequencies beside the backbone's own.
@@ -108,10 +108,10 @@ class AudioTimeline:
 
     look_back_s: float = 0.0
     look_ahead_s: float = 0.0
-    reach_latents: int = 0
-    rope: AudioRope = "time"
     rope_theta: float = 10000.0
     rope_time_scale: float = 1.0
+    reach_latents: int = 0
+    rope: AudioRope = "time"
 
     def __post_init__(self) -> None:
         if min(self.look_back_s, self.look_ahead_s, self.reach_latents) < 0:

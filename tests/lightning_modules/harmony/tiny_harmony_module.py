@@ -26,9 +26,11 @@ FPS, RATE, FRAMES, SIZE, CHANNELS, AUDIO_CHANNELS = 24.0, 16000, 9, 8, 24, 4
 NUM_AUDIO = 11  # 9 / 24 s at 31.25 Hz
 
 
-def tiny_transformer(with_video: bool = True, trained: bool = False) -> HarmonyTransformer:
+def tiny_transformer(with_video: bool = True, trained: bool = False, **interaction: Any) -> HarmonyTransformer:
+    """The dual tower; ``interaction`` changes the manner of the exchange."""
     video = video_tower(in_channels=CHANNELS, out_channels=CHANNELS) if with_video else None
-    model = HarmonyTransformer(video, audio_tower(channels=AUDIO_CHANNELS), tiny_interaction() if with_video else None)
+    exchange = tiny_interaction(**interaction) if with_video else None
+    model = HarmonyTransformer(video, audio_tower(channels=AUDIO_CHANNELS), exchange)
     if trained:
         randomise(model, seed=5)
     return model

@@ -436,7 +436,7 @@ def test_full_size_parameters():
             assert sum(map(millions, layers)) / 1000 == pytest.approx(billions, abs=0.01)
 
 
-def test_the_interaction_costs_a_seventeenth_of_the_video_tower():
+def test_the_interaction_costs_a_sixteenth_of_the_video_tower():
     """Counted at 704 x 1280 x 121 with a reference of 5 s, on two layers of full width."""
     from torch.utils.flop_counter import FlopCounterMode
 
