@@ -61,8 +61,9 @@ class PatchDiscriminator(nn.Sequential):
                 f"frames of {pixels.shape[-2]} x {pixels.shape[-1]} pixels hold no patch of a discriminator that needs "
                 f"{self.smallest_side}; give it fewer num_layers"
             )
-        logits: Tensor = super().forward(pixels)
-        return logits
+        for layer in self:
+            pixels = layer(pixels)
+        return pixels
 
 
 class AdversarialLoss(nn.Module):

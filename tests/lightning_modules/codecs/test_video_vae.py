@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, adversarial_from):
         assert all(torch.equal(value, last[1]["state"][index][name]) for name, value in state.items())
 
 
-def test_the_adversarial_game_begins_at_its_step_and_moves_each_network_by_its_own_loss(tmp_path):
+def test_the_adversarial_game_begins_at_its_step_and_moves_both_networks(tmp_path):
     learner, plain = module(adversarial_from=3), module()
     start = weights(learner)
     fit(tmp_path, learner, 3, limit_val_batches=0, callbacks=[NaNGuard()])
@@ -208,6 +208,10 @@ def test_the_adversarial_game_begins_at_its_step_and_moves_each_network_by_its_o
     assert {"train/adversarial", "train/discriminator"} <= run.callback_metrics.keys()
     moved = [name for name, value in weights(learner).items() if not torch.equal(value, start[name])]
     assert any(name.startswith("adversarial.") for name in moved)
+
+
+def test_one_backward_pass_gives_the_discriminator_its_own_loss_and_no_more():
+    learner = module(adversarial_from=0)
     learner.training_step(batch(), 0).backward()
     own = {name: weight.grad.clone() for name, weight in learner.adversarial.named_parameters()}
     learner.zero_grad()

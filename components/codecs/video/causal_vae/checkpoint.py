@@ -77,7 +77,7 @@ def vae_from_config(config: Mapping[str, object], source: str = "the VAE config"
 def load_vae(
     folder: str | Path,
     subfolder: str | None = None,
-    dtype: str | torch.dtype | None = "float32",
+    dtype: str | None = "float32",
     sha256: Sha256 = None,
 ) -> CausalVideoVAE:
     """Loads the network: ``config.json`` and the weights beside it, ``.safetensors`` or ``.bin``, whole or in parts.
