@@ -25,19 +25,19 @@ def patch(frames: Tensor, course: Tensor, strength: float, generator: torch.Gene
     cover = torch.zeros(height, width)
     cover[top : top + side, left : left + side] = 1
     colour = torch.rand(3, 1, 1, generator=generator)
-    return frames + _over_time(course) * cover.to(frames) * (colour.to(frames) - frames)
+    return frames + _over_time(course, frames) * cover.to(frames) * (colour.to(frames) - frames)
 
 
 def brightness_jump(frames: Tensor, course: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """The whole picture becomes lighter or darker by up to ``strength`` / 2."""
     sign = 1 - 2 * _below(2, generator)
-    return frames + _over_time(course) * (sign * strength / 2)
+    return frames + _over_time(course, frames) * (sign * strength / 2)
 
 
 def noise_burst(frames: Tensor, course: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Pixel noise of standard deviation ``strength`` / 2, new in each frame."""
     noise = torch.randn(frames.shape, generator=generator).to(frames)
-    return frames + _over_time(course) * (strength / 2) * noise
+    return frames + _over_time(course, frames) * (strength / 2) * noise
 
 
 def broken_blocks(frames: Tensor, course: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -47,7 +47,7 @@ def broken_blocks(frames: Tensor, course: Tensor, strength: float, generator: to
     # half of the blocks stay whole
     coarse = coarse * (torch.rand(1, 1, grid, grid, generator=generator) < 0.5)
     blocks = interpolate(coarse, size=frames.shape[-2:], mode="nearest").to(frames)
-    return frames + _over_time(course) * (strength / 2) * blocks
+    return frames + _over_time(course, frames) * (strength / 2) * blocks
 
 
 DISTURBANCES: Mapping[str, Disturbance] = {
@@ -127,8 +127,8 @@ _FOOLING_FADE_FRAMES = 2.0
 _FOOLING_STRENGTH = 0.5  # a patch of a quarter of the height, brightness and colours off by a quarter
 
 
-def _over_time(course: Tensor) -> Tensor:
-    return course[:, None, None, None]
+def _over_time(course: Tensor, frames: Tensor) -> Tensor:
+    return course.to(frames)[:, None, None, None]
 
 
 def _below(end: int, generator: torch.Generator) -> int:

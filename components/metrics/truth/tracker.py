@@ -67,6 +67,22 @@ def track(video: Tensor, first: Tensor, thing: Thing) -> Track:
     return _mouth(video, first) if thing == "mouth" else _disc(video, first, thing)
 
 
+def path_error(seen: Track, real: Track) -> float:
+    """Mean distance from where the real thing is, in units of its way from rest to contact (a mouth's: wide open).
+
+    A frame in which it is not found counts as a whole way off.
+
+    Args:
+        seen: track of the clip that is judged.
+        real: track of the real clip.
+    """
+    if seen.thing == "mouth":
+        apart = (seen.progress - real.progress).abs()
+    else:
+        apart = (seen.position - real.position).norm(dim=1) / _FALL[seen.thing]
+    return torch.where(seen.found, apart, 1.0)[real.found].mean().item()
+
+
 _NAMED: dict[str, Thing] = {"ball": "ball", "mallet": "mallet", "face": "mouth"}
 
 # Where the scenes let things rest (datamodules.procedural.scenes), with some room.
@@ -217,19 +233,3 @@ def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
     y = (torch.arange(height) + 0.5) / height
     x = (torch.arange(width) + 0.5 - width / 2) / height
     return x.expand(height, width), y[:, None].expand(height, width)
-
-
-def path_error(seen: Track, real: Track) -> float:
-    """Mean distance from where the real thing is, in units of its way from rest to contact (a mouth's: wide open).
-
-    A frame in which it is not found counts as a whole way off.
-
-    Args:
-        seen: track of the clip that is judged.
-        real: track of the real clip.
-    """
-    if seen.thing == "mouth":
-        apart = (seen.progress - real.progress).abs()
-    else:
-        apart = (seen.position - real.position).norm(dim=1) / _FALL[seen.thing]
-    return torch.where(seen.found, apart, 1.0)[real.found].mean().item()
