@@ -24,6 +24,7 @@ from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, 
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
 from components.metrics.cyclesync.onsets import OnsetDetector
+from components.v2a.disturbances import DISTURBANCES, fooling_clip
 from components.weights.identity import sha256_of_facts, sha256_of_tensors
 
 Onsets = list[list[float]]
@@ -75,6 +76,10 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
     class and settings, where it has none) go with each entry, and a digest of all that a score depends on.
     The onsets of driving sounds and real videos are kept between the validations of one run.
 
+    With ``fooling`` the judge itself is judged: ``cyclesync_fooled_patch`` and one such entry for each of
+    `components.v2a.disturbances.DISTURBANCES` score real first frames that stay frozen, with a flash at each onset of
+    the sound and nothing that moves. A judge that beats ``cyclesync_chance`` there can be fooled by bad pictures.
+
     Args:
         v2a: the judge; frozen here, never part of the trained model.
         tolerance_s: how far apart matched onsets may be, in seconds.
@@ -84,6 +89,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         undefined: what a clip counts as when neither sound has an onset.
         detector: the onset detector; None takes the standard one.
         name: what ``cyclesync`` is called instead, to have two judges, or two tolerances, side by side.
+        fooling: also score frozen pictures that flash at the onsets, once for every clip.
 
     Raises:
         InputError: if ``num_samples`` is below 1 or ``name`` is no word.
@@ -104,6 +110,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         undefined: UndefinedPolicy = "skip",
         detector: OnsetDetector | None = None,
         name: str = "cyclesync",
+        fooling: bool = False,
     ) -> None:
         super().__init__(v2a, name)
         if num_samples < 1:
@@ -116,6 +123,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         self.undefined: UndefinedPolicy = undefined
         self.detector = detector or OnsetDetector()
         self.name = name
+        self.fooling = fooling
         self._v2a = f"{type(v2a).__module__}.{type(v2a).__qualname__}"
         # a model without weights is what its class and its settings make it
         settings, tensors = v2a.identifying_settings(), v2a.state_dict()
@@ -129,6 +137,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         others = {"tolerance_s": tolerance_s, "undefined": undefined, "detector": asdict(self.detector)}
         self._judge = {**judge, "judge": sha256_of_facts({**judge, **drawn, **others})[:16]}
         self._real: dict[tuple[str, float], Onsets] = {}
+        self._fooled: dict[tuple[str, str, float], Onsets] = {}
         self._real_onsets: dict[tuple[str, float], list[float]] = {}
 
     def judged(self, generation: Generation, rows: Sequence[int]) -> list[JudgedClip]:
@@ -146,6 +155,11 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         if batch.video.shape[1] > 1 and batch.audio.shape[1]:
             inferred[REAL] = self._infer_real(batch, rows, duration_s)
         sounds = self._listen(generation, rows, duration_s)
+        if self.fooling and REAL in inferred:
+            for kind in DISTURBANCES:
+                name = f"fooled_{kind}"
+                inferred[name] = self._infer_fooled(kind, batch, rows, sounds[REAL], duration_s)
+                sounds[name] = sounds[REAL]
         return [
             JudgedClip(
                 id=batch.ids[row],
@@ -184,6 +198,22 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
             return self._infer(batch.video[wanted].float() / 255, batch.fps, batch, wanted, duration_s)
 
         return remembered(self._real, [(batch.ids[row], duration_s) for row in rows], infer)
+
+    def _infer_fooled(
+        self, kind: str, batch: ClipBatch, rows: Sequence[int], onsets: Sequence[Sequence[float]], duration_s: float
+    ) -> list[Onsets]:
+        """Onsets inferred from frozen first frames with a disturbance of one kind at each of the sound's ``onsets``."""
+
+        def infer(new: list[int]) -> list[Onsets]:
+            wanted = [rows[index] for index in new]
+            clips = []
+            for index, row in zip(new, wanted, strict=True):
+                drawn_from = clip_generator(f"{kind} {batch.ids[row]}", self.seed)
+                frame = batch.video[row, 0].float() / 255
+                clips.append(fooling_clip(frame, batch.video.shape[1], batch.fps, onsets[index], kind, drawn_from))
+            return self._infer(torch.stack(clips), batch.fps, batch, wanted, duration_s)
+
+        return remembered(self._fooled, [(kind, batch.ids[row], duration_s) for row in rows], infer)
 
     def _listen(self, generation: Generation, rows: Sequence[int], duration_s: float) -> dict[str, list[list[float]]]:
         """Onsets of the sound of every kind of video, one list per clip."""

@@ -101,6 +101,8 @@ class ProceduralClips(AVSync15):
         **kwargs: see ``ClipDataModule``.
     """
 
+    has_known_scenes = True
+
     def __init__(
         self,
         root: str = "data/procedural",

@@ -116,6 +116,8 @@ class ProceduralSpeech(SpeechClips):
         **kwargs: see ``SpeechClips``.
     """
 
+    has_known_scenes = True
+
     def __init__(
         self,
         root: str = "data/procedural_speech",

@@ -24,6 +24,7 @@ from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cy
 from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.bursts import BURST_DELAY_S, render_bursts
 from components.v2a.degrade import Degrade
+from components.v2a.disturbances import NonEvents
 from components.v2a.onset_v2a import WEIGHTS_FILE, OnsetV2A
 from components.weights.pretrained import sha256_of
 from lightning_modules.base import batch_name, scheduled
@@ -44,6 +45,7 @@ class V2AModule(L.LightningModule):
             that a bare noise floor has after peak normalisation.
         degrade: what is done to training clips so that slightly blurred and noisy videos are heard as well; None
             trains on clean clips.
+        non_events: what flashes in training clips, still ones and others, without an onset; None leaves it out.
         still_fraction: share of training clips that are frozen at one frame and have no onset.
         sigma_s: standard deviation of the Gaussian a target onset becomes.
         pos_weight: weight of target onsets in the binary cross-entropy.
@@ -66,6 +68,7 @@ class V2AModule(L.LightningModule):
         targets: Targets = "detected",
         detector: OnsetDetector | None = None,
         degrade: Degrade | None = None,
+        non_events: NonEvents | None = None,
         still_fraction: float = 0.1,
         sigma_s: float = 0.012,
         pos_weight: float = 4.0,
@@ -84,6 +87,7 @@ class V2AModule(L.LightningModule):
         self.targets = targets
         self.detector = detector or OnsetDetector()
         self.degrade = degrade
+        self.non_events = non_events
         self.still_fraction = still_fraction
         self.sigma_s = sigma_s
         self.pos_weight = pos_weight
@@ -104,12 +108,15 @@ class V2AModule(L.LightningModule):
         generator = clip_generator(f"v2a-{place}", self.noise_seed)
         video = batch.video.float() / 255
         onsets = self._targets(batch)
-        if self.degrade is not None:
-            video = self.degrade(video, generator)
         still = torch.rand(len(batch), generator=generator) < self.still_fraction
         frozen = still.to(video.device)[:, None, None, None, None]
         # a still clip is silent: pictures alone must not tell when something sounds
         video = torch.where(frozen, video[:, :1], video)
+        # behind the freezing, so that a still picture flickers and flashes too, and is silent all the same
+        if self.degrade is not None:
+            video = self.degrade(video, generator)
+        if self.non_events is not None:
+            video = self.non_events(video, generator)
         onsets = [[] if is_still else times for times, is_still in zip(onsets, still.tolist(), strict=True)]
         logits = self.v2a.network(self.v2a.working_frames(video, batch.fps))
         wanted = onset_targets(onsets, logits.shape[1], self.v2a.rate_hz, self.sigma_s).to(logits)

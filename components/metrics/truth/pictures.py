@@ -1,0 +1,41 @@
+"""How far pictures are from those that should be there: PSNR, PSNR where something moves, SSIM.
+
+Legend for shapes: T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+MOVING = 0.1
+"""A pixel moves where a channel of the real clip differs by more than this, of 1, from its first frame."""
+
+
+def picture_scores(video: Tensor, real: Tensor) -> dict[str, float | None]:
+    """``psnr`` and ``psnr_moving`` in dB and ``ssim``, which is 1 for equal pictures, of one clip.
+
+    Frame 0 is given and does not count. The error of ``psnr_moving`` is the mean over the moving pixels of all frames
+    together; it is None for a clip in which none moves.
+
+    Args:
+        video: ``[T, 3, H, W]`` in [0, 1].
+        real: ``[T, 3, H, W]`` in [0, 1], what should be there.
+    """
+    still, video, real = real[:1].float(), video[1:].float(), real[1:].float()
+    moving = ((real - still).abs().amax(1, keepdim=True) > MOVING).expand_as(real)
+    ssim = structural_similarity_index_measure(video, real, data_range=1.0)
+    assert isinstance(ssim, Tensor)
+    return {
+        "psnr": _psnr(video, real),
+        "psnr_moving": _psnr(video[moving], real[moving]) if moving.any() else None,
+        "ssim": ssim.item(),
+    }
+
+
+def _psnr(video: Tensor, real: Tensor) -> float:
+    # equal pictures have no finite value: no more than what 8 bits tell
+    return min(peak_signal_noise_ratio(video, real, data_range=1.0).item(), _EQUAL_DB)
+
+
+_EQUAL_DB = 100.0
