@@ -5,7 +5,6 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +25,13 @@ from components.codecs.video.causal_vae.normalisation import LatentNormalisation
 from components.contracts import ClipBatch, Generation, MetricResult, clip_generator
 from components.errors import InputError
 from components.metrics.bootstrap import bootstrap_interval
+from components.metrics.truth.pictures import psnr_scores
 from components.objectives.adversarial import AdversarialLoss
 from components.objectives.vae_loss import VAELoss
 from lightning_modules.base import batch_name, parameter_groups, scheduled
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 
 _NORMALISATION = "latent_normalisation"
-_MOVED = 0.1
-"""A pixel has moved where a colour differs from the first frame's by more than this, of 1."""
 
 
 class VideoVAEModule(TrainableCheckpoint):
@@ -213,8 +211,8 @@ class VideoVAEModule(TrainableCheckpoint):
         self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counts]))
         made, real = (video.transpose(1, 2).add(1).div(2) for video in (decoded, pixels))
         for row in counts.nonzero().flatten().tolist():
-            found = _psnr(made[row], real[row])
-            self._held_out.append(_RoundTrip(batch.ids[row], batch.video_ids[row], *found))
+            found = psnr_scores(made[row], real[row], real[row, 0])
+            self._held_out.append(_RoundTrip(batch.ids[row], batch.video_ids[row], **found))
         return Generation(made, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
@@ -339,21 +337,10 @@ class _RoundTrip:
 
     id: str
     video_id: str
-    psnr: float
+    psnr: float | None
     psnr_moving: float | None
 
 
 def _counted(batch: ClipBatch) -> Tensor:
     """Bool ``[B]``: clips that are not repeated to even out ranks."""
     return torch.ones(len(batch), dtype=torch.bool, device=batch.video.device) if batch.valid is None else batch.valid
-
-
-def _psnr(made: Tensor, real: Tensor) -> tuple[float, float | None]:
-    """PSNR of a clip ``[T, 3, H, W]`` in [0, 1] over all pixels, and over those that differ from the first frame."""
-    error = (made - real).square().mean(dim=1)  # [T, H, W]
-    moved = (real - real[:1]).abs().amax(dim=1) > _MOVED
-    return _decibels(error.mean()), _decibels(error[moved].mean()) if moved.any() else None
-
-
-def _decibels(squared_error: Tensor) -> float:
-    return -10 * math.log10(max(squared_error.item(), 1e-10))

@@ -19,10 +19,11 @@ from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.normalisation import VideoLatentStatistics
 from components.contracts import Generation
 from components.errors import InputError
+from components.metrics.truth.pictures import psnr_scores
 from components.objectives.adversarial import AdversarialLoss, PatchDiscriminator
 from components.objectives.vae_loss import VAELoss
 from components.weights.pretrained import PACKAGE_ROOT
-from lightning_modules.codecs.video_vae import VideoVAEModule, _psnr
+from lightning_modules.codecs.video_vae import VideoVAEModule
 from lightning_modules.command_line.cli import AVSyncCLI, main
 from tests.components.codecs.video.causal_vae.test_model import tiny_vae
 from tests.lightning_modules.tiny_module import TinyData, clips, trainer
@@ -248,18 +249,6 @@ def test_a_gradient_that_is_no_number_ends_the_run(tmp_path):
 # --- evaluation and export
 
 
-def test_psnr_by_hand():
-    real = torch.zeros(2, 3, 2, 2)
-    real[1, :, 0] = 1.0  # the upper half moves
-    made = real.clone()
-    made[1, :, 0, 0] = 0.9
-    everywhere, moving = _psnr(made, real)
-    assert everywhere == pytest.approx(-10 * torch.tensor(0.01 / 8).log10().item(), abs=1e-4)
-    assert moving == pytest.approx(-10 * torch.tensor(0.01 / 2).log10().item(), abs=1e-4)
-    assert _psnr(made[:1], real[:1])[1] is None  # nothing moves
-    assert math.isnan(_psnr(made * math.nan, real)[0])  # what is no number is not passed over
-
-
 class Judge(EvaluationCallback):
     """Keeps what it sees."""
 
@@ -279,7 +268,8 @@ def test_callbacks_see_the_round_trip_and_what_is_exported_makes_it(tmp_path):
     pixels = seen.reference.video.float() / 127.5 - 1
     latents = codec.encode(pixels)
     torch.testing.assert_close(codec.decode(latents).add(1).div(2), seen.video, atol=1e-5, rtol=1e-4)
-    (psnr, _), real = _psnr(seen.video[0], seen.reference.video[0] / 255), seen.reference.video
+    real = seen.reference.video / 255
+    psnr = psnr_scores(seen.video[0], real[0], real[0, 0])["psnr"]
     assert run.callback_metrics["psnr"].item() == pytest.approx(psnr, abs=1e-3) and len(real) == 2
     # the moments are those of clips that count, and of the weights that were written
     own = latents[:1]

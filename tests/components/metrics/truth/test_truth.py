@@ -1,5 +1,7 @@
 """Trackers and their events on the rendered scenes, degraded ones, frozen ones and flashes."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
@@ -7,7 +9,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from components.media.clock import ClipShape
 from components.metrics.cyclesync.matching import match_events, onset_iou
 from components.metrics.truth.events import seen_events
-from components.metrics.truth.pictures import picture_scores
+from components.metrics.truth.pictures import picture_scores, psnr_scores
 from components.metrics.truth.tracker import path_error, thing_of, track
 from components.v2a.disturbances import DISTURBANCES, fooling_clip
 from datamodules.procedural_clips import ProceduralClips
@@ -113,3 +115,15 @@ def test_psnr_counts_what_moves():
     assert scores["psnr"] == pytest.approx(20.0 + 6.0206, abs=1e-3)
     assert 0 < scores["ssim"] < 1
     assert picture_scores(real[:1].expand(3, -1, -1, -1), real[:1].expand(3, -1, -1, -1))["psnr_moving"] is None
+
+
+def test_psnr_by_hand():
+    real = torch.zeros(2, 3, 2, 2)
+    real[1, :, 0] = 1.0  # the upper half moves
+    made = real.clone()
+    made[1, :, 0, 0] = 0.9
+    scores = psnr_scores(made, real, real[0])
+    assert scores["psnr"] == pytest.approx(-10 * math.log10(0.01 / 8), abs=1e-4)
+    assert scores["psnr_moving"] == pytest.approx(-10 * math.log10(0.01 / 2), abs=1e-4)
+    assert psnr_scores(made[:1], real[:1], real[0])["psnr_moving"] is None  # nothing moves
+    assert math.isnan(psnr_scores(made * math.nan, real, real[0])["psnr"])  # what is no number is not passed over
