@@ -17,7 +17,7 @@ _MOST_POINTS = 60
 
 REFERENCE_TRACKS = ("true", "driving")
 
-_METRIC = re.compile(r"(cyclesync|sync_[cd])(_|$)")
+_METRIC = re.compile(r"(cyclesync|sync_[cd]|truth_sync|path_error|found|psnr(?:_moving)?|ssim)(_|$)")
 _OF_KIND = re.compile(r"\w+_(w0|off_sync|no_synccfg|audio_to_video|video_to_audio|real|chance)")
 
 
