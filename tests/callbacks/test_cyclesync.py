@@ -10,6 +10,7 @@ from callbacks.results import ResultsWriter
 from components.contracts import V2AModel
 from components.errors import InputError
 from components.metrics.cyclesync.matching import onset_iou
+from components.v2a.disturbances import DISTURBANCES
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips, clip_batch, generation
 
@@ -291,3 +292,13 @@ def test_every_video_is_judged_by_the_sound_that_belongs_to_it(tmp_path):
     assert list(row["onsets"]) == ["true", "generated", "audio_to_video", "real"]
     assert row["sound_onsets"]["generated"] == partner["sound_onsets"]["real"] != row["sound_onsets"]["real"]
     assert row["sound_onsets"]["audio_to_video"] == row["sound_onsets"]["real"]
+
+
+def test_a_judge_that_hears_flashes_is_told(tmp_path):
+    callback = CycleSyncCallback(MotionV2A(), fooling=True)
+    judged = evaluated(tmp_path, callback, [generation(clip_batch(IDS))] * 2)
+    found = {name: result.value for name, result in judged.results.items() if "fooled" in name}
+    assert set(found) == {f"cyclesync_fooled_{kind}" for kind in DISTURBANCES}
+    # whatever changes is an event to this one
+    assert found["cyclesync_fooled_patch"] > 60
+    assert judged.clip_rows[IDS[0]]["kinds"]["cyclesync_fooled_patch"] == "fooled_patch"
