@@ -122,7 +122,7 @@ class VideoVAEModule(TrainableCheckpoint):
     @property
     def frame_step(self) -> int:
         """Frames by which clips may differ in length; data modules read it when they are set up."""
-        return self.vae.temporal_factor
+        return int(self.vae.temporal_factor)
 
     def frozen_parts(self) -> dict[str, nn.Module]:
         """The perceptual network, if there is one."""
@@ -203,7 +203,7 @@ class VideoVAEModule(TrainableCheckpoint):
 
     # --- evaluation
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """The round trip of held-out clips, for callbacks that judge or show videos."""
         pixels = self._pixels(batch)
         raw, decoded = self._round_trip(pixels)
@@ -215,7 +215,7 @@ class VideoVAEModule(TrainableCheckpoint):
             self._held_out.append(_RoundTrip(batch.ids[row], batch.video_ids[row], **found))
         return Generation(made, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
 
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """As `validation_step`."""
         return self.validation_step(batch, batch_idx)
 

@@ -118,7 +118,8 @@ class PrincipalCodec(VideoCodec):
             blocks = latents.float().movedim(1, -1) / self.scale @ self.components + self.mean
             frames = blocks.unflatten(-1, (self.temporal_factor, -1))
             still = frames[..., -1:, :].expand_as(frames).flatten(-2)
-            return ((still - self.mean) @ self.components.T * self.scale).movedim(-1, 1)
+            held: Tensor = (still - self.mean) @ self.components.T * self.scale
+            return held.movedim(-1, 1)
 
     def blocks(self, video: Tensor) -> Tensor:
         """``[B, T, 3, H, W]`` cut into ``[B, L, H / s, W / s, f 3 s s]``, the first image f times.

@@ -100,6 +100,7 @@ _MOUTH_AREA = 0.026  # of a wide open mouth: half axes 0.1 and 0.105, less its t
 _MOUTH_REACH = (0.22, 0.19)  # half axes of what is looked at around the centre
 _SAME_SKIN = 0.2  # largest change of a skin that is still the same
 _ASIDE = 0.12  # squared distance from the way between skin and dark, by its squared length
+_STILL_DARK = 0.3  # of how dark it was
 _MOUTH_OFF = 0.07  # how far the middle of what is dark may be from the mouth's
 
 
@@ -203,7 +204,8 @@ def _mouth(video: Tensor, first: Tensor) -> Track:
     around = (level > 1) & (level <= 1.35) & ((first - skin[:, None, None]).abs().amax(0) < _SAME_SKIN)
     # light that changes on the skin around is no mouth; where none is left to compare with, nothing is taken off
     light = (video - first)[:, :, around].median(dim=2).values if around.any() else torch.zeros(frames, 3)
-    grown = (_darkness(video - light[..., None, None], skin) - shut) * window  # [T, H, W]
+    dark = _darkness(video - light[..., None, None], skin)
+    grown = (dark - shut) * window  # [T, H, W]
     progress = grown.sum((1, 2)) / height**2 / _MOUTH_AREA
     # what is dark has the mouth's middle, and is surrounded by skin
     grown = grown.clamp(min=0)
@@ -213,6 +215,8 @@ def _mouth(video: Tensor, first: Tensor) -> Track:
     found = light.abs().amax(1) <= _SAME_SKIN
     central = (off_x.abs() <= _MOUTH_OFF / 2) & (off_y.abs() <= _MOUTH_OFF)
     found = found & (central | (progress < 0.25))
+    # open or shut, it is dark where it was at first
+    found = found & ((dark * weight).sum((1, 2)) >= _STILL_DARK * (shut * weight).sum())
     position = torch.tensor(centre).expand(frames, 2)
     return Track("mouth", found, position, torch.where(found, progress, torch.nan))
 

@@ -82,7 +82,7 @@ def test_frozen_clips_show_nothing(batch):
     real, _ = seen(batch, batch.video / 255)
     errors = [path_error(*pair) for pair in zip(tracks, real, strict=True)]
     # as far off as things are away from rest, some of the time
-    assert all(0.01 < error < 0.6 for error in errors)
+    assert all(0.01 < error < 1 for error in errors)
     assert [path_error(one, one) for one in real] == [0] * len(real)
 
 
