@@ -13,8 +13,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 
 from components.contracts import ClipBatch
 from components.metrics.cyclesync.metric import cyclesync_per_clip
-from components.metrics.cyclesync.onsets import OnsetDetector
-from components.v2a.onset_v2a import OnsetV2A
+from components.metrics.truth.events import seen_events
+from components.metrics.truth.tracker import thing_of, track
 from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.syncphony.module import SyncphonyModule
 
@@ -54,10 +54,14 @@ def quickstart(tmp_path_factory) -> tuple[SyncphonyModule, ClipBatch]:
 
 
 def onsets_of_motion(module: SyncphonyModule, batch: ClipBatch) -> list[list[float]]:
-    with torch.autocast("cpu", torch.bfloat16):
-        video = module.generate(batch)
-    sound, rate = OnsetV2A.from_pretrained("configs/weights/quickstart_v2a")(video, batch.fps)
-    return OnsetDetector()(sound, rate)
+    """When balls, mallets and mouths are seen to hit or to open."""
+    videos, firsts = module.generate(batch), batch.video[:, 0] / 255
+    things = [thing_of(caption) for caption in batch.captions]
+    return [
+        seen_events(track(video, first, thing), batch.fps)
+        for video, first, thing in zip(videos, firsts, things, strict=True)
+        if thing is not None
+    ]
 
 
 def score(driving: list[list[float]], inferred: list[list[float]]) -> float:
@@ -68,7 +72,8 @@ def score(driving: list[list[float]], inferred: list[list[float]]) -> float:
 
 def test_motion_follows_an_exchanged_and_a_shifted_sound(quickstart):
     module, batch = quickstart
-    own = OnsetDetector()(batch.audio, batch.sample_rate)
+    assert batch.onsets is not None
+    own = [list(times) for times in batch.onsets]
 
     exchanged_sound = batch.audio.roll(3, dims=0)  # the scenes take turns by three: same scene, another clip
     exchanged = own[-3:] + own[:-3]
