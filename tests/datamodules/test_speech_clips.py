@@ -161,7 +161,7 @@ def test_own_references_of_evaluation_are_the_clips_beginning(corpus: Path) -> N
 
 def test_own_references_do_not_reach_into_the_silence_behind_a_short_sound(tmp_path: Path) -> None:
     write_speech(tmp_path / "a.wav", 0, 0, seconds=0.4)
-    rows = manifest(tmp_path, [{"id": "a", "audio": "a.wav", "split": split} for split in ("train", "test")])
+    rows = manifest(tmp_path, [{"id": split, "audio": "a.wav", "split": split} for split in ("train", "test")])
     module = data(rows, reference="own", reference_s=0.9, min_reference_s=0.6, audio_only=True, pad_audio=True)
     module.setup("fit")
     for position in range(5):

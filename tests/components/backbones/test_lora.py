@@ -90,7 +90,8 @@ def test_merged_weights_do_what_the_adapters_did(tmp_path: Path, precision: torc
     tolerance = 5e-2 if precision == torch.bfloat16 else 1e-5
     for mine, golden, fresh in zip(*map(outputs, (loaded, model, tiny_harmony(trained=True))), strict=True):
         assert_close(mine, golden.float(), atol=tolerance, rtol=tolerance)
-        assert (mine - fresh).abs().max() > 2 * tolerance
+        # without the adapters it would be further off than by any rounding
+        assert (mine - fresh).abs().max() > 2 * (mine - golden.float()).abs().max()
 
 
 def test_what_was_trained_is_written_beside_the_frozen_tower(tmp_path: Path):
