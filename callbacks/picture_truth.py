@@ -132,10 +132,12 @@ class PictureTruth(JudgeCallback[TrueClip]):
             InputError: if they do not.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not getattr(data, "has_known_scenes", False):
+        # predictions are judged by nobody
+        if stage != "predict" and not getattr(data, "has_known_scenes", False):
             raise InputError(
                 f"callbacks.PictureTruth needs rendered scenes whose truth is known, and {type(data).__name__} has "
-                "none: use ProceduralClips or ProceduralSpeech, or take the callback out"
+                "none: use ProceduralClips or ProceduralSpeech, or take the callback out (--callbacks.picture_truth "
+                "null in the quickstarts)"
             )
         super().setup(trainer, pl_module, stage)
 

@@ -358,7 +358,8 @@ def test_every_example_is_run() -> None:
 def test_a_judge_of_the_user_judges(place: Path) -> None:
     run_example("my_judge.yaml", *FEW_CLIPS, "--model.init_args.variants", "[]")
     metrics = results()["metrics"]
-    assert {entry["v2a"] for entry in metrics.values()} == {"my_judge.ClickAtJumps"}
+    by_judge = {entry["v2a"] for name, entry in metrics.items() if name.startswith("cyclesync")}
+    assert by_judge == {"my_judge.ClickAtJumps"}
     assert metrics["cyclesync_real"]["value"] > 30  # it hears real jumps
 
 

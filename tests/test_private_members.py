@@ -20,10 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN_FOLDERS = ("callbacks", "components", "datamodules", "lightning_modules")
 CALLED = {
     "callbacks/ema.py": {"_foreach_lerp_"},
-    "callbacks/graceful_stop.py": {"_should_accumulate"},
+    "callbacks/graceful_stop.py": {"_is_training_done", "_should_accumulate", "_should_check_val_fx"},
     "callbacks/report/tensorboard.py": {"_get_file_writer"},
     "components/backbones/sharding.py": {"_non_persistent_buffers_set"},
     "components/codecs/audio/mmaudio_checkpoint.py": {"_weight_norm"},
+    "lightning_modules/command_line/trainer.py": {
+        "_first_loop_iter",
+        "_has_run",
+        "_logger_connector",
+        "_should_check_val_fx",
+    },
 }
 """Members of other libraries' objects that a file reads or calls."""
 

@@ -129,9 +129,12 @@ def test_a_wrong_key_is_named_and_where_it_stands(run: Path, tmp_path: Path):
         load_experiment(tmp_path / "old.ckpt")
 
 
-def test_a_checkpoint_without_configuration_is_given_one():
+def test_a_checkpoint_without_configuration_is_given_one(tmp_path: Path):
+    checkpoint = torch.load(SHIPPED, weights_only=True)
+    del checkpoint["config_yaml"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
     with pytest.raises(InputError, match=r"holds no configuration; name the file it was trained with, such as config="):
-        load_experiment(SHIPPED)
+        load_experiment(str(tmp_path / "old.ckpt"))
     with pytest.raises(InputError, match=r"checkpoint: checkpoint 'none\.ckpt' does not exist"):
         load_experiment("none.ckpt", config=QUICKSTART)
     fewer = "--model.init_args.dit.init_args.first_late_block=4"
