@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from components.errors import InputError
+from components.weights.pretrained import PACKAGE_ROOT
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.sharded import write_shards
 from lightning_modules.command_line.cli import main
@@ -130,7 +131,7 @@ def test_a_wrong_key_is_named_and_where_it_stands(run: Path, tmp_path: Path):
 
 
 def test_a_checkpoint_without_configuration_is_given_one(tmp_path: Path):
-    checkpoint = torch.load(SHIPPED, weights_only=True)
+    checkpoint = torch.load(PACKAGE_ROOT / SHIPPED, weights_only=True)
     del checkpoint["config_yaml"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     with pytest.raises(InputError, match=r"holds no configuration; name the file it was trained with, such as config="):
