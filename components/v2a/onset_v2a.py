@@ -9,13 +9,11 @@ Event times from a curve of event probability.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d, gelu, interpolate, max_pool1d, pad
 
@@ -25,7 +23,7 @@ from components.metrics.cyclesync.matching import match_events, onset_iou
 from components.metrics.cyclesync.motion_peaks import motion_curve
 from components.v2a.bursts import render_bursts
 from components.weights.named_files import names_files
-from components.weights.pretrained import CONFIG_FILE, Sha256, load_safetensors, pretrained_config
+from components.weights.pretrained import Sha256, load_small, write_small
 from components.weights.whole_folder import whole_folder
 
 STEPS_PER_FRAME = 4
@@ -105,8 +103,6 @@ def probability_peaks(curve: Tensor, rate_hz: float, threshold: float, min_gap_s
             kept.append(time)
     return sorted(kept)
 
-
-WEIGHTS_FILE = "model.safetensors"
 
 _STILL = 1e-4  # mean absolute frame difference below which nothing can have happened
 _REACH_FRAMES = 3  # an event may be heard this many frames away from the change that shows it
@@ -272,19 +268,9 @@ class OnsetV2A(V2AModel):
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.
         """
-        path, config = pretrained_config(folder, sha256=sha256)
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise InputError(
-                f"{path / CONFIG_FILE} is not the config of an OnsetV2A ({error}); write it anew"
-            ) from None
-        load_safetensors(model, path / WEIGHTS_FILE, str(folder))
-        return model.eval()
+        return load_small(cls, folder, sha256)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors``; the folder appears, or changes, as a whole."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with whole_folder(Path(folder)) as partial:
-            (partial / WEIGHTS_FILE).write_bytes(save(weights))
-            (partial / CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n")
+            write_small(self, self.config, partial)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from components.errors import InputError
@@ -22,6 +23,7 @@ from components.weights.public_checkpoints import CONFIGS
 __all__ = [
     "CONFIG_FILE",
     "PACKAGE_ROOT",
+    "WEIGHTS_FILE",
     "Sha256",
     "builds_shapes_only",
     "check_found",
@@ -32,6 +34,7 @@ __all__ = [
     "full_name",
     "load_module",
     "load_safetensors",
+    "load_small",
     "located",
     "pretrained_config",
     "read_config",
@@ -39,9 +42,12 @@ __all__ = [
     "resolve_folder",
     "sha256_of",
     "sha256_of_tensors",
+    "write_small",
 ]
 
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+"""Of a small module of ours (`write_small`)."""
 
 _MAX_NAMED = 8
 
@@ -254,6 +260,34 @@ def load_module(
     assign_weights(module, weights, dtype, renames, contradictions)
     record_identity(module, name, weights.files)
     return module
+
+
+def load_small(build: Callable[..., M], name: str | Path, sha256: Sha256 = None) -> M:
+    """A small module of ours as `write_small` left it, in evaluation mode.
+
+    Args:
+        build: its class, called with what ``config.json`` holds.
+        name: the folder, as `resolve_folder` understands it.
+        sha256: digests of files in the folder by their names (see `components.weights.digests`).
+
+    Raises:
+        InputError: if the folder or a file is missing, damaged or does not fit.
+    """
+    folder, config = pretrained_config(name, sha256=sha256)
+    try:
+        module = build(**config)
+    except TypeError as error:
+        called = getattr(build, "__name__", str(build))
+        raise InputError(f"{folder / CONFIG_FILE} is not the config of {called} ({error}); write it anew") from None
+    load_safetensors(module, folder / WEIGHTS_FILE, str(name))
+    return module.eval()
+
+
+def write_small(module: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    """Writes ``config.json`` and ``model.safetensors`` into an existing folder."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(save(weights))
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_safetensors(module: nn.Module, file: str | Path, name: str | None = None) -> None:

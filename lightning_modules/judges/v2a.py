@@ -25,8 +25,8 @@ from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.bursts import BURST_DELAY_S, render_bursts
 from components.v2a.degrade import Degrade
 from components.v2a.disturbances import NonEvents
-from components.v2a.onset_v2a import WEIGHTS_FILE, OnsetV2A
-from components.weights.pretrained import sha256_of
+from components.v2a.onset_v2a import OnsetV2A
+from components.weights.pretrained import WEIGHTS_FILE, sha256_of
 from lightning_modules.base import batch_name, scheduled
 
 Targets = Literal["detected", "true"]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from components.codecs.no_autocast import no_autocast
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
-from components.weights.pretrained import CONFIG_FILE, load_safetensors, pretrained_config
+from components.weights.pretrained import load_small, write_small
 
-WEIGHTS_FILE = "model.safetensors"
 _COLOURS = 3
 
 
@@ -71,15 +68,7 @@ class PrincipalCodec(VideoCodec):
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.
         """
-        path, config = pretrained_config(folder, sha256=sha256)
-        try:
-            codec = cls(**config)
-        except TypeError as error:
-            raise InputError(
-                f"{path / CONFIG_FILE} is not the config of a PrincipalCodec ({error}); write it anew"
-            ) from None
-        load_safetensors(codec, path / WEIGHTS_FILE, str(folder))
-        return codec.eval()
+        return load_small(cls, folder, sha256)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into an existing folder."""
@@ -88,9 +77,7 @@ class PrincipalCodec(VideoCodec):
             "temporal_factor": self.temporal_factor,
             "spatial_factor": self.spatial_factor,
         }
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        (folder / WEIGHTS_FILE).write_bytes(save(tensors))
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        write_small(self, config, folder)
 
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, T, 3, H, W]`` in [-1, 1] to ``[B, C, L, H / s, W / s]``; deterministic, in float32.

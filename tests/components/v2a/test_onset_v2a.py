@@ -5,9 +5,9 @@ import torch
 
 from components.contracts import clip_generator
 from components.errors import InputError
-from components.v2a.onset_v2a import CONFIG_FILE, WEIGHTS_FILE, OnsetV2A
+from components.v2a.onset_v2a import OnsetV2A
 from components.weights.identity import SUMS_FILE
-from components.weights.pretrained import sha256_of
+from components.weights.pretrained import CONFIG_FILE, WEIGHTS_FILE, sha256_of
 from lightning_modules.judges.v2a import onset_targets
 
 
@@ -125,7 +125,7 @@ def test_bad_folders(model, tmp_path):
     with pytest.raises(InputError, match=r"of another shape: .*\(file \[8, 32, 5\], model \[16, 32, 5\]\)"):
         OnsetV2A.from_pretrained(tmp_path / "v2a")
     config.write_text(json.dumps({"depth": 3}))
-    with pytest.raises(InputError, match=r"is not the config of an OnsetV2A .*depth"):
+    with pytest.raises(InputError, match=r"is not the config of OnsetV2A .*depth"):
         OnsetV2A.from_pretrained(tmp_path / "v2a")
 
 
