@@ -24,7 +24,13 @@ def fit(folder: Path, seed: int = 0, steps: int = 2, resume: Path | None = None,
     """
     transformer = tiny_transformer(trained=True)
     torch.manual_seed(seed)
-    module = tiny_module(transformer, video_lora=LoRAConfig(2), audio_lora=LoRAConfig(2))
+    module = tiny_module(
+        transformer,
+        video_lora=LoRAConfig(2),
+        audio_lora=LoRAConfig(2),
+        # an eps above the rounding of gradients: Adam's first steps take a gradient of 1e-9 for its sign alone
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3, eps=1e-5),
+    )
     run = trainer(str(folder), max_steps=steps, callbacks=[EMA(0.5)], **settings)
     run.fit(module, TinyClips(), ckpt_path=resume)
     path = folder / f"{steps}.ckpt"
