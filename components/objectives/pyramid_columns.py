@@ -125,6 +125,19 @@ class AutoregressivePyramid:
         """Units of a clip of ``num_latents`` latent frames, the image included."""
         return len(unit_starts(num_latents, self.frames_per_unit))
 
+    def prefixes(
+        self, batch: int, num_latents: int, units_per_stage: Sequence[int], position: int | None = None
+    ) -> list[tuple[slice, int]]:
+        """Of every column that has clips: which clips of ``batch``, and how many latent frames `build` reads of them.
+
+        Arguments as in `build`.
+        """
+        prefixes = []
+        for c, clips in self._rows(batch, position):
+            _, frames = self._last_unit(num_latents, units_per_stage[self.stage_of_column[c]])
+            prefixes.append((clips, frames.stop))
+        return prefixes
+
     def draw(
         self,
         latents: Tensor,
@@ -176,7 +189,8 @@ class AutoregressivePyramid:
         """Columns for clips ``latents`` ``[B, C, L, H, W]`` (normalised); those that have clips.
 
         Args:
-            latents: the clips; B is a multiple of the number of columns where no position is given.
+            latents: the clips; B is a multiple of the number of columns where no position is given. What lies behind
+                `prefixes` is not read.
             units_per_stage: prefix length in units (image included) for each stage.
             draws: one per column that has clips.
             position: place of the first clip in the training order, where batches cover the columns together.

@@ -59,9 +59,9 @@ class PyramidObjective:
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator, position), position)
         inputs = [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in columns]
         # 2. the sound
-        # Projected once for whole clips: columns are prefixes and read the frames they have.
-        context = None if audio is None else dit.encode_audio(audio, latents.shape[2], fps, codec.temporal_factor)
-        sounds = None if context is None else [context.rows(column.rows) for column in columns]
+        # of a column's clips alone, and no further than its last frame
+        heard = [] if audio is None else [(audio.rows(c.rows), c.first_frame + c.clips[-1].shape[2]) for c in columns]
+        sounds = None if audio is None else dit.encode_prefixes(heard, fps, codec.temporal_factor)
         # 3. velocities
         velocities = [
             self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)

@@ -339,14 +339,13 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         self, batch: ClipBatch, index: int, generator: torch.Generator
     ) -> tuple[Tensor, TextFeatures, list[int], int | None]:
         """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
-        latents = batch.video_latents
-        if latents is None:
-            latents = self.codec.encode(self._pixels(batch.video))
         # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
         dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
         prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
         text = self.text_encoder(prompts)
-        num_units = self.pyramid.num_units(latents.shape[2])
+        latents = batch.video_latents
+        num_latents = self.codec.num_latents(batch.video.shape[1]) if latents is None else latents.shape[2]
+        num_units = self.pyramid.num_units(num_latents)
         # As rank 0 of 1: the index counts the batches of all processes already.
         position = self._position_among_columns(batch, index)
         if position is not None:
@@ -354,7 +353,28 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
             index = position // max(len(batch), self.pyramid.num_columns)
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
+        if latents is None:
+            latents = self._encoded_prefixes(batch.video, num_latents, units, position)
         return latents, text, units, position
+
+    def _encoded_prefixes(self, video: Tensor, num_latents: int, units: Sequence[int], position: int | None) -> Tensor:
+        """Latents ``[B, C, L, h, w]`` as far as the clip's column reads them, which is half of the frames on average.
+
+        Zeros stand behind. Exact, because codecs are causal: no latent depends on later frames.
+        """
+        clips = torch.arange(len(video))
+        by_length: dict[int, list[Tensor]] = {}
+        for of_column, length in self.pyramid.prefixes(len(video), num_latents, units, position):
+            by_length.setdefault(length, []).append(clips[of_column])
+        latents: Tensor | None = None
+        for length, columns in by_length.items():
+            rows = torch.cat(columns).to(video.device)
+            encoded = self.codec.encode(self._pixels(video[rows, : self.codec.num_frames(length)]))
+            if latents is None:
+                latents = encoded.new_zeros(len(video), encoded.shape[1], num_latents, *encoded.shape[3:])
+            latents[rows, :, :length] = encoded
+        assert latents is not None  # every clip has its column
+        return latents
 
     def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
         """Place of the batch in the training order, or None where it covers all columns evenly by itself.

@@ -130,14 +130,16 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``[R, S, H d]`` to ``[R, H, S, d]``."""
-    return rearrange(x, "r s (h d) -> r h s d", h=heads)
+    """``[R, S, H d]`` to ``[R, S, H, d]``."""
+    return torch.unflatten(x, -1, (heads, -1))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-    """Rotate queries and keys ``[R, H, S, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
-    out = attention(rotate(q, state.rope), rotate(k, state.rope), v, state.mask)
-    return rearrange(out, "r h s d -> r s (h d)")
+    """Rotate queries and keys ``[R, S, H, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
+    rope = state.rope.unsqueeze(2)  # [2, S, 1, d / 2]
+    # heads change places with tokens here alone and as a view: what norms and rotations work on stays contiguous
+    q, k, v = (x.transpose(1, 2) for x in (rotate(q, rope), rotate(k, rope), v))
+    return rearrange(attention(q, k, v, state.mask), "r h s d -> r s (h d)")
 
 
 class _Projection(nn.Module):
@@ -180,7 +182,7 @@ class SelfAttention(nn.Module):
         self.norm_k = nn.RMSNorm(dim // heads, eps=norm_eps)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``[R, S, D]`` to normalised queries, normalised keys and values, each ``[R, H, S, d]``."""
+        """``[R, S, D]`` to normalised queries, normalised keys and values, each ``[R, S, H, d]``."""
         q, k, v = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
         return self.norm_q(q), self.norm_k(k), v
 
@@ -217,8 +219,8 @@ class JointAttention(SelfAttention):
 
     def forward(self, text: Tensor, video: Tensor, state: ColumnState) -> tuple[Tensor | None, Tensor]:
         """Text ``[R, M, D]`` and video ``[R, N, D]`` to their attention outputs (text None in a last block)."""
-        # [R, H, M + N, d] each, text first as in `TokenLayout`
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.project_text(text), self.project(video), strict=True))
+        # [R, M + N, H, d] each, text first as in `TokenLayout`
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(self.project_text(text), self.project(video), strict=True))
         out = attend(q, k, v, state)
         text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)
         return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)

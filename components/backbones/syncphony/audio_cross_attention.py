@@ -74,58 +74,78 @@ class AudioCrossAttention(nn.Module):
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def keys_values(self, audio: Tensor, windows: AudioWindows) -> AudioKeysValues:
-        """Project embedded audio tokens ``[B, N, D]``, rotate the keys, gather both per latent frame."""
-        keys = rearrange(self.to_k(audio), "b n (h d) -> b h n d", h=self.heads)
-        values = rearrange(self.to_v(audio), "b n (h d) -> b h n d", h=self.heads)
-        keys = rotate(self.norm_k(keys), windows.key_rope)
-        # [B, H, N, d] -> [B, H, L, W, d]: a token is kept once for each window it lies in (three in the paper)
-        gathered = (
-            x.index_select(2, windows.index.flatten()).unflatten(2, windows.index.shape) for x in (keys, values)
-        )
-        return AudioKeysValues(*(x.transpose(1, 2) for x in gathered))  # [B, L, H, W, d]
+    def keys_values(self, audio: Tensor, windows: Sequence[AudioWindows]) -> list[AudioKeysValues]:
+        """Project embedded audio tokens, rotate the keys, gather both per latent frame.
+
+        Args:
+            audio: the tokens that the windows read, ``[sum of R N, D]``: R clips of N tokens for each of the windows.
+            windows: of groups of clips, in the tokens' order.
+        """
+        keys = self.norm_k(torch.unflatten(self.to_k(audio), -1, (self.heads, -1)))  # [sum of R N, H, d]
+        values = torch.unflatten(self.to_v(audio), -1, (self.heads, -1))
+        shapes = [(w.audible.shape[0], w.key_rope.shape[1]) for w in windows]  # (R, N)
+        sizes = [clips * tokens for clips, tokens in shapes]
+        made = []
+        for shape, group, k, v in zip(shapes, windows, keys.split(sizes), values.split(sizes), strict=True):
+            rotated = rotate(torch.unflatten(k, 0, shape), group.key_rope.unsqueeze(2))  # [R, N, H, d]
+            # a token is kept once for each window it lies in (three in the paper); whole rows of H d are copied
+            made.append(AudioKeysValues(*(_gathered(x, group.index) for x in (rotated, torch.unflatten(v, 0, shape)))))
+        return made
 
     def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, AudioKeysValues, AudioWindows]]) -> list[Tensor]:
         """`column` of every column in one call, so that a sharded layer gathers its weights once."""
         return [self.column(*column) for column in columns]
 
-    def column(self, tokens: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
+    def column(self, video: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
         """What the sound adds to a column's video tokens.
 
         Args:
-            tokens: ``[R, S, D]``, text first; text tokens do not attend to the sound.
+            video: ``[R, N, D]``, the column's tokens without the text's, which do not attend to the sound.
             layout: which latent frame every video token belongs to.
             audio: keys and values of the R clips.
             windows: audibility and positions.
 
         Returns:
-            ``[R, S - num_text, D]`` for the video tokens.
+            ``[R, N, D]``.
         """
-        video = tokens[:, layout.num_text :]
-        queries = rearrange(self.to_q(self.norm(video)), "r n (h d) -> r n h d", h=self.heads)
-        queries = self.norm_q(queries)
+        queries = self.norm_q(torch.unflatten(self.to_q(self.norm(video)), -1, (self.heads, -1)))  # [R, N, H, d]
+        slices = layout.clip_slices()
+        frames = [t for _, _, (t, _, _) in slices]
+        # a column is a prefix, a window belongs to its frame: later sound is never read
+        heard = (_first_frames(x, sum(frames)).split(frames, dim=1) for x in (audio.keys, audio.values))
+        audible = _first_frames(windows.audible, sum(frames)).split(frames, dim=1)
+        # `split` and no slices: their gradients would each fill the whole tensor with zeros
+        parts = zip(
+            slices, queries.split([t * h * w for _, _, (t, h, w) in slices], dim=1), *heard, audible, strict=True
+        )
         outputs = []
         # History is computed anew in every call, so its frames attend to their own sound as the current one does.
-        for place, first, (t, h, w) in layout.clip_slices():
-            frames = slice(first, first + t)
-            q = queries[:, place.start - layout.num_text : place.stop - layout.num_text]
+        for (place, first, (t, h, w)), q, keys, values, audible_here in parts:
             # with t next to d a table of latents [2, t, d / 2] broadcasts over p, and one of patches has p in front
             q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
             q = rotate(q, windows.query_table(layout, place, first, (t, h, w)))
-            # a column is a prefix, a window belongs to its frame: later sound is never read
-            keys, values = audio.keys[:, frames], audio.values[:, frames]  # [R, t, H, W, d]
-            audible = windows.audible[:, frames]  # [R, t, W]
-            any_audible = audible.any(dim=-1, keepdim=True)
+            any_audible = audible_here.any(dim=-1, keepdim=True)  # [R, t, 1]
             # frames go into the batch: attention is local to each, and its mask is one row of W tokens
             out = attention(
                 rearrange(q, "r h p t d -> (r t) h p d"),
                 rearrange(keys, "r t h w d -> (r t) h w d"),
                 rearrange(values, "r t h w d -> (r t) h w d"),
                 # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
-                mask=rearrange(audible | ~any_audible, "r t w -> (r t) 1 1 w"),
+                mask=rearrange(audible_here | ~any_audible, "r t w -> (r t) 1 1 w"),
             )
             # A frame whose whole window is padding gets the output bias alone.
             out = out * rearrange(any_audible, "r t 1 -> (r t) 1 1 1")
             outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
         change: Tensor = self.to_out(torch.cat(outputs, dim=1))
         return change
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens ``[R, N, H, d]`` by latent frame and place in its window ``[L, W]``: ``[R, L, H, W, d]``."""
+    gathered = x.flatten(2).index_select(1, index.flatten())
+    return rearrange(gathered, "r (l w) (h d) -> r l h w d", w=index.shape[1], h=x.shape[2])
+
+
+def _first_frames(x: Tensor, num_frames: int) -> Tensor:
+    """The first frames of ``[R, L, ...]``; itself where it has no more."""
+    return x if x.shape[1] == num_frames else x[:, :num_frames]

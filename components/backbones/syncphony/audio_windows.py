@@ -60,7 +60,8 @@ class AudioWindows:
         audible: bool ``[B, L, W]``, False where the window is shorter than W or the token is padding.
         query_rope: rotary table of the latent frames' centres ``[2, L, d / 2]``, or the axes on which the backbone
             places every video token itself.
-        key_rope: rotary table of the audio tokens' centres ``[2, N, d / 2]``.
+        key_rope: rotary table of the audio tokens' centres ``[2, N, d / 2]``, of the N tokens up to the last that any
+            window reads; later ones need not be projected.
     """
 
     index: Tensor
@@ -168,13 +169,15 @@ class AudioTimeline:
         index = first[:, None] + torch.arange(width)  # [L, W]
         inside = index < end[:, None]
         # shorter windows repeat the last token, inaudible
-        index = index.clamp_(max=num_tokens - 1).to(device)
-        tokens_at = latent_position(centers, fps, temporal_factor)
+        index = index.clamp_(max=num_tokens - 1)
+        num_read = int(index.max()) + 1
+        index = index.to(device)
+        tokens_at = latent_position(centers[:num_read], fps, temporal_factor)
         if self.rope == "backbone":
             if backbone is None:
                 raise ValueError("rope: backbone needs the backbone's rotary axes")
             query_rope: Tensor | RotaryAxes = backbone
-            at = torch.zeros(num_tokens, len(backbone.dims), dtype=torch.float64)  # a sound has neither row nor column
+            at = torch.zeros(num_read, len(backbone.dims), dtype=torch.float64)  # a sound has neither row nor column
             at[:, 0] = tokens_at
             key_rope = rotary_table(at, backbone.dims, backbone.theta)
         else:

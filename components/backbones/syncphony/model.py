@@ -138,7 +138,8 @@ class SyncphonyDiT(nn.Module):
         layers = self._audio_layers()
         shard_units((*self.backbone.blocks, *layers, self), mesh, device, compute_dtype)
         # What gathers weights outside of forward has to be named: sharding hooks into nothing else.
-        register_fsdp_forward_method(self, "encode_audio")
+        for name in ("encode_audio", "encode_prefixes"):
+            register_fsdp_forward_method(self, name)
         for layer in layers:
             register_fsdp_forward_method(layer, "keys_values")
 
@@ -155,14 +156,39 @@ class SyncphonyDiT(nn.Module):
             fps: frames per second of the clips.
             temporal_factor: frames per latent frame after the first, the video codec's.
         """
-        if self.audio_embedder is None:
-            return None
-        backbone = self.backbone
+        return None if self.audio_dim is None else self._encoded([(audio, num_latents)], fps, temporal_factor)[0]
+
+    def encode_prefixes(
+        self, prefixes: Sequence[tuple[AudioFeatures, int]], fps: float, temporal_factor: int
+    ) -> list[AudioContext] | None:
+        """`encode_audio` of groups of clips, of each group its first latent frames alone.
+
+        A training column is a prefix of its clips: what is heard after it is not projected.
+
+        Args:
+            prefixes: tokens of a group's clips, and how many latent frames are wanted.
+            fps: as in `encode_audio`.
+            temporal_factor: as in `encode_audio`.
+        """
+        return None if self.audio_dim is None else self._encoded(prefixes, fps, temporal_factor)
+
+    def _encoded(
+        self, prefixes: Sequence[tuple[AudioFeatures, int]], fps: float, temporal_factor: int
+    ) -> list[AudioContext]:
+        backbone, embedder = self.backbone, self.audio_embedder
+        assert embedder is not None
         head_dim, axes = backbone.dim // backbone.num_heads, RotaryAxes(backbone.axes_dims, backbone.rope_theta)
-        windows = self.timeline.windows(audio, num_latents, head_dim, fps, temporal_factor, axes)
-        # encoders and caches may give another precision than the embedder computes in
-        embedded = self.audio_embedder(audio.tokens.to(next(self.audio_embedder.parameters()).dtype))
-        return AudioContext(windows, tuple(layer.keys_values(embedded, windows) for layer in self._audio_layers()))
+        windows = [
+            self.timeline.windows(audio, latents, head_dim, fps, temporal_factor, axes) for audio, latents in prefixes
+        ]
+        # all groups in one product; encoders and caches may give another precision than the embedder computes in
+        heard = [
+            audio.tokens[:, : group.key_rope.shape[1]].flatten(0, 1)
+            for (audio, _), group in zip(prefixes, windows, strict=True)
+        ]
+        embedded = embedder(torch.cat(heard).to(next(embedder.parameters()).dtype))
+        layers = [layer.keys_values(embedded, windows) for layer in self._audio_layers()]
+        return [AudioContext(group, tuple(layer[i] for layer in layers)) for i, group in enumerate(windows)]
 
     def forward(
         self,
@@ -220,13 +246,21 @@ class SyncphonyDiT(nn.Module):
         self, i: int, states: Sequence[ColumnState], columns: Sequence[Column], audio: Sequence[AudioContext]
     ) -> list[ColumnState]:
         """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
+        parts = [_text_video_twins(state, column.num_rows) for state, column in zip(states, columns, strict=True)]
         inputs = [
-            # [:num_rows]: off-sync twins stand behind
-            (state.tokens[: column.num_rows], state.layout, sound.layers[i], sound.windows)
-            for state, column, sound in zip(states, columns, audio, strict=True)
+            (video, state.layout, sound.layers[i], sound.windows)
+            for (_, video, _), state, sound in zip(parts, states, audio, strict=True)
         ]
         changes = self._run(self._audio_layers()[i], inputs)
-        return [_with_change(state, change) for state, change in zip(states, changes, strict=True)]
+        # not in place: the tokens before the change are needed in the backward pass
+        changed = [
+            torch.cat([text, video + change.to(video.dtype)], dim=1)
+            for (text, video, _), change in zip(parts, changes, strict=True)
+        ]
+        return [
+            state.with_tokens(torch.cat([tokens, *twins]) if twins else tokens)
+            for state, tokens, (_, _, twins) in zip(states, changed, parts, strict=True)
+        ]
 
     def _run(self, part: Callable[..., T], inputs: object) -> T:
         """``part(inputs)``, in training without keeping its inner activations if so asked for."""
@@ -242,12 +276,14 @@ def _autocasts(device_type: str) -> bool:
     return is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _with_change(state: ColumnState, change: Tensor) -> ColumnState:
-    """``change`` ``[R, N, D]`` added to the video tokens of the first R rows."""
-    rows, m, tokens = change.shape[0], state.layout.num_text, state.tokens
-    # not in place: the tokens before the change are needed in the backward pass
-    changed = torch.cat([tokens[:rows, :m], tokens[:rows, m:] + change.to(tokens.dtype)], dim=1)  # [R, S, D]
-    return state.with_tokens(changed if rows == tokens.shape[0] else torch.cat([changed, tokens[rows:]], dim=0))
+def _text_video_twins(state: ColumnState, rows: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Text ``[R, M, D]`` and video tokens ``[R, N, D]`` of the column's own rows, and what stands behind them."""
+    tokens, twins = state.tokens, []
+    if rows < tokens.shape[0]:
+        tokens, *twins = tokens.split([rows, tokens.shape[0] - rows])
+    m = state.layout.num_text
+    text, video = tokens.split([m, tokens.shape[1] - m], dim=1)
+    return text, video, twins
 
 
 def _with_twins(state: ColumnState, twins: Tensor) -> ColumnState:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -85,10 +86,19 @@ class PrincipalCodec(VideoCodec):
         Raises:
             InputError: if the sides are not multiples of ``spatial_factor`` or T is not ``1 + f n``.
         """
-        blocks = self.blocks(video.float())
-        with no_autocast(video.device):
-            latents = (blocks - self.mean) @ self.components.T * self.scale
-        return latents.movedim(-1, 1).contiguous()
+        self._check_sides(video)
+        s, f = self.spatial_factor, self.temporal_factor
+        # A block's product with every component is a convolution with the block's own stride, and nothing is moved.
+        kernel = rearrange(self.components * self.scale, "k (f c i j) -> k c f i j", f=f, c=_COLOURS, i=s, j=s)
+        bias = -(self.components @ self.mean) * self.scale
+        frames = video.float().transpose(1, 2)  # [B, 3, T, H, W]
+        # all 24 bits also where a convolution's default is TensorFloat-32
+        with no_autocast(video.device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # the first image f times is the image times the sum over f
+            latents = [F.conv3d(frames[:, :, :1], kernel.sum(dim=2, keepdim=True), bias, stride=(1, s, s))]
+            if frames.shape[2] > 1:
+                latents.append(F.conv3d(frames[:, :, 1:], kernel, bias, stride=(f, s, s)))
+        return torch.cat(latents, dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The pictures of the kept components; the image is the mean of its block's frames."""
@@ -114,14 +124,18 @@ class PrincipalCodec(VideoCodec):
         Raises:
             InputError: as `encode`.
         """
-        _, t, _, height, width = video.shape
+        self._check_sides(video)
         s, f = self.spatial_factor, self.temporal_factor
+        frames = torch.cat([video[:, :1].expand(-1, f, -1, -1, -1), video[:, 1:]], dim=1)
+        return rearrange(frames, "b (l f) c (h i) (w j) -> b l h w (f c i j)", f=f, i=s, j=s)
+
+    def _check_sides(self, video: Tensor) -> None:
+        _, t, _, height, width = video.shape
+        s = self.spatial_factor
         if height % s or width % s:
             raise InputError(f"frames of {height}x{width} pixels do not fit the codec: both must be multiples of {s}")
         # raises where T is not 1 + f n
         self.num_latents(t)
-        frames = torch.cat([video[:, :1].expand(-1, f, -1, -1, -1), video[:, 1:]], dim=1)
-        return rearrange(frames, "b (l f) c (h i) (w j) -> b l h w (f c i j)", f=f, i=s, j=s)
 
 
 class PrincipalComponents(nn.Module):

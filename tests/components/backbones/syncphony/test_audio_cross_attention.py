@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.backbones.pyramid_flow.column import TokenLayout, token_layout
 from components.backbones.rope import rotary_table
-from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
+from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention, AudioKeysValues
 from components.backbones.syncphony.audio_windows import (
     AudioTimeline,
     AudioWindows,
@@ -48,14 +48,19 @@ def layer(seed: int = 0) -> AudioCrossAttention:
 
 
 def video_tokens(rows: int = ROWS, seed: int = 1) -> Tensor:
-    return torch.randn(rows, NUM_TEXT + 20, DIM, generator=generator(seed))
+    return torch.randn(rows, 20, DIM, generator=generator(seed))
+
+
+def keys_values(made: AudioCrossAttention, tokens: Tensor, windows: AudioWindows) -> AudioKeysValues:
+    """Of one group of clips, whose embedded tokens are ``[R, N, D]`` and may go on behind what is read."""
+    return made.keys_values(tokens[:, : windows.key_rope.shape[1]].flatten(0, 1), [windows])[0]
 
 
 def change_by(
     made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timeline: AudioTimeline = TIMELINE
 ) -> Tensor:
     windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, AXES)
-    return made.column(tokens, the_layout(), made.keys_values(audio.tokens, windows), windows)
+    return made.column(tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
 
 
 def by_frame(change: Tensor) -> list[Tensor]:
@@ -99,7 +104,7 @@ def naive(made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timel
             centre_of_frame = float(position(torch.tensor(sum(spans[frame]) / 2, dtype=torch.float64)))
             # the backbone counts latents: the image, whose centre is 0.4375, stands at 0
             query_at = frame if timeline.rope == "backbone" else centre_of_frame
-            query = made.to_q(made.norm(tokens[row, NUM_TEXT + n].double())).reshape(HEADS, d)
+            query = made.to_q(made.norm(tokens[row, n].double())).reshape(HEADS, d)
             joined = []
             for head in range(HEADS):
                 q = rotated(made.norm_q(query[head]), (query_at, *patch_of[n]))
@@ -143,11 +148,20 @@ def test_a_fresh_layer_adds_exactly_nothing():
     assert torch.equal(change, torch.zeros_like(change))
 
 
-def test_text_tokens_take_no_part():
-    tokens = video_tokens()
-    change = change_by(layer(), audio_tokens(), tokens)
-    tokens[:, :NUM_TEXT] = 9.0
-    assert torch.equal(change_by(layer(), audio_tokens(), tokens), change)
+def test_groups_of_clips_are_projected_together_as_each_alone():
+    """Prefixes of different length, and what is heard behind them is not even looked at."""
+    made, audio = layer(), audio_tokens(5)
+    groups = [(audio.rows(torch.tensor(rows)), latents) for rows, latents in (([0, 3], 2), ([1], 4), ([4, 2], 1))]
+    windows = [AudioTimeline(reach_latents=1).windows(*group, DIM // HEADS, FPS, TEMPORAL_FACTOR) for group in groups]
+    sizes = [window.key_rope.shape[1] for window in windows]
+    assert sizes == [35, 69, 19]  # up to the end of latents 2, 4 and 1
+    packed = torch.cat([sound.tokens[:, :n].flatten(0, 1) for (sound, _), n in zip(groups, sizes, strict=True)])
+    together = made.keys_values(packed, windows)
+    for found, (sound, num_latents), window in zip(together, groups, windows, strict=True):
+        alone = keys_values(made, sound.tokens, window)
+        assert found.keys.shape[:2] == (sound.tokens.shape[0], num_latents)
+        torch.testing.assert_close(found.keys, alone.keys, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(found.values, alone.values, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("token", [0, 1, 2, 18, 19, 34, 35, 51, 52, 69])
@@ -218,9 +232,9 @@ def test_a_common_shift_of_latents_and_tokens_changes_nothing(scale: float):
             for at, shift in zip(centres, (by, 0.0 if only_tokens else by), strict=True)
         )
         moved: AudioWindows = replace(windows, query_rope=queries, key_rope=keys)
-        return made.column(tokens, the_layout(), made.keys_values(audio.tokens, moved), moved)
+        return made.column(tokens, the_layout(), keys_values(made, audio.tokens, moved), moved)
 
-    here = made.column(tokens, the_layout(), made.keys_values(audio.tokens, windows), windows)
+    here = made.column(tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
     for by in (1.0, 7.25, -3.0):
         torch.testing.assert_close(shifted(by), here, atol=2e-5, rtol=1e-4)
     assert (shifted(1.0, only_tokens=True) - here).abs().max() > 1e-2
@@ -234,8 +248,8 @@ def test_the_same_sound_one_latent_later_does_the_same_one_latent_later():
     tokens = torch.randn(ROWS, 5, DIM, generator=generator(3))
     layout = token_layout(((5, 1, 1),), 0, torch.device("cpu"))
     windows = TIMELINE.windows(audio, 5, DIM // HEADS, FPS, TEMPORAL_FACTOR)
-    here = made.column(tokens, layout, made.keys_values(audio.tokens, windows), windows)
-    there = made.column(tokens.roll(1, dims=1), layout, made.keys_values(late.tokens, windows), windows)
+    here = made.column(tokens, layout, keys_values(made, audio.tokens, windows), windows)
+    there = made.column(tokens.roll(1, dims=1), layout, keys_values(made, late.tokens, windows), windows)
     torch.testing.assert_close(there[:, 2:5], here[:, 1:4], atol=2e-5, rtol=1e-4)
 
 
@@ -245,7 +259,7 @@ def test_rows_repeat_the_context_of_clips():
     mask[1, 20:] = False
     audio = replace(audio, mask=mask)
     windows = TIMELINE.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
-    context = AudioContext(windows, (made.keys_values(audio.tokens, windows),))
+    context = AudioContext(windows, (keys_values(made, audio.tokens, windows),))
     picked = context.rows(torch.tensor([2, 1, 2]))
     one = made.column(tokens, the_layout(), context.layers[0], windows)
     two = made.column(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
@@ -255,7 +269,7 @@ def test_rows_repeat_the_context_of_clips():
 def test_three_axes_tell_a_sound_to_patches_by_their_place():
     """The same content in all patches of a frame: on one axis they hear alike, on three by row and column."""
     tokens = video_tokens()
-    tokens[:, NUM_TEXT + 12 :] = tokens[:, NUM_TEXT + 12 : NUM_TEXT + 13]
+    tokens[:, 12:] = tokens[:, 12:13]
     one, three = (
         by_frame(change_by(layer(), audio_tokens(), tokens, timeline))[3]
         for timeline in (replace(THREE_AXES, rope="time"), THREE_AXES)
@@ -271,7 +285,7 @@ def test_an_axis_for_time_alone_rotates_all_channels_by_it():
         timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, RotaryAxes((DIM // HEADS, 0, 0)))
         for timeline in (AudioTimeline(reach_latents=1), THREE_AXES)
     ]
-    mine, one = (by_frame(made.column(tokens, the_layout(), made.keys_values(audio.tokens, w), w)) for w in windows)
+    mine, one = (by_frame(made.column(tokens, the_layout(), keys_values(made, audio.tokens, w), w)) for w in windows)
     for frame in (1, 2, 3):
         torch.testing.assert_close(mine[frame], one[frame], atol=1e-5, rtol=1e-5)
     assert (mine[0] - one[0]).abs().max() > 1e-3
@@ -296,7 +310,7 @@ def test_a_key_a_latent_later_is_heard_as_a_query_a_latent_earlier(timeline: Aud
             centres = position(latent_spans_s(4, FPS, TEMPORAL_FACTOR).mean(dim=1))
             query_rope = rotary_table(centres[:, None] + latents, dims, theta)
         there = replace(windows, key_rope=keys, query_rope=query_rope)
-        return made.column(tokens, replace(layout, positions=positions), made.keys_values(audio.tokens, there), there)
+        return made.column(tokens, replace(layout, positions=positions), keys_values(made, audio.tokens, there), there)
 
     here = moved(0.0, 0.0, queries=False)
     torch.testing.assert_close(moved(2.5, 1.0, queries=True), here, atol=2e-5, rtol=1e-4)

@@ -149,7 +149,8 @@ def test_tables_hold_centres_of_frames_and_tokens():
     audio = audio_features(1, 1.0)
     windows = timeline.windows(audio, 3, 8, 24.0, 8)
     frames = torch.tensor([0.4375, 1.0, 2.0], dtype=torch.float64) * 16
-    tokens = (3 * (torch.arange(50, dtype=torch.float64) + 0.5) / 50 + 0.375) * 16
+    # up to the last that a window reads: latent 2 ends at 17 / 24 s
+    tokens = (3 * (torch.arange(36, dtype=torch.float64) + 0.5) / 50 + 0.375) * 16
     torch.testing.assert_close(windows.query_rope, rotary_table(frames[:, None], [8], 50.0), atol=1e-6, rtol=0)
     torch.testing.assert_close(windows.key_rope, rotary_table(tokens[:, None], [8], 50.0), atol=1e-6, rtol=0)
 
@@ -158,8 +159,8 @@ def test_the_backbones_axes_place_tokens_at_their_time_and_nowhere_in_space():
     audio, axes = audio_features(1, 1.0), RotaryAxes((4, 2, 2), 50.0)
     windows = AudioTimeline(rope="backbone").windows(audio, 3, 8, 24.0, 8, axes)
     assert windows.query_rope == axes
-    at = 3 * (torch.arange(50, dtype=torch.float64) + 0.5) / 50 + 0.375
-    places = torch.stack([at, torch.zeros(50).double(), torch.zeros(50).double()], dim=1)
+    at = 3 * (torch.arange(36, dtype=torch.float64) + 0.5) / 50 + 0.375
+    places = torch.stack([at, torch.zeros(36).double(), torch.zeros(36).double()], dim=1)
     torch.testing.assert_close(windows.key_rope, rotary_table(places, [4, 2, 2], 50.0), atol=1e-6, rtol=0)
 
 

@@ -57,6 +57,17 @@ def test_fresh_audio_layers_leave_the_backbone_bit_for_bit(variant: str, first_l
     assert all_equal(dit(*inputs(dit)), tiny_backbone(variant)(silent_columns()))
 
 
+@torch.no_grad()
+def test_audio_layers_change_video_tokens_alone():
+    dit = tiny_dit("miniflux", 0)
+    columns, sounds = inputs(dit)
+    states = [dit.backbone.embed(column) for column in columns]
+    for before, after in zip(states, dit._add_audio(0, states, columns, sounds), strict=True):
+        m = before.layout.num_text
+        assert m and torch.equal(after.tokens[:, :m], before.tokens[:, :m])
+        assert (after.tokens[:, m:] - before.tokens[:, m:]).abs().amax(dim=-1).min() > 1e-3
+
+
 @pytest.mark.parametrize(("variant", "first_late"), SPLITS)
 @torch.no_grad()
 def test_off_sync_is_the_backbone_bit_for_bit(variant: str, first_late: int):
