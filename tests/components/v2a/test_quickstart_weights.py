@@ -8,6 +8,7 @@ from torch.nn.functional import avg_pool2d
 
 from components.contracts import clip_generator
 from components.metrics.cyclesync.metric import CycleSync, cyclesync_onsets
+from components.v2a.disturbances import DISTURBANCES, fooling_clip
 from components.v2a.onset_v2a import OnsetV2A
 from components.weights.pretrained import PACKAGE_ROOT
 from datamodules.procedural_clips import ProceduralClips
@@ -64,6 +65,18 @@ def test_still_clips_are_silent(model, batch, noise):
     still = (batch.video[:, :1] / 255).expand(-1, 49, -1, -1, -1)
     noisy = still + noise * torch.randn(still.shape, generator=torch.Generator().manual_seed(0))
     assert not model(noisy.clamp(0, 1), 24.0)[0].any()
+
+
+@pytest.mark.parametrize("kind", DISTURBANCES)
+def test_flashes_at_the_onsets_of_a_frozen_picture_are_no_events(model, batch, kind):
+    """A judge of pictures must not be fooled by what flashes in time: no better than mismatched pairs of real clips."""
+    frames = batch.video.shape[1]
+    detected = cyclesync_onsets(batch.audio, batch.sample_rate, frames / batch.fps)
+    clips = [
+        fooling_clip(video[0] / 255, frames, batch.fps, onsets, kind, clip_generator(name, 0))
+        for name, video, onsets in zip(batch.ids, batch.video, detected, strict=True)
+    ]
+    assert scores(model, batch, torch.stack(clips))[0] <= scores(model, batch, batch.video / 255)[1]
 
 
 def test_events_out_of_order_are_not_heard(model, batch):
