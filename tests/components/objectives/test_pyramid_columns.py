@@ -193,3 +193,19 @@ def test_impossible_batches_are_named():
             pyramid.draw(clips, [1, 1, units], None)
     with pytest.raises(ValueError, match=r"outside 0\.\.2"):
         AutoregressivePyramid(stage_of_column=(0, 3))
+
+
+@settings(deadline=None, max_examples=25)
+@given(batch=st.sampled_from([4, 8]), frames_per_unit=st.integers(1, 3), data=st.data())
+def test_nothing_behind_the_prefixes_is_read(batch: int, frames_per_unit: int, data: st.DataObject):
+    pyramid, clips = AutoregressivePyramid(frames_per_unit=frames_per_unit), latents(batch, 6)
+    units = [data.draw(st.integers(1, pyramid.num_units(6))) for _ in range(3)]
+    position = data.draw(st.none() | st.integers(0, 9))
+    draws = pyramid.draw(clips, units, generator(0), position)
+    whole = pyramid.build(clips, units, draws, position)
+    cut = clips.clone()
+    for rows, length in pyramid.prefixes(batch, 6, units, position):
+        cut[rows, :, length:] = torch.nan
+    for a, b in zip(whole, pyramid.build(cut, units, draws, position), strict=True):
+        assert torch.equal(a.target, b.target)
+        assert all(torch.equal(x, y) for x, y in zip(a.clips, b.clips, strict=True))

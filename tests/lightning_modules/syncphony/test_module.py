@@ -161,6 +161,19 @@ def test_prepared_latents_and_features_are_used_as_they_are():
     torch.testing.assert_close(step_loss(module, prepared), expected)
 
 
+def test_only_the_frames_that_a_column_reads_are_encoded(monkeypatch: pytest.MonkeyPatch):
+    module, batch = tiny_module(), clips(batch=8)
+    encode, seen = module.codec.encode, []
+    monkeypatch.setattr(module.codec, "encode", lambda video: seen.append(tuple(video.shape[:2])) or encode(video))
+    frames = batch.video.shape[1]
+    for step in range(4):
+        seen.clear()
+        step_loss(module, batch, step)
+        assert sum(num for num, _ in seen) == 8  # every clip once
+        # a quarter of the clips in the finest stage and the others: one is long where the other is short
+        assert len(seen) <= 2 and sum(num * length for num, length in seen) < 8 * frames
+
+
 def test_pretraining_without_sound():
     module = tiny_module(
         tiny_dit(first_late_block=0, audio_dim=None, train_embedders=True, train_head=True), audio_encoder=None
