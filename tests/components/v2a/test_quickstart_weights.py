@@ -1,4 +1,4 @@
-"""The weights that judge the quickstart, on clips of a seed they have never seen."""
+"""The weights that judge the two quickstarts, on clips of a seed they have never seen."""
 
 import time
 
@@ -12,23 +12,30 @@ from components.v2a.disturbances import DISTURBANCES, fooling_clip
 from components.v2a.onset_v2a import OnsetV2A
 from components.weights.pretrained import PACKAGE_ROOT
 from datamodules.procedural_clips import ProceduralClips
+from datamodules.procedural_speech import ProceduralSpeech
 
-FOLDER = "configs/weights/quickstart_v2a"
+FOLDERS = {"syncphony": "configs/weights/quickstart_v2a", "harmony": "configs/weights/quickstart_harmony_v2a"}
 TOLERANCES = (0.05, 1 / 24, 0.1)
 
 
+@pytest.fixture(scope="module", params=FOLDERS)
+def system(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory):
+def batch(system, tmp_path_factory):
     root = str(tmp_path_factory.mktemp("clips"))
-    clips = ProceduralClips(root=root, num_train=1, num_test=48, render_seed=77, val_batch_size=48)
+    shared = {"root": root, "num_train": 1, "num_test": 48, "render_seed": 77, "val_batch_size": 48}
+    clips = ProceduralClips(**shared) if system == "syncphony" else ProceduralSpeech(**shared, variety=0.3)
     clips.prepare_data()
     clips.setup("validate")
     return next(iter(clips.val_dataloader()))
 
 
 @pytest.fixture(scope="module")
-def model():
-    return OnsetV2A.from_pretrained(FOLDER)
+def model(system):
+    return OnsetV2A.from_pretrained(FOLDERS[system])
 
 
 def scores(model, batch, video):
@@ -92,5 +99,5 @@ def test_is_quick(model):
     assert time.process_time() - began < 6.0  # processor seconds, i.e. 3 s on two cores
 
 
-def test_files_are_small():
-    assert sum(file.stat().st_size for file in (PACKAGE_ROOT / FOLDER).iterdir()) < 1_000_000
+def test_files_are_small(system):
+    assert sum(file.stat().st_size for file in (PACKAGE_ROOT / FOLDERS[system]).iterdir()) < 1_000_000
