@@ -29,15 +29,33 @@ class Shardable(Protocol):
         """Moves itself to ``device`` and keeps this process's part alone."""
 
 
-class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
+class SeededModule(TrainableCheckpoint):
+    """Draws everything by one seed, which is the experiment's unless one is given.
+
+    Args:
+        noise_seed: seed of everything random in training and sampling; None takes the experiment's
+            ``seed_everything``, and 0 without one.
+    """
+
+    def __init__(self, noise_seed: int | None) -> None:
+        super().__init__()
+        self._follows_seed = noise_seed is None
+        self.noise_seed = noise_seed or 0
+
+    def follow_seed(self, seed: int) -> None:
+        """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
+        if self._follows_seed:
+            self.noise_seed = seed
+
+
+class GenerativeModule(SeededModule, Generic[Conditions]):
     """A transformer that trains among frozen codecs and encoders, and is sampled once for all callbacks that judge it.
 
     Args:
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         variants: what validation generates besides the guided clips.
-        noise_seed: seed of everything random in training and sampling; None takes the experiment's
-            ``seed_everything``, and 0 without one.
+        noise_seed: see `SeededModule`.
 
     Attributes:
         logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
@@ -56,18 +74,11 @@ class GenerativeModule(TrainableCheckpoint, Generic[Conditions]):
         variants: Sequence[str],
         noise_seed: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(noise_seed)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.variants = tuple(variants)
-        self._follows_seed = noise_seed is None
-        self.noise_seed = noise_seed or 0
         self.gradient_norm: Tensor | None = None
-
-    def follow_seed(self, seed: int) -> None:
-        """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
-        if self._follows_seed:
-            self.noise_seed = seed
 
     @abstractmethod
     def trained_transformer(self) -> nn.Module:

@@ -28,13 +28,12 @@ from components.metrics.bootstrap import bootstrap_interval
 from components.metrics.truth.pictures import psnr_scores
 from components.objectives.adversarial import AdversarialLoss
 from components.objectives.vae_loss import VAELoss
-from lightning_modules.base import batch_name, parameter_groups, scheduled
-from lightning_modules.checkpoints.trainable import TrainableCheckpoint
+from lightning_modules.base import SeededModule, batch_name, parameter_groups, scheduled
 
 _NORMALISATION = "latent_normalisation"
 
 
-class VideoVAEModule(TrainableCheckpoint):
+class VideoVAEModule(SeededModule):
     """Trains a `CausalVideoVAE`, encoder and decoder, to give back the clips it is shown.
 
     Validation sends held-out clips there and back by the posterior's mean, chunk by chunk and in float32, as
@@ -88,7 +87,7 @@ class VideoVAEModule(TrainableCheckpoint):
         export_dtype: str = "float32",
         noise_seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(noise_seed)
         if encode_window is not None and (encode_window < 1 or encode_window % vae.temporal_factor):
             raise InputError(
                 f"encode_window is {encode_window}; it must be a positive multiple of {vae.temporal_factor}, or null"
@@ -107,17 +106,10 @@ class VideoVAEModule(TrainableCheckpoint):
         self.lr_scheduler = lr_scheduler
         self.encode_window, self.decode_window = encode_window, decode_window
         self.export_dtype = getattr(torch, export_dtype)
-        self._follows_seed = noise_seed is None
-        self.noise_seed = noise_seed or 0
         self.normalisation: LatentNormalisation | None = None
         self._normalised_at = -1
         self._statistics = VideoLatentStatistics.empty()
         self._held_out: list[_RoundTrip] = []
-
-    def follow_seed(self, seed: int) -> None:
-        """Draws everything by ``seed``, the experiment's, unless a ``noise_seed`` was given."""
-        if self._follows_seed:
-            self.noise_seed = seed
 
     @property
     def frame_step(self) -> int:

@@ -56,15 +56,30 @@ register_dataclass(ColumnState)
 
 
 class Block(nn.Module, ABC):
-    """A block runs all columns in one call, so that a sharded block gathers its weights once."""
+    """A block runs all columns in one call, so that a sharded block gathers its weights once.
 
-    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
-        """Every column through the block; columns do not influence each other."""
-        return [self.column(state) for state in states]
+    What treats every token alike (projections, norms, the MLP) runs on the tokens of all columns behind each other: a
+    column of a training step has few tokens at the coarse stages, and a product of its own for each would cost a GPU
+    more in launches than in arithmetic. Modulation and attention are each column's own.
+    """
 
     @abstractmethod
-    def column(self, state: ColumnState) -> ColumnState:
-        """One column through the block."""
+    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+        """Every column through the block; columns do not influence each other."""
+
+
+def pack(parts: Sequence[Tensor]) -> Tensor:
+    """Columns ``[R_c, S_c, D]`` behind each other: ``[sum of R_c S_c, D]``, a view where there is one."""
+    flat = [part.flatten(0, 1) for part in parts]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse of `pack`, by the rows and tokens of ``like``: views ``[R_c, S_c, ...]``."""
+    shapes = [part.shape[:2] for part in like]
+    # `split` and no slices: their gradients would each fill the whole tensor with zeros
+    parts = packed.split([rows * tokens for rows, tokens in shapes])
+    return [torch.unflatten(part, 0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class MLPEmbedder(nn.Module):
@@ -116,6 +131,12 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.linear.weight)  # gates of zero: a fresh block is the identity (adaLN-Zero)
         nn.init.zeros_(self.linear.bias)
 
+    def columns(self, states: Sequence[ColumnState]) -> list[tuple[Tensor, ...]]:
+        """`forward` of every column's condition, in one product."""
+        rows = [len(state.condition) for state in states]
+        chunks = self(states[0].condition if len(states) == 1 else torch.cat([state.condition for state in states]))
+        return list(zip(*(chunk.split(rows) for chunk in chunks), strict=True))
+
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
         """``[R, D]`` to ``chunks`` tensors ``[R, 1, D]`` that broadcast over the tokens."""
         # History and text are modulated by the current timestep too. Broadcast, not expanded to every token: at 4,600
@@ -130,7 +151,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``[R, S, H d]`` to ``[R, S, H, d]``."""
+    """``[..., H d]`` to ``[..., H, d]``."""
     return torch.unflatten(x, -1, (heads, -1))
 
 
@@ -182,7 +203,7 @@ class SelfAttention(nn.Module):
         self.norm_k = nn.RMSNorm(dim // heads, eps=norm_eps)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``[R, S, D]`` to normalised queries, normalised keys and values, each ``[R, S, H, d]``."""
+        """``[..., D]`` to normalised queries, normalised keys and values, each ``[..., H, d]``."""
         q, k, v = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
         return self.norm_q(q), self.norm_k(k), v
 
@@ -217,13 +238,21 @@ class JointAttention(SelfAttention):
         norm_q, norm_k = (self.get_submodule(name) for name in self.text_norm_names)
         return norm_q(q), norm_k(k), v
 
-    def forward(self, text: Tensor, video: Tensor, state: ColumnState) -> tuple[Tensor | None, Tensor]:
-        """Text ``[R, M, D]`` and video ``[R, N, D]`` to their attention outputs (text None in a last block)."""
-        # [R, M + N, H, d] each, text first as in `TokenLayout`
-        q, k, v = (torch.cat(pair, dim=1) for pair in zip(self.project_text(text), self.project(video), strict=True))
-        out = attend(q, k, v, state)
-        text_out, video_out = out.split_with_sizes([text.shape[1], video.shape[1]], dim=1)
-        return None if self.to_add_out is None else self.to_add_out(text_out), self.to_out[0](video_out)
+    def forward(
+        self, texts: Sequence[Tensor], videos: Sequence[Tensor], states: Sequence[ColumnState]
+    ) -> tuple[Tensor | None, Tensor]:
+        """All columns' text ``[R, M, D]`` and video ``[R, N, D]`` to packed outputs (text None in a last block)."""
+        ours = zip(*(unpack(x, texts) for x in self.project_text(pack(texts))), strict=True)
+        theirs = zip(*(unpack(x, videos) for x in self.project(pack(videos))), strict=True)
+        text_outs, video_outs = [], []
+        for state, of_text, of_video in zip(states, ours, theirs, strict=True):
+            # [R, M + N, H, d] each, text first as in `TokenLayout`
+            q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_text, of_video, strict=True))
+            text, video = attend(q, k, v, state).split([of_text[0].shape[1], of_video[0].shape[1]], dim=1)
+            text_outs.append(text)
+            video_outs.append(video)
+        text_out = None if self.to_add_out is None else self.to_add_out(pack(text_outs))
+        return text_out, self.to_out[0](pack(video_outs))
 
 
 class JointBlock(Block):
@@ -250,25 +279,25 @@ class JointBlock(Block):
         if not last:
             self.ff_context = FeedForward(dim)
 
-    def column(self, state: ColumnState) -> ColumnState:
-        """One column through the block; a last block leaves the text tokens as they are."""
-        num_text, num_tokens = state.layout.num_text, state.tokens.shape[1]
-        text, video = state.tokens.split_with_sizes([num_text, num_tokens - num_text], dim=1)
+    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+        """Every column through the block; a last block leaves the text tokens as they are."""
+        parts = [s.tokens.split([s.layout.num_text, s.tokens.shape[1] - s.layout.num_text], dim=1) for s in states]
+        texts, videos = [text for text, _ in parts], [video for _, video in parts]
         # The order of the chunks is that of the public weights.
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(state.condition)
-        text_modulation = self.norm1_context(state.condition)
+        of_video, of_text = self.norm1.columns(states), self.norm1_context.columns(states)
         if self.last:
-            scale_text, shift_text = text_modulation  # scale before shift, as in the final norm and unlike elsewhere
-        else:
-            shift_text, scale_text, *rest = text_modulation
-        text_out, video_out = self.attn(modulate(text, shift_text, scale_text), modulate(video, shift, scale), state)
-        video = video + gate * video_out
-        video = video + gate_mlp * self.ff(modulate(video, shift_mlp, scale_mlp))
+            # scale before shift, as in the final norm and unlike elsewhere
+            of_text = [(shift, scale) for scale, shift in of_text]
+        text_out, video_out = self.attn(_modulated(texts, of_text), _modulated(videos, of_video), states)
+        videos = _gated(videos, unpack(video_out, videos), [m[2] for m in of_video])
+        mlp_out = self.ff(pack(_modulated(videos, [m[3:5] for m in of_video])))
+        videos = _gated(videos, unpack(mlp_out, videos), [m[5] for m in of_video])
         if not self.last:
-            gate_text, shift_text_mlp, scale_text_mlp, gate_text_mlp = rest
-            text = text + gate_text * text_out
-            text = text + gate_text_mlp * self.ff_context(modulate(text, shift_text_mlp, scale_text_mlp))
-        return state.with_tokens(torch.cat([text, video], dim=1))
+            texts = _gated(texts, unpack(text_out, texts), [m[2] for m in of_text])
+            mlp_out = self.ff_context(pack(_modulated(texts, [m[3:5] for m in of_text])))
+            texts = _gated(texts, unpack(mlp_out, texts), [m[5] for m in of_text])
+        both = zip(states, texts, videos, strict=True)
+        return [state.with_tokens(torch.cat([text, video], dim=1)) for state, text, video in both]
 
 
 class SingleBlock(Block):
@@ -282,11 +311,22 @@ class SingleBlock(Block):
         # attention D and hidden 4 D side by side through one matrix, as in FLUX
         self.proj_out = nn.Linear(5 * dim, dim)
 
-    def column(self, state: ColumnState) -> ColumnState:
-        """One column through the block."""
-        shift, scale, gate = self.norm(state.condition)
-        x = modulate(state.tokens, shift, scale)
+    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+        """Every column through the block."""
+        tokens, modulations = [state.tokens for state in states], self.norm.columns(states)
+        x = pack(_modulated(tokens, modulations))
         hidden = F.gelu(self.proj_mlp(x), approximate="tanh")
-        q, k, v = self.attn.project(x)
-        out = torch.cat([attend(q, k, v, state), hidden], dim=-1)  # [R, S, 5 D]
-        return state.with_tokens(state.tokens + gate * self.proj_out(out))
+        heads = zip(states, *(unpack(part, tokens) for part in self.attn.project(x)), strict=True)
+        attended = pack([attend(q, k, v, state) for state, q, k, v in heads])
+        out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
+        changed = _gated(tokens, out, [gate for _, _, gate in modulations])
+        return [state.with_tokens(new) for state, new in zip(states, changed, strict=True)]
+
+
+def _modulated(parts: Sequence[Tensor], modulations: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Every column's tokens under its own shift and scale, the first two of its modulation vectors."""
+    return [modulate(part, *vectors[:2]) for part, vectors in zip(parts, modulations, strict=True)]
+
+
+def _gated(parts: Sequence[Tensor], changes: Sequence[Tensor], gates: Sequence[Tensor]) -> list[Tensor]:
+    return [part + gate * change for part, change, gate in zip(parts, changes, gates, strict=True)]

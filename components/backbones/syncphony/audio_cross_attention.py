@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
 from components.backbones.attention_kernel import attention
+from components.backbones.pyramid_flow.blocks import pack, unpack
 from components.backbones.pyramid_flow.column import TokenLayout
 from components.backbones.rope import rotate
 from components.backbones.syncphony.audio_windows import AudioWindows
@@ -93,51 +94,52 @@ class AudioCrossAttention(nn.Module):
         return made
 
     def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, AudioKeysValues, AudioWindows]]) -> list[Tensor]:
-        """`column` of every column in one call, so that a sharded layer gathers its weights once."""
-        return [self.column(*column) for column in columns]
-
-    def column(self, video: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
-        """What the sound adds to a column's video tokens.
+        """What the sound adds to the video tokens of every column, as blocks run all columns in one call (`Block`).
 
         Args:
-            video: ``[R, N, D]``, the column's tokens without the text's, which do not attend to the sound.
-            layout: which latent frame every video token belongs to.
-            audio: keys and values of the R clips.
-            windows: audibility and positions.
+            columns: of each the video tokens ``[R, N, D]`` without the text's, which do not attend to the sound; which
+                latent frame every one of them belongs to; keys and values of the R clips; audibility and positions.
 
         Returns:
-            ``[R, N, D]``.
+            ``[R, N, D]`` each.
         """
-        queries = self.norm_q(torch.unflatten(self.to_q(self.norm(video)), -1, (self.heads, -1)))  # [R, N, H, d]
-        slices = layout.clip_slices()
-        frames = [t for _, _, (t, _, _) in slices]
-        # a column is a prefix, a window belongs to its frame: later sound is never read
-        heard = (_first_frames(x, sum(frames)).split(frames, dim=1) for x in (audio.keys, audio.values))
-        audible = _first_frames(windows.audible, sum(frames)).split(frames, dim=1)
-        # `split` and no slices: their gradients would each fill the whole tensor with zeros
-        parts = zip(
-            slices, queries.split([t * h * w for _, _, (t, h, w) in slices], dim=1), *heard, audible, strict=True
+        videos = [video for video, *_ in columns]
+        queries = self.norm_q(torch.unflatten(self.to_q(self.norm(pack(videos))), -1, (self.heads, -1)))
+        heard = [
+            _attended(q, layout, audio, windows)
+            for q, (_, layout, audio, windows) in zip(unpack(queries, videos), columns, strict=True)
+        ]
+        return unpack(self.to_out(pack(heard)), videos)
+
+
+def _attended(queries: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
+    """What the tokens of one column read of the sound in their frames' windows: ``[R, N, H, d]`` to ``[R, N, H d]``."""
+    slices = layout.clip_slices()
+    frames = [t for _, _, (t, _, _) in slices]
+    # a column is a prefix, a window belongs to its frame: later sound is never read
+    keys, values, audible = (
+        _first_frames(x, sum(frames)).split(frames, dim=1) for x in (audio.keys, audio.values, windows.audible)
+    )
+    by_clip = queries.split([t * h * w for _, _, (t, h, w) in slices], dim=1)
+    outputs = []
+    # History is computed anew in every call, so its frames attend to their own sound as the current one does.
+    for (place, first, (t, h, w)), q, k, v, heard in zip(slices, by_clip, keys, values, audible, strict=True):
+        # with t next to d a table of latents [2, t, d / 2] broadcasts over p, and one of patches has p in front
+        q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
+        q = rotate(q, windows.query_table(layout, place, first, (t, h, w)))
+        any_heard = heard.any(dim=-1, keepdim=True)  # [R, t, 1]
+        # frames go into the batch: attention is local to each, and its mask is one row of W tokens
+        out = attention(
+            rearrange(q, "r h p t d -> (r t) h p d"),
+            rearrange(k, "r t h w d -> (r t) h w d"),
+            rearrange(v, "r t h w d -> (r t) h w d"),
+            # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
+            mask=rearrange(heard | ~any_heard, "r t w -> (r t) 1 1 w"),
         )
-        outputs = []
-        # History is computed anew in every call, so its frames attend to their own sound as the current one does.
-        for (place, first, (t, h, w)), q, keys, values, audible_here in parts:
-            # with t next to d a table of latents [2, t, d / 2] broadcasts over p, and one of patches has p in front
-            q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
-            q = rotate(q, windows.query_table(layout, place, first, (t, h, w)))
-            any_audible = audible_here.any(dim=-1, keepdim=True)  # [R, t, 1]
-            # frames go into the batch: attention is local to each, and its mask is one row of W tokens
-            out = attention(
-                rearrange(q, "r h p t d -> (r t) h p d"),
-                rearrange(keys, "r t h w d -> (r t) h w d"),
-                rearrange(values, "r t h w d -> (r t) h w d"),
-                # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
-                mask=rearrange(audible_here | ~any_audible, "r t w -> (r t) 1 1 w"),
-            )
-            # A frame whose whole window is padding gets the output bias alone.
-            out = out * rearrange(any_audible, "r t 1 -> (r t) 1 1 1")
-            outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
-        change: Tensor = self.to_out(torch.cat(outputs, dim=1))
-        return change
+        # A frame whose whole window is padding gets the output bias alone.
+        out = out * rearrange(any_heard, "r t 1 -> (r t) 1 1 1")
+        outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
+    return torch.cat(outputs, dim=1)
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:

@@ -56,11 +56,18 @@ def keys_values(made: AudioCrossAttention, tokens: Tensor, windows: AudioWindows
     return made.keys_values(tokens[:, : windows.key_rope.shape[1]].flatten(0, 1), [windows])[0]
 
 
+def change(
+    made: AudioCrossAttention, video: Tensor, layout: TokenLayout, sound: AudioKeysValues, windows: AudioWindows
+) -> Tensor:
+    """Of one column."""
+    return made([(video, layout, sound, windows)])[0]
+
+
 def change_by(
     made: AudioCrossAttention, audio: AudioFeatures, tokens: Tensor, timeline: AudioTimeline = TIMELINE
 ) -> Tensor:
     windows = timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, AXES)
-    return made.column(tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
+    return change(made, tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
 
 
 def by_frame(change: Tensor) -> list[Tensor]:
@@ -232,9 +239,9 @@ def test_a_common_shift_of_latents_and_tokens_changes_nothing(scale: float):
             for at, shift in zip(centres, (by, 0.0 if only_tokens else by), strict=True)
         )
         moved: AudioWindows = replace(windows, query_rope=queries, key_rope=keys)
-        return made.column(tokens, the_layout(), keys_values(made, audio.tokens, moved), moved)
+        return change(made, tokens, the_layout(), keys_values(made, audio.tokens, moved), moved)
 
-    here = made.column(tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
+    here = change(made, tokens, the_layout(), keys_values(made, audio.tokens, windows), windows)
     for by in (1.0, 7.25, -3.0):
         torch.testing.assert_close(shifted(by), here, atol=2e-5, rtol=1e-4)
     assert (shifted(1.0, only_tokens=True) - here).abs().max() > 1e-2
@@ -248,8 +255,8 @@ def test_the_same_sound_one_latent_later_does_the_same_one_latent_later():
     tokens = torch.randn(ROWS, 5, DIM, generator=generator(3))
     layout = token_layout(((5, 1, 1),), 0, torch.device("cpu"))
     windows = TIMELINE.windows(audio, 5, DIM // HEADS, FPS, TEMPORAL_FACTOR)
-    here = made.column(tokens, layout, keys_values(made, audio.tokens, windows), windows)
-    there = made.column(tokens.roll(1, dims=1), layout, keys_values(made, late.tokens, windows), windows)
+    here = change(made, tokens, layout, keys_values(made, audio.tokens, windows), windows)
+    there = change(made, tokens.roll(1, dims=1), layout, keys_values(made, late.tokens, windows), windows)
     torch.testing.assert_close(there[:, 2:5], here[:, 1:4], atol=2e-5, rtol=1e-4)
 
 
@@ -261,8 +268,8 @@ def test_rows_repeat_the_context_of_clips():
     windows = TIMELINE.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR)
     context = AudioContext(windows, (keys_values(made, audio.tokens, windows),))
     picked = context.rows(torch.tensor([2, 1, 2]))
-    one = made.column(tokens, the_layout(), context.layers[0], windows)
-    two = made.column(tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
+    one = change(made, tokens, the_layout(), context.layers[0], windows)
+    two = change(made, tokens[[2, 1, 2]], the_layout(), picked.layers[0], picked.windows)
     torch.testing.assert_close(two, one[[2, 1, 2]], atol=1e-6, rtol=1e-6)
 
 
@@ -285,7 +292,7 @@ def test_an_axis_for_time_alone_rotates_all_channels_by_it():
         timeline.windows(audio, 4, DIM // HEADS, FPS, TEMPORAL_FACTOR, RotaryAxes((DIM // HEADS, 0, 0)))
         for timeline in (AudioTimeline(reach_latents=1), THREE_AXES)
     ]
-    mine, one = (by_frame(made.column(tokens, the_layout(), keys_values(made, audio.tokens, w), w)) for w in windows)
+    mine, one = (by_frame(change(made, tokens, the_layout(), keys_values(made, audio.tokens, w), w)) for w in windows)
     for frame in (1, 2, 3):
         torch.testing.assert_close(mine[frame], one[frame], atol=1e-5, rtol=1e-5)
     assert (mine[0] - one[0]).abs().max() > 1e-3
@@ -310,7 +317,7 @@ def test_a_key_a_latent_later_is_heard_as_a_query_a_latent_earlier(timeline: Aud
             centres = position(latent_spans_s(4, FPS, TEMPORAL_FACTOR).mean(dim=1))
             query_rope = rotary_table(centres[:, None] + latents, dims, theta)
         there = replace(windows, key_rope=keys, query_rope=query_rope)
-        return made.column(tokens, replace(layout, positions=positions), keys_values(made, audio.tokens, there), there)
+        return change(made, tokens, replace(layout, positions=positions), keys_values(made, audio.tokens, there), there)
 
     here = moved(0.0, 0.0, queries=False)
     torch.testing.assert_close(moved(2.5, 1.0, queries=True), here, atol=2e-5, rtol=1e-4)
