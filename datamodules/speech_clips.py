@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -81,21 +82,13 @@ class SpeechDataset(ClipDataset):
         )
 
 
-@names_files("root")
-class SpeechClips(ClipDataModule):
-    """Clips of speech; ``root`` says from where.
-
-    - a ``.jsonl`` or ``.csv`` file: our manifest, one row per clip with the columns ``id`` and ``video`` (relative to
-      the manifest) and, where known, ``audio`` (a file that begins with the video), ``start`` and ``end`` (seconds, the
-      row's part of the recording), ``caption``, ``audio_caption``, ``transcript``, ``speaker``, ``reference_audio``,
-      ``onsets`` (seconds on the recording's clock) and ``split``;
-    - a folder with ``dev/`` or ``test/``: VoxCeleb2;
-    - another folder: HDTF, the public mirror's (``clips/`` and lists) or bare clips ``<video>_<index>.mp4``.
+class DescribedClips(ClipDataModule):
+    """Clips with what is known of them: captions, transcripts, reference sounds. A subclass says from where.
 
     Where only "val" or only "test" exists it serves as both.
 
     Args:
-        root: a manifest or a folder.
+        root: where the clips are.
         reference_s: length in seconds of the slot for the reference sound, or None to deliver none. Clips without
             reference have a ``reference_length`` of 0.
         reference: where references come from: ``voice`` takes another row of the same speaker (or the row's
@@ -108,10 +101,6 @@ class SpeechClips(ClipDataModule):
             "error", "drop" or "keep".
         audio_only: read the sound alone; clips then have zero frames, and rows need no video.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence instead of refusing them.
-        prompt: caption of clips that have none of their own.
-        hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
-        speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
-        ignore_columns: for manifests: further columns, which are not read.
         **kwargs: see ``ClipDataModule``.
     """
 
@@ -125,10 +114,6 @@ class SpeechClips(ClipDataModule):
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
         pad_audio: bool = False,
-        prompt: str = "a person is speaking",
-        hold_out_every: int | None = None,
-        speaker_pattern: str = r"(.+?)(?:_\d+)+",
-        ignore_columns: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -154,14 +139,10 @@ class SpeechClips(ClipDataModule):
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
                     " and its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
                 )
-        if hold_out_every is not None and hold_out_every < 2:
-            raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")
-        self.root, self.prompt = Path(root), prompt
+        self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references
         self.reference, self.min_reference_s = reference, min_reference_s
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
-        self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
-        self.ignore_columns = tuple(ignore_columns)
         self._by_split: RecordsBySplit | None = None
 
     def records(self, split: Split) -> list[ClipRecord]:
@@ -171,7 +152,7 @@ class SpeechClips(ClipDataModule):
             InputError: the manifest or folder cannot be used, or the split has no rows.
         """
         if self._by_split is None:
-            self._by_split = self._split_by_speaker(self._read())
+            self._by_split = self._read()
         choices: dict[Split, tuple[Split, ...]] = {
             "train": ("train",),
             "val": ("val", "test"),
@@ -184,7 +165,74 @@ class SpeechClips(ClipDataModule):
             f"{self.root} has nothing in the split {' or '.join(choices[split])}; give some of its rows that split"
         )
 
+    @abstractmethod
     def _read(self) -> RecordsBySplit:
+        """All recordings by their split."""
+
+    def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
+        voices, own = None, None
+        if self.reference_s is not None and self.reference == "own":
+            own = (self.min_reference_s or self.reference_s, self.reference_s)
+        elif self.reference_s is not None:
+            # of all records, also those that max_val_clips leaves out
+            voices = ReferenceVoices(
+                self.records(split),
+                self.reference_s,
+                self.clip.sample_rate,
+                self.long_references,
+                self.on_corrupt,
+                self.cache,
+            )
+        return partial(
+            SpeechDataset,
+            voices=voices,
+            own_reference_s=own,
+            partial_transcripts=self.partial_transcripts,
+            audio_only=self.audio_only,
+            pad_audio=self.pad_audio,
+        )
+
+
+@names_files("root")
+class SpeechClips(DescribedClips):
+    """Clips of speech; ``root`` says from where.
+
+    - a ``.jsonl`` or ``.csv`` file: our manifest, one row per clip with the column ``video`` (relative to the manifest)
+      and, where known, ``id``, ``audio`` (a file that begins with the video), ``start`` and ``end`` (seconds, the
+      row's part of the recording), ``caption``, ``audio_caption``, ``transcript``, ``speaker``, ``reference_audio``,
+      ``onsets`` (seconds on the recording's clock) and ``split``;
+    - a folder with ``dev/`` or ``test/``: VoxCeleb2;
+    - another folder: HDTF, the public mirror's (``clips/`` and lists) or bare clips ``<video>_<index>.mp4``.
+
+    Args:
+        root: a manifest or a folder.
+        prompt: caption of clips that have none of their own.
+        hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
+        speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
+        ignore_columns: for manifests: further columns, which are not read.
+        **kwargs: see `DescribedClips`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        prompt: str = "a person is speaking",
+        hold_out_every: int | None = None,
+        speaker_pattern: str = r"(.+?)(?:_\d+)+",
+        ignore_columns: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        if hold_out_every is not None and hold_out_every < 2:
+            raise InputError(f"hold_out_every is {hold_out_every}; it must be at least 2")
+        self.prompt = prompt
+        self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
+        self.ignore_columns = tuple(ignore_columns)
+
+    def _read(self) -> RecordsBySplit:
+        return self._split_by_speaker(self._listed())
+
+    def _listed(self) -> RecordsBySplit:
         if not self.root.is_dir():
             return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns)
         if any((self.root / part).is_dir() for part in ("dev", "test")):
@@ -209,26 +257,3 @@ class SpeechClips(ClipDataModule):
                 f"hold_out_every is {self.hold_out_every} but {self.root} has {len(speakers)} speakers; lower it"
             )
         return splits
-
-    def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
-        voices, own = None, None
-        if self.reference_s is not None and self.reference == "own":
-            own = (self.min_reference_s or self.reference_s, self.reference_s)
-        elif self.reference_s is not None:
-            # of all records, also those that max_val_clips leaves out
-            voices = ReferenceVoices(
-                self.records(split),
-                self.reference_s,
-                self.clip.sample_rate,
-                self.long_references,
-                self.on_corrupt,
-                self.cache,
-            )
-        return partial(
-            SpeechDataset,
-            voices=voices,
-            own_reference_s=own,
-            partial_transcripts=self.partial_transcripts,
-            audio_only=self.audio_only,
-            pad_audio=self.pad_audio,
-        )

@@ -1,8 +1,10 @@
-"""Manifests of speech: one row per clip, as JSON lines or CSV."""
+"""Manifests: one row per clip, as JSON lines or CSV. A video and a caption are enough."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,20 +43,16 @@ def read_manifest(
     """
     found: RecordsBySplit = {}
     seen: dict[str, int] = {}
-    for line, fields in _rows(path):
-        # CSV has no null: empty fields count as absent
-        row = _Row(path, line, {name: value for name, value in fields.items() if value is not None and value != ""})
+    for line, fields in rows_of(path):
+        row = Row(f"{path}, line {line}", path.parent, fields)
         unknown = [name for name in fields if name not in COLUMNS and name not in ignore_columns]
         if unknown:
             raise row.error(f"has the unknown column {unknown[0]!r}; name it in ignore_columns or correct it")
-        record = _record(row, audio_only, default_caption)
+        record = record_of(row, audio_only, default_caption)
         if record.id in seen:
             raise row.error(f"repeats the id {record.id!r} of line {seen[record.id]}; ids must be unique")
         seen[record.id] = line
-        split = row.text("split")
-        if split is not None and split not in _SPLITS:
-            raise row.error(f"has the split {split!r}; it must be train, val or test")
-        found.setdefault(next((known for known in _SPLITS if known == split), None), []).append(record)
+        found.setdefault(row.split(), []).append(record)
         if None in found and len(found) > 1:
             raise row.error("and others disagree on whether rows have a split; give every row one, or none")
     if not found:
@@ -62,16 +60,33 @@ def read_manifest(
     return found
 
 
-class _Row:
-    """One row's fields, which check themselves."""
+class Row:
+    """What is said of one clip; its fields check themselves.
 
-    def __init__(self, manifest: Path, line: int, fields: Mapping[str, Any]) -> None:
-        self.manifest, self.line, self.fields = manifest, line, fields
+    Args:
+        source: where it is said, for errors.
+        folder: paths are relative to it.
+        fields: by `COLUMNS`; null and empty texts count as absent, for CSV has no null.
+    """
+
+    def __init__(self, source: str, folder: Path, fields: Mapping[str, Any]) -> None:
+        self.source, self.folder = source, folder
+        self.fields = {name: value for name, value in fields.items() if value is not None and value != ""}
 
     def error(self, reason: str) -> InputError:
-        return InputError(f"{self.manifest}, line {self.line}: the row {reason}")
+        """To raise: the row and what is wrong with it."""
+        return InputError(f"{self.source}: the row {reason}")
+
+    def split(self) -> Split | None:
+        """The split, if it says so."""
+        named = self.text("split")
+        split = next((known for known in _SPLITS if known == named), None)
+        if named is not None and split is None:
+            raise self.error(f"has the split {named!r}; it must be train, val or test")
+        return split
 
     def text(self, name: str) -> str | None:
+        """A field that is text."""
         value = self.fields.get(name)
         if value is None or isinstance(value, str):
             return value
@@ -81,15 +96,17 @@ class _Row:
         raise self.error(f"has {value!r} as {name}; it must be text")
 
     def file(self, name: str) -> Path | None:
+        """A field that names a file, which is there."""
         value = self.text(name)
         if value is None:
             return None
-        path = self.manifest.parent / value
+        path = self.folder / value
         if not path.is_file():
             raise self.error(f"names {value} as {name} but {path} does not exist")
         return path
 
     def seconds(self, name: str) -> float | None:
+        """A field that is a time from 0 on."""
         value = self.fields.get(name)
         return None if value is None else self._second(name, value)
 
@@ -115,11 +132,19 @@ class _Row:
         return number
 
 
-def _record(row: _Row, audio_only: bool, default_caption: str) -> ClipRecord:
-    name = row.text("id")
-    if name is None:
-        raise row.error("has no id; give every row one of its own")
+def record_of(row: Row, audio_only: bool, default_caption: str) -> ClipRecord:
+    """The recording a row describes; its id is the path of its file, without the suffix, where it has none of its own.
+
+    Args:
+        row: what is said of it.
+        audio_only: see `read_manifest`.
+        default_caption: see `read_manifest`.
+
+    Raises:
+        InputError: a field cannot be used; names the row.
+    """
     video, audio = row.file("video"), row.file("audio")
+    name = row.text("id") or _name_of_file(row)
     if audio_only:
         path, sound = audio or video, None
         if path is None:
@@ -151,8 +176,20 @@ def _record(row: _Row, audio_only: bool, default_caption: str) -> ClipRecord:
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers and fields of all rows."""
+def _name_of_file(row: Row) -> str:
+    file = row.text("video") or row.text("audio")
+    if file is None:
+        raise row.error("has neither id nor video nor audio; name a file")
+    start_s = row.seconds("start")  # rows that cut one recording
+    return Path(file).with_suffix("").as_posix() + ("" if start_s is None else f"_{start_s:g}s")
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and fields of all rows of a ``.jsonl`` or ``.csv`` file.
+
+    Raises:
+        InputError: the file cannot be used; names the line.
+    """
     if not path.is_file():
         raise InputError(f"the manifest {path} does not exist; set root to a .jsonl or .csv file or a data folder")
     if path.suffix == ".jsonl":
@@ -163,34 +200,48 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"the manifest {path} is neither .jsonl nor .csv; rename or convert it")
 
 
+def text_of(path: Path) -> str:
+    """A text file in UTF-8, with or without byte order mark, or in UTF-16 with one.
+
+    Raises:
+        InputError: it is neither.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is neither UTF-8 nor UTF-16 with a byte order mark (byte {error.start}); save it as UTF-8"
+        ) from None
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not valid JSON ({error}); repair the row") from error
-            if not isinstance(fields, dict):
-                raise InputError(f"{path}, line {number}: a {type(fields).__name__}; every row must be one JSON object")
-            yield number, fields
+    # not `splitlines`, which also ends lines at characters that JSON strings may hold
+    for number, line in enumerate(io.StringIO(text_of(path)), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: not valid JSON ({error}); repair the row") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}, line {number}: a {type(fields).__name__}; every row must be one JSON object")
+        yield number, fields
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # utf-8-sig: spreadsheets put a byte order mark in front
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)
-        try:
-            for fields in rows:
-                # DictReader keeps surplus fields under None, and gives None for those that are missing
-                if None in fields or None in fields.values():
-                    held = sum(value is not None for name, value in fields.items() if name is not None)
-                    held += len(fields.get(None) or [])
-                    raise InputError(
-                        f"{path}, line {rows.line_num}: {held} fields, but the header names"
-                        f" {len(rows.fieldnames or [])}; quote texts with commas"
-                    )
-                yield rows.line_num, fields
-        except csv.Error as error:
-            raise InputError(f"{path} is not valid CSV after line {rows.line_num} ({error}); repair it") from error
+    rows = csv.DictReader(io.StringIO(text_of(path), newline=""), strict=True)
+    try:
+        for fields in rows:
+            # DictReader keeps surplus fields under None, and gives None for those that are missing
+            if None in fields or None in fields.values():
+                held = sum(value is not None for name, value in fields.items() if name is not None)
+                held += len(fields.get(None) or [])
+                raise InputError(
+                    f"{path}, line {rows.line_num}: {held} fields, but the header names"
+                    f" {len(rows.fieldnames or [])}; quote texts with commas"
+                )
+            yield rows.line_num, fields
+    except csv.Error as error:
+        raise InputError(f"{path} is not valid CSV after line {rows.line_num} ({error}); repair it") from error

@@ -28,7 +28,8 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
             clip that it does not match has none.
 
     Raises:
-        InputError: there are no clips, a list is empty or names a missing clip, or the pattern has no group.
+        InputError: there are no clips, a list is empty or names a missing clip, the pattern has no group, or clips have
+            captions of their own.
     """
     try:
         pattern = re.compile(speaker_pattern)
@@ -40,6 +41,12 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
     clips = {path.stem: path for path in sorted(folder.glob("*.mp4"))}
     if not clips:
         raise InputError(f"{folder} holds no mp4 clips; set root to a manifest, an HDTF or a VoxCeleb2 folder")
+
+    if captioned := next((path for path in clips.values() if path.with_suffix(".txt").is_file()), None):
+        raise InputError(
+            f"{captioned} has a caption in {captioned.stem}.txt, which is not read in HDTF's layout; use "
+            "datamodules.folder_clips.FolderClips for videos with captions of their own"
+        )
 
     def record(name: str) -> ClipRecord:
         match = pattern.fullmatch(name)

@@ -88,7 +88,7 @@ def test_open_spans_and_empty_onsets(media: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": None}, "has no id; give every row one"),
+        ({"id": None, "video": None, "audio": None}, "has neither id nor video nor audio"),
         ({"id": "two"}, "repeats the id 'two' of line 1; ids must be unique"),
         ({"video": "media/gone.mp4"}, "names media/gone.mp4 as video but .*gone.mp4 does not exist"),
         ({"audio": "media/gone.wav"}, "names media/gone.wav as audio but"),
@@ -136,3 +136,19 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: str, message:
         read_manifest(tmp_path / name)
     with pytest.raises(InputError, match=r"the manifest .*gone\.csv does not exist"):
         read_manifest(tmp_path / "gone.csv")
+
+
+def test_a_video_and_a_caption_are_enough(media: Path) -> None:
+    path = media / "set.csv"
+    path.write_text("video,caption\nmedia/a.mp4,a bell\n", encoding="utf-16")  # with a byte order mark
+    ((split, (record,)),) = read_manifest(path).items()
+    assert (split, record.id, record.caption, record.transcript, record.speaker) == (
+        None,
+        "media/a",
+        "a bell",
+        None,
+        None,
+    )
+    path.write_bytes("video,caption\na.mp4,Glöckchen\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"set\.csv is neither UTF-8 nor UTF-16 .* \(byte 22\); save it as UTF-8"):
+        read_manifest(path)

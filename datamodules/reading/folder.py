@@ -1,0 +1,263 @@
+"""A folder of videos, nested as it may be, with captions beside them: in text files, JSON files or one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from components.errors import InputError
+from datamodules.reading.clip_data_module import Split
+from datamodules.reading.records import ClipRecord
+from datamodules.reading.speech_manifest import COLUMNS, RecordsBySplit, Row, record_of, rows_of, text_of
+
+VIDEOS = frozenset(
+    ".mp4 .mov .m4v .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .vob .ogv .wmv .3gp".split()  # noqa: SIM905
+)
+SOUNDS = frozenset(".wav .flac .mp3 .m4a .aac .ogg .opus .ac3".split())  # noqa: SIM905
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
+# what tables of the field call these columns; "file_name" is the hub's
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "video": ("video", "file_name", "path", "file"),
+    "caption": ("caption", "text", "prompt"),
+}
+
+_log = logging.getLogger("avsync.data")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which recordings are kept for evaluation where they do not say so themselves.
+
+    Attributes:
+        share: of the clips, in whole groups; at least one group is kept and one left.
+        seed: decides which.
+        group: a column whose values must not be divided (a scene, a person); None holds the clips of one file together.
+        test_list: a file that names the recordings instead, one path a line, with or without suffix, relative to the
+            data's folder.
+    """
+
+    share: float = 0.1
+    seed: int = 0
+    group: str | None = None
+    test_list: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise InputError(f"hold_out is {self.share}; it must lie between 0 and 1")
+
+
+@dataclass
+class _Said:
+    """All that is said of one file: fields under our names, and under the names they came by for grouping."""
+
+    source: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    named: dict[str, Any] = field(default_factory=dict)
+
+
+def read_folder(
+    root: Path,
+    columns: Mapping[str, str],
+    prompt: str | None,
+    held_out: HeldOut,
+    audio_only: bool = False,
+) -> RecordsBySplit:
+    """Records of all media files below a folder, by their split.
+
+    A caption comes from the table in the folder (one of `TABLES`), from ``x.txt`` or from ``x.json`` beside ``x.mp4``.
+    Tables and JSON files may hold every column of a manifest (`COLUMNS`); a table names the files that are used.
+
+    Args:
+        root: the folder.
+        columns: what the table or the JSON files call our columns, where it is not the usual name.
+        prompt: caption of clips that have none; None refuses them.
+        held_out: the division into training and evaluation where no column ``split`` makes it.
+        audio_only: take sounds as well as videos, which then need no picture.
+
+    Raises:
+        InputError: the folder holds nothing that can be used, or a table, a text or a caption cannot be; names the file
+            and the row.
+    """
+    if not root.is_dir():
+        raise InputError(f"the data folder {root} does not exist; set root to a folder of videos")
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise InputError(f"columns names {ours!r}, which is no column of ours; choose from {', '.join(COLUMNS)}")
+    media = _media_files(root, audio_only)
+    tables = [root / name for name in TABLES if (root / name).is_file()]
+    if len(tables) > 1:
+        raise InputError(f"{root} holds {tables[0].name} and {tables[1].name}; keep one of them")
+    said = list(_rows_of_table(root, tables[0], columns) if tables else _one_each(root, media, audio_only))
+    if tables and (left := len(media) - len({str(row.fields.get("video")) for row in said})) > 0:
+        _log.warning(
+            "%s does not name %d of the %d media files below it; they are not used", tables[0], left, len(media)
+        )
+    found: list[tuple[_Said, ClipRecord]] = []
+    for row in said:
+        _add_sidecars(root, row, columns)
+        found.append((row, record_of(Row(row.source, root, row.fields), audio_only, prompt or "")))
+        if prompt is None and not found[-1][1].caption:
+            raise InputError(
+                f"{found[-1][1].path} has no caption; write it to {found[-1][1].path.with_suffix('.txt').name} beside "
+                "it, or set prompt to a caption for all clips that have none"
+            )
+    _check_unique([record for _, record in found])
+    return _by_split(root, found, held_out)
+
+
+def _media_files(root: Path, audio_only: bool) -> list[str]:
+    """Paths of the media files below ``root``, relative to it, sorted; hidden files and folders are passed over."""
+    wanted = VIDEOS | SOUNDS if audio_only else VIDEOS
+    found, others = [], 0
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            suffix = PurePosixPath(name).suffix.lower()
+            if not name.startswith(".") and suffix in wanted:
+                found.append((Path(folder) / name).relative_to(root).as_posix())
+            elif suffix in SOUNDS:
+                others += 1
+    if not found:
+        kinds = ", ".join(sorted(wanted))
+        raise InputError(f"{root} holds no media files ({kinds}), in no folder below it either; give another root")
+    if others:
+        _log.warning(
+            "%s holds %d sounds beside its videos, which are not used; name them in a table's column audio, or set "
+            "audio_only to true",
+            root,
+            others,
+        )
+    return sorted(found)
+
+
+def _one_each(root: Path, media: Sequence[str], audio_only: bool) -> Iterator[_Said]:
+    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in media)
+    for name in media:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        kind = "audio" if audio_only and PurePosixPath(name).suffix.lower() in SOUNDS else "video"
+        # a.mp4 beside a.mkv: the suffix tells them apart
+        yield _Said(str(root / name), {kind: name, "id": stem if stems[stem] == 1 else name})
+
+
+def _rows_of_table(root: Path, table: Path, columns: Mapping[str, str]) -> Iterator[_Said]:
+    for line, fields in rows_of(table):
+        source = f"{table}, line {line}"
+        row = _Said(source, _under_our_names(fields, columns, source), dict(fields))
+        for ours in ("video", "audio"):
+            name = row.fields.get(ours)
+            if not isinstance(name, str) or not name:
+                continue
+            inside = Path(os.path.normpath(name))
+            if inside.is_absolute() or inside.parts[0] == os.pardir:
+                raise InputError(f"{source}: the row names {name}, which lies outside {root}; move the file into it")
+            row.fields[ours] = inside.as_posix()
+        yield row
+
+
+def _under_our_names(fields: Mapping[str, Any], columns: Mapping[str, str], source: str) -> dict[str, Any]:
+    for ours, theirs in columns.items():
+        if theirs not in fields:
+            there = ", ".join(map(str, fields))
+            raise InputError(f"{source}: columns takes {ours} from {theirs!r}, which is not there; it has {there}")
+    named = {}
+    for ours in COLUMNS:
+        usual = _USUAL.get(ours, (ours,))
+        found = columns.get(ours) or next((name for name in usual if name in fields), None)
+        if found is not None:
+            named[ours] = fields[found]
+    return named
+
+
+def _add_sidecars(root: Path, row: _Said, columns: Mapping[str, str]) -> None:
+    """What ``x.json`` and ``x.txt`` beside the file say; a field that is said twice must be said alike."""
+    name = row.fields.get("video") or row.fields.get("audio")
+    if not isinstance(name, str):
+        return  # told as an error where the row is read
+    beside = (root / name).with_suffix(".json")
+    if beside.is_file():
+        try:
+            content = json.loads(text_of(beside))
+        except ValueError as error:
+            raise InputError(f"{beside} is not valid JSON ({error}); repair it") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{beside} holds a {type(content).__name__}; it must hold one object of names and values")
+        known = {ours: theirs for ours, theirs in columns.items() if theirs in content}
+        for ours, value in _under_our_names(content, known, str(beside)).items():
+            if ours not in ("id", "video", "audio"):
+                _say(row, ours, value, beside)
+        row.named = {**content, **row.named}
+    beside = beside.with_suffix(".txt")
+    if beside.is_file() and (text := " ".join(text_of(beside).split())):
+        _say(row, "caption", text, beside)
+
+
+def _say(row: _Said, ours: str, value: Any, source: Path) -> None:
+    before = row.fields.get(ours)
+    if before not in (None, "") and before != value:
+        raise InputError(f"{row.source} gives the {ours} {before!r} and {source} gives {value!r}; keep one of them")
+    row.fields[ours] = value
+
+
+def _check_unique(records: Sequence[ClipRecord]) -> None:
+    for name, times in Counter(record.id for record in records).items():
+        if times > 1:
+            files = ", ".join(str(record.path) for record in records if record.id == name)
+            raise InputError(f"{times} clips have the id {name!r} ({files}); ids must be unique")
+
+
+def _by_split(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut) -> RecordsBySplit:
+    splits = [Row(said.source, root, said.fields).split() for said, _ in found]
+    if any(split is None for split in splits):
+        if any(split is not None for split in splits):
+            missing = next(said.source for (said, _), split in zip(found, splits, strict=True) if split is None)
+            raise InputError(f"{missing} has no split and others have one; give every clip one, or none")
+        splits = list(_listed(root, found, held_out.test_list) if held_out.test_list else _drawn(root, found, held_out))
+    by_split: RecordsBySplit = {}
+    for (_, record), split in zip(found, splits, strict=True):
+        by_split.setdefault(split, []).append(record)
+    return by_split
+
+
+def _listed(root: Path, found: Sequence[tuple[_Said, ClipRecord]], test_list: str) -> Iterator[Split]:
+    listing = Path(test_list) if Path(test_list).is_file() else root / test_list
+    if not listing.is_file():
+        raise InputError(f"test_list is {test_list}, but neither that nor {listing} is a file; correct it")
+    wanted = {line.strip() for line in text_of(listing).splitlines() if line.strip()}
+    names = [{record.id, record.video_id, str(PurePosixPath(record.video_id).with_suffix(""))} for _, record in found]
+    if unknown := wanted - set().union(*names):
+        raise InputError(f"{listing} names {min(unknown)}, which is not among the clips of {root}; correct the line")
+    return iter(["test" if of_clip & wanted else "train" for of_clip in names])
+
+
+def _drawn(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut) -> Iterator[Split]:
+    """Groups in an order that depends on their names and the seed alone: new clips leave the others where they were."""
+    groups = []
+    for said, record in found:
+        if held_out.group is None:
+            groups.append(record.video_id)
+        elif (value := said.named.get(held_out.group)) in (None, ""):
+            raise InputError(
+                f"{said.source} has no {held_out.group!r}, by which clips are grouped; give every clip one"
+            )
+        else:
+            groups.append(str(value))
+    sizes = Counter(groups)
+    if len(sizes) < 2:
+        raise InputError(
+            f"{root} holds {len(sizes)} group of clips, which cannot be divided into training and evaluation; add "
+            "others, or give rows a split"
+        )
+    order = sorted(sizes, key=lambda name: hashlib.sha256(f"{held_out.seed} {name}".encode()).digest())
+    test: set[str] = set()
+    for name in order[:-1]:
+        if sum(sizes[other] for other in test) >= held_out.share * len(found):
+            break
+        test.add(name)
+    return iter(["test" if group in test else "train" for group in groups])
