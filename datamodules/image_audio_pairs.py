@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.errors import InputError
 from components.media.clock import ClipShape, longest_clip
+from components.media.picture import Color
 from components.media.reader import read_image, read_sound, read_video
-from components.media.video_decoding import Color
 from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import av
 import numpy as np
 import torch
 from av.video.stream import VideoStream
@@ -20,15 +19,16 @@ from PIL import Image
 from torch import Tensor
 
 from components.errors import InputError
-from components.media.audio_decoding import decode_all
-from components.media.opening import check_decoder, decoding, open_media
-from components.media.sound_reader import SoundReader
-from components.media.video_decoding import WHITE, ClipTooShortError, Color, decode_frames
+from components.media.opening import MediaFile, choose_stream, decoding
+from components.media.picture import WHITE, Color
+from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
+from components.media.track import Track
+from components.media.video_decoding import ClipTooShortError, decode_frames
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a recording's header says (nothing is decoded for it).
+    """What is known of a recording without decoding it.
 
     Attributes:
         path: the file.
@@ -58,33 +58,35 @@ class MediaReader:
         path: any file FFmpeg can read that has a video track.
         sound: another file that holds the sound, or None for the track in ``path``. Its own second 0 (its first frame
             or, without a picture, its first sample) is the picture's.
+        video_track: number of the track among the file's video tracks, from 0; None for the default one, which is
+            never a cover picture.
+        audio_track: number of the track among the audio tracks of ``sound`` or else ``path``; None for the default.
 
     Raises:
-        InputError: a file is missing, is no media file, is cut off, or has no video (``path``) or audio (``sound``)
-            track.
+        InputError: a file is missing, is no media file, is cut off, or has no (such) video (``path``) or audio
+            (``sound``) track.
     """
 
-    def __init__(self, path: str | Path, sound: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        sound: str | Path | None = None,
+        video_track: int | None = None,
+        audio_track: int | None = None,
+    ) -> None:
         self.path = Path(path)
-        self._container = open_media(self.path)
-        videos = self._container.streams.video
-        if not videos:
-            self._container.close()
-            raise InputError(f"{self.path} has no video track; give a file with a picture")
-        self._video: VideoStream = videos[0]
+        file = MediaFile(self.path)
         self._sound: SoundReader | None = None
         try:
-            check_decoder(self.path, self._video)
+            self._video: Track[VideoStream] = Track(file, choose_stream(file, "video", video_track))
             if sound is not None:
-                self._sound = SoundReader(sound)
-            elif self._container.streams.audio:
-                self._sound = SoundReader(self.path, self._container)
+                self._sound = SoundReader(sound, audio_track)
+            elif file.container.streams.audio or audio_track is not None:
+                self._sound = SoundReader(self.path, audio_track, self._video)
         except InputError:
-            self._container.close()
+            file.close()
             raise
-        # Parallelism comes from loader workers; a decoder's own threads only add latency.
-        self._video.codec_context.thread_count = 1
-        self._origin_s = (self._video.start_time or 0) * float(self._video.time_base or 0)
+        self._origin_s = self._video.begin_s
 
     def __enter__(self) -> Self:
         return self
@@ -94,26 +96,24 @@ class MediaReader:
     ) -> None:
         if self._sound is not None:
             self._sound.close()
-        self._container.close()
+        self._video.file.close()
 
     @property
     def info(self) -> MediaInfo:
         """The header's facts."""
-        video, container = self._video, self._container
-        fps, base = float(video.average_rate or 0), float(video.time_base or 0)
-        if video.duration is not None:
-            end_s = ((video.start_time or 0) + video.duration) * base
-        else:
-            end_s = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
-        duration_s = end_s - self._origin_s
+        video = self._video.stream
+        fps = float(video.average_rate or 0)
+        # looking for the end may open the file anew: the stream of before is closed then
+        counted, width, height = video.frames, video.codec_context.width, video.codec_context.height
+        duration_s = self._video.end_s - self._origin_s
         return MediaInfo(
             path=self.path,
             duration_s=duration_s,
             fps=fps,
             # MPEG-TS and WebM do not count frames
-            num_frames=video.frames or round(duration_s * fps),
-            width=video.codec_context.width,
-            height=video.codec_context.height,
+            num_frames=counted or round(duration_s * fps),
+            width=width,
+            height=height,
             sample_rate=self._sound.sample_rate if self._sound is not None else None,
             audio_span_s=self._sound.span_s if self._sound is not None else None,
         )
@@ -130,12 +130,12 @@ class MediaReader:
         """
         if not fps > 0:
             raise InputError(f"fps is {fps} for {self.path}; it must be positive")
-        if num_frames < 1 or height < 1 or width < 1 or start_s < 0:
+        if num_frames < 1 or height < 1 or width < 1 or not 0 <= start_s < np.inf:
             raise InputError(f"{self.path}: cannot read {num_frames} frames of {height}x{width} from {start_s} s on")
         times = start_s + np.arange(num_frames) / fps
         try:
             with decoding(self.path, "picture"):
-                frames = decode_frames(self._container, self._video, self._origin_s, times, height, width, background)
+                frames = decode_frames(self._video, self._origin_s, times, height, width, background)
         except ClipTooShortError as short:
             asked = f"{start_s:.3f}..{start_s + num_frames / fps:.3f} s"
             promised = self.info.duration_s
@@ -150,17 +150,19 @@ class MediaReader:
             ) from None
         return torch.from_numpy(frames)
 
-    def audio(self, start_s: float, num_samples: int, sample_rate: int) -> Tensor:
-        """Sound from ``start_s`` on the picture's clock: float32 ``[num_samples]`` mono in [-1, 1].
+    def audio(
+        self, start_s: float, num_samples: int, sample_rate: int, max_missing_s: float = MAX_MISSING_AUDIO_S
+    ) -> Tensor:
+        """Sound from ``start_s`` on the picture's clock, mono: float32 ``[num_samples]``, full scale 1.
 
-        Up to ``sound_reader.MAX_MISSING_AUDIO_S`` seconds that the track lacks are zeros.
+        Up to ``max_missing_s`` seconds that the track lacks are zeros.
 
         Raises:
-            InputError: no audio track, corrupt data, or more of the sound is missing.
+            InputError: no audio track, corrupt data, samples that are NaN or infinite, or more of the sound is missing.
         """
         if self._sound is None:
             raise InputError(f"{self.path} has no audio track; give a recording with sound")
-        return self._sound.read(start_s, num_samples, sample_rate)
+        return self._sound.read(start_s, num_samples, sample_rate, max_missing_s)
 
 
 def probe(path: str | Path) -> MediaInfo:
@@ -236,19 +238,9 @@ def _orientation(path: str | Path) -> int:
         return 1
 
 
-def read_sound(path: str | Path, sample_rate: int) -> Tensor:
-    """The whole sound of an audio or video file: float32 ``[S]`` mono in [-1, 1].
-
-    Raises:
-        InputError: the file is missing, is no media file, has no audio track or no sample in it.
-    """
-    path = Path(path)
-    container = open_media(path)
-    with container:
-        if not container.streams.audio:
-            raise InputError(f"{path} has no audio track; give a file with sound")
-        with decoding(path, "sound"):
-            samples = decode_all(container, container.streams.audio[0], sample_rate)
-    if not len(samples):
-        raise InputError(f"{path} holds no sound at all; give a file with sound")
-    return torch.from_numpy(samples)
+def read_sound(
+    path: str | Path, sample_rate: int, max_missing_s: float = MAX_MISSING_AUDIO_S, audio_track: int | None = None
+) -> Tensor:
+    """The whole sound of an audio or video file: see ``SoundReader.read_all``."""
+    with SoundReader(path, audio_track) as sound:
+        return sound.read_all(sample_rate, max_missing_s)

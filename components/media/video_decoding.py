@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+import av
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+
+from components.media.opening import UnusableMediaError
+from components.media.picture import WHITE, Color, CoverCrop
+from components.media.track import LandedLateError, Track
 
 # Time stamps in whole milliseconds (Matroska, WebM) may lie half a tick after the true time of their frame.
 _MAX_ROUNDING_S = 0.0006
-_UNSPECIFIED_MATRIX = 2
-
-Color = tuple[int, int, int]
-"""Red, green and blue, 0 to 255."""
-WHITE: Color = (255, 255, 255)
+# MPEG program streams (VOB) stamp a frame now and then: for so long after a seek the time stamps are guesses.
+_SETTLING_S = {"mpeg": 1.0}
+_USUAL_FPS = 25  # where nothing says how long a frame is shown, as FFmpeg has it
 
 
 class ClipTooShortError(Exception):
@@ -29,16 +30,8 @@ class ClipTooShortError(Exception):
         self.end_s = end_s
 
 
-class DamagedFrameError(Exception):
-    """The decoder could only guess the frame at ``time_s``."""
-
-    def __init__(self, time_s: float) -> None:
-        super().__init__(f"the frame at {time_s:.3f} s is damaged")
-
-
 def decode_frames(
-    container: InputContainer,
-    stream: VideoStream,
+    track: Track[VideoStream],
     origin_s: float,
     times_s: np.ndarray,
     height: int,
@@ -48,8 +41,7 @@ def decode_frames(
     """Frames on screen at ``times_s``: for each time the latest frame whose time stamp is not after it.
 
     Args:
-        container: the open file.
-        stream: its video stream.
+        track: the picture.
         origin_s: time stamp, in seconds, that counts as 0 s.
         times_s: ascending times ``[T]`` in seconds after the origin.
         height: rows of the result; frames are scaled to cover ``height x width`` and cropped about the centre.
@@ -61,33 +53,19 @@ def decode_frames(
 
     Raises:
         ClipTooShortError: the last time lies more than half a frame step after the end of the last frame.
-        DamagedFrameError: a frame that is needed was marked as damaged by the decoder.
-        av.error.FFmpegError: the data cannot be decoded.
+        UnusableMediaError: also decoded from the file's beginning, a frame that is needed is marked as damaged.
+        av.error.FFmpegError: also from the file's beginning, the data cannot be decoded.
     """
-    slack = min(0.5 * float(stream.time_base or 0), _MAX_ROUNDING_S) + 1e-6
-    scaler = _CoverCrop(height, width, float(stream.codec_context.sample_aspect_ratio or 1), background)
-    out = np.empty((len(times_s), 3, height, width), np.uint8)
-    filled = 0
-    held: _Timed | None = None
-    for timed in _frames_from(container, stream, origin_s, float(times_s[0]) + slack):
-        if held is not None:
-            # times before this frame's stamp are shown by the one before
-            upto = int(np.searchsorted(times_s, timed.time_s - slack, side="left"))
-            if upto > filled:
-                scaler.write(held, out[filled:upto])
-                filled = upto
-            if filled == len(times_s):
-                return out
-        held = timed
-    if held is None:
-        raise ClipTooShortError(0.0)
-    step_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else held.duration_s
-    end_s = held.time_s + held.duration_s
-    # within half a step the last frame counts as still on screen
-    if times_s[-1] >= end_s + 0.5 * step_s:
-        raise ClipTooShortError(end_s)
-    scaler.write(held, out[filled:])
-    return out
+    scaler = CoverCrop(height, width, float(track.stream.sample_aspect_ratio or 1), background)
+    slack = min(0.5 * track.base_s, _MAX_ROUNDING_S) + 1e-6
+    for from_begin in track.approaches(float(times_s[0]) + slack + origin_s):
+        try:
+            return _shown(_timed_frames(track, origin_s, from_begin), times_s, slack, scaler, from_begin)
+        except (LandedLateError, UnusableMediaError, av.error.FFmpegError):
+            # after a seek a decoder may lack what it needs: that alone is no damage
+            if from_begin:
+                raise
+    raise AssertionError("the last approach returns or raises")
 
 
 @dataclass(frozen=True)
@@ -95,84 +73,91 @@ class _Timed:
     frame: VideoFrame
     time_s: float
     duration_s: float
+    fault: Exception | None
+    ended_by: Exception | None = None
 
 
-def _frames_from(container: InputContainer, stream: VideoStream, origin_s: float, first_s: float) -> Iterator[_Timed]:
-    """Frames in order of display, beginning with (at the latest) the one on screen at ``first_s``."""
-    seeked = first_s > 0.01
-    if seeked:
-        target = int((first_s + origin_s) / float(stream.time_base or 1))
-        container.seek(target, stream=stream, backward=True)
-    frames = _timed_frames(container, stream, origin_s)
-    first = next(frames, None)
-    if seeked and (first is None or first.time_s > first_s):
-        # Some formats (MPEG-TS) seek by guessing and may land too late.
-        container.seek(0, backward=True)
-        frames = _timed_frames(container, stream, origin_s)
-        first = next(frames, None)
-    if first is not None:
-        yield first
-        yield from frames
+def _shown(
+    frames: Iterator[_Timed], times_s: np.ndarray, slack: float, scaler: CoverCrop, from_begin: bool
+) -> np.ndarray:
+    out = np.empty((len(times_s), 3, scaler.height, scaler.width), np.uint8)
+    filled = 0
+    held: _Timed | None = None
+    for timed in frames:
+        if held is not None:
+            # times before this frame's stamp are shown by the one before
+            upto = int(np.searchsorted(times_s, timed.time_s - slack, side="left"))
+            if upto > filled:
+                _write(scaler, held, out[filled:upto])
+                filled = upto
+            if filled == len(times_s):
+                return out
+        elif not from_begin and timed.time_s > times_s[0] + slack:
+            raise LandedLateError
+        held = timed
+    if held is None:
+        raise ClipTooShortError(0.0) if from_begin else LandedLateError
+    step_s = float(times_s[1] - times_s[0]) if len(times_s) > 1 else held.duration_s
+    end_s = held.time_s + held.duration_s
+    # within half a step the last frame counts as still on screen
+    if times_s[-1] >= end_s + 0.5 * step_s:
+        raise held.fault or held.ended_by or ClipTooShortError(end_s)
+    _write(scaler, held, out[filled:])
+    return out
 
 
-def _timed_frames(container: InputContainer, stream: VideoStream, origin_s: float) -> Iterator[_Timed]:
-    usual_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
-    base = float(stream.time_base or 0)
-    for frame in container.decode(stream):
-        if frame.pts is None:
+def _write(scaler: CoverCrop, timed: _Timed, out: np.ndarray) -> None:
+    if timed.fault is not None:
+        raise timed.fault
+    scaler.write(timed.frame, out)
+
+
+def _timed_frames(track: Track[VideoStream], origin_s: float, from_begin: bool) -> Iterator[_Timed]:
+    """Frames in order of display, after a seek from the first on that needs nothing from before the place."""
+    stream, base_s = track.stream, track.base_s
+    usual_s = float(1 / (stream.average_rate or _USUAL_FPS))
+    # streams without container have no time stamps: their frames are counted
+    next_s: float | None = track.begin_s if from_begin else None
+    first_s = -np.inf if from_begin else np.inf
+    last: _Timed | None = None
+    error: av.error.FFmpegError | None = None
+    for packet in track.packets():
+        packet_s = _time_s(packet, base_s)
+        if packet_s is not None and not packet.size:
+            # an empty packet (Theora, AVI) shows the frame before once more
+            if last is not None:
+                end_s = packet_s + (packet.duration * base_s if packet.duration else usual_s) - origin_s
+                last = replace(last, duration_s=max(last.duration_s, end_s - last.time_s))
             continue
-        yield _Timed(frame, frame.pts * base - origin_s, frame.duration * base if frame.duration else usual_s)
+        if first_s == np.inf and packet.is_keyframe:
+            # what is shown before the key frame (open groups of pictures) refers to frames that were not read
+            settling_s = _SETTLING_S.get(track.file.container.format.name, 0.0)
+            first_s = packet_s + settling_s if packet_s is not None else -np.inf
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError as found:
+            error = found
+            continue
+        for frame in frames:
+            time_s = frame.pts * base_s if frame.pts is not None else next_s
+            if time_s is None:
+                continue
+            duration_s = frame.duration * base_s if frame.duration else usual_s
+            next_s = time_s + duration_s
+            error = None if frame.key_frame else error
+            if time_s < first_s - 1e-6:
+                continue
+            fault = UnusableMediaError(f"the frame at {time_s - origin_s:.3f} s is damaged")
+            last = _Timed(frame, time_s - origin_s, duration_s, error or (fault if frame.is_corrupt else None))
+            yield last
+    if last is not None:
+        end_s = track.end_s - origin_s if track.shows_last_frame_on else 0.0
+        # the same frame again: only now it is known for how long it was shown on, and what ended the picture
+        yield replace(last, duration_s=max(last.duration_s, end_s - last.time_s), ended_by=error)
+    elif error is not None:
+        raise error
 
 
-class _CoverCrop:
-    """Scales frames until they cover the wanted size and cuts out the centre."""
-
-    def __init__(self, height: int, width: int, pixel_aspect: float, background: Color) -> None:
-        self.height, self.width, self.pixel_aspect = height, width, pixel_aspect
-        self.background = background
-        # one scaler for all frames: its tables are made once
-        self._reformatter = VideoReformatter()
-
-    def write(self, timed: _Timed, out: np.ndarray) -> None:
-        """Writes the frame into every row of ``out`` ``[n, 3, H, W]``."""
-        frame = timed.frame
-        if frame.is_corrupt:
-            raise DamagedFrameError(timed.time_s)
-        turns = round(frame.rotation / 90) % 4  # counter-clockwise quarter turns to upright
-        # before scaling: the colours of what is not seen must not bleed into what is
-        frame = _over(frame, self.background)
-        height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
-        shown_width = frame.width * self.pixel_aspect
-        scale = max(height / frame.height, width / shown_width)
-        rows, columns = max(height, round(frame.height * scale)), max(width, round(shown_width * scale))
-        planar = self._reformatter.reformat(
-            frame,
-            width=columns,
-            height=rows,
-            format="gbrp",  # planes, as the result wants them
-            # Untagged HD is BT.709 by convention, untagged SD is BT.601 (swscale's own default).
-            src_colorspace=Colorspace.ITU709
-            if frame.colorspace == _UNSPECIFIED_MATRIX and frame.height >= 720
-            else None,
-            # Without exact rounding unscaled pictures come out more than one level too dark.
-            interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND,
-            threads=1,  # swscale's threads are started anew for every frame: many times slower
-        )
-        top, left = (rows - height) // 2, (columns - width) // 2
-        planes: Any = planar.planes  # their buffer protocol is missing from the type stubs; order green, blue, red
-        for channel, plane in zip((1, 2, 0), planes, strict=True):
-            # rows may be padded to the scaler's alignment, hence the cut
-            image = np.frombuffer(plane, np.uint8).reshape(rows, -1)[top : top + height, left : left + width]
-            out[:, channel] = np.rot90(image, turns) if turns else image
-
-
-def _over(frame: VideoFrame, background: Color) -> VideoFrame:
-    """The frame laid over a colour; as it is where nothing of it is transparent."""
-    if not (frame.format.has_palette or any(component.is_alpha for component in frame.format.components)):
-        return frame
-    pixels = frame.to_ndarray(format="rgba").astype(np.float32)  # [H, W, 4]
-    alpha = pixels[..., 3:] / 255
-    if alpha.min() == 1:
-        return frame
-    seen = alpha * pixels[..., :3] + (1 - alpha) * np.array(background, np.float32)
-    return VideoFrame.from_ndarray(np.rint(seen).astype(np.uint8), format="rgb24")
+def _time_s(packet: Packet[VideoStream], base_s: float) -> float | None:
+    ticks = packet.pts if packet.pts is not None else packet.dts
+    return None if ticks is None else ticks * base_s
