@@ -128,6 +128,10 @@ class DescribedClips(ClipDataModule):
             )
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if audio_only and self.video_track is not None:
+            raise InputError(
+                f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
+            )
         if self.clip.min_frames is not None:
             if pad_audio:
                 raise InputError(

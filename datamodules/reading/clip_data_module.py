@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.media.sound_reader import MAX_MISSING_AUDIO_S
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
 from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
 from datamodules.reading.records import ClipRecord
@@ -46,6 +47,10 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
         on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
         max_corrupt_fraction: share of the recordings that may be skipped.
+        video_track: number of the track among each file's video tracks, from 0; None for the default, never a cover.
+        audio_track: likewise among the audio tracks.
+        max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
+            that cannot be used.
     """
 
     def __init__(
@@ -61,6 +66,9 @@ class ClipDataModule(L.LightningDataModule):
         max_val_clips: int | None = None,
         on_corrupt: Literal["error", "skip"] = "error",
         max_corrupt_fraction: float = 0.01,
+        video_track: int | None = None,
+        audio_track: int | None = None,
+        max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
     ) -> None:
         super().__init__()
         self.clip = clip or ClipShape()
@@ -71,6 +79,9 @@ class ClipDataModule(L.LightningDataModule):
             ("clips_per_video", clips_per_video, 1),
             ("seed", seed, 0),
             ("max_val_clips", 1 if max_val_clips is None else max_val_clips, 1),
+            ("video_track", video_track or 0, 0),
+            ("audio_track", audio_track or 0, 0),
+            ("max_missing_audio_s", max_missing_audio_s, 0),
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
@@ -78,6 +89,8 @@ class ClipDataModule(L.LightningDataModule):
         self.clips_per_video, self.single_clip = clips_per_video, single_clip
         self.seed, self.cache, self.max_val_clips = seed, cache, max_val_clips
         self.on_corrupt, self.max_corrupt_fraction = on_corrupt, max_corrupt_fraction
+        self.video_track, self.audio_track = video_track, audio_track
+        self.max_missing_audio_s = max_missing_audio_s
         self._datasets: dict[Split, ClipDataset] = {}
         self._consumed_before = 0
         self._batches_before: int | None = None
@@ -187,6 +200,9 @@ class ClipDataModule(L.LightningDataModule):
             on_corrupt=self.on_corrupt,
             max_corrupt_fraction=self.max_corrupt_fraction,
             frame_step=self._frame_step,
+            video_track=self.video_track,
+            audio_track=self.audio_track,
+            max_missing_audio_s=self.max_missing_audio_s,
         )
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:

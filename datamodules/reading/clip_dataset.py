@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.media.sound_reader import MAX_MISSING_AUDIO_S
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
@@ -125,6 +126,10 @@ class ClipDataset(Dataset[Clip]):
         audio_only: read the sound alone; clips then have zero frames.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence.
         frame_step: frames by which clips of different length differ (``ClipShape.min_frames``).
+        video_track: number of the track among each file's video tracks, from 0; None for the default, never a cover.
+        audio_track: likewise among the audio tracks.
+        max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
+            that cannot be used.
     """
 
     def __init__(
@@ -142,6 +147,9 @@ class ClipDataset(Dataset[Clip]):
         audio_only: bool = False,
         pad_audio: bool = False,
         frame_step: int = 8,
+        video_track: int | None = None,
+        audio_track: int | None = None,
+        max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
@@ -152,7 +160,9 @@ class ClipDataset(Dataset[Clip]):
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
         self.unusable = UnusableClips(self.records, max_corrupt_fraction)
-        self._reader = RecordReader(shape, audio_only, pad_audio, frame_step)
+        self._reader = RecordReader(
+            shape, audio_only, pad_audio, frame_step, video_track, audio_track, max_missing_audio_s
+        )
         self._cache: dict[tuple[int, int], Cut] | None = {} if cache else None
 
     def __len__(self) -> int:

@@ -46,12 +46,32 @@ class RecordReader:
         audio_only: leave the picture out; recordings then need none.
         pad_audio: let recordings shorter than a clip end in silence (``audio_only`` alone: a picture cannot).
         frame_step: frames by which clips of different length differ.
+        video_track: number of the track among each file's video tracks, from 0; None for the default one.
+        audio_track: likewise among the audio tracks.
+        max_missing_s: so many seconds of a clip's sound may be missing; they are silent.
+
+    Raises:
+        InputError: a number is negative, or a track of the picture is chosen where only the sound is read.
     """
 
     shape: ClipShape
     audio_only: bool = False
     pad_audio: bool = False
     frame_step: int = 8
+    video_track: int | None = None
+    audio_track: int | None = None
+    max_missing_s: float = MAX_MISSING_AUDIO_S
+
+    def __post_init__(self) -> None:
+        if self.audio_only and self.video_track is not None:
+            raise InputError(
+                f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
+            )
+        for name, value in (("video_track", self.video_track), ("audio_track", self.audio_track)):
+            if value is not None and value < 0:
+                raise InputError(f"{name} is {value}; tracks are counted from 0")
+        if not self.max_missing_s >= 0:
+            raise InputError(f"max_missing_audio_s is {self.max_missing_s}; it must be 0 or more seconds")
 
     def read(self, record: ClipRecord, place: float, whole: bool = False) -> Cut:
         """A clip that begins at ``place`` (0 to 1) of the possible starts, or everything usable.
@@ -68,7 +88,7 @@ class RecordReader:
 
     def _read(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape
-        with MediaReader(record.path, record.sound) as media:
+        with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
             info = media.info
             begin_s, end_s = 0.0, info.duration_s
             if info.audio_span_s is not None:
@@ -85,12 +105,12 @@ class RecordReader:
                     begin_s, end_s = 0.0, max(info.duration_s, length / shape.fps)
             start_s, num_frames = self._place(begin_s, end_s, place, length, whole)
             video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
-            audio = media.audio(start_s, shape.samples_of(num_frames), shape.sample_rate)
+            audio = media.audio(start_s, shape.samples_of(num_frames), shape.sample_rate, self.max_missing_s)
         return Cut(start_s, video, audio, end_s - begin_s)
 
     def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape
-        with SoundReader(record.sound or record.path) as sound:
+        with SoundReader(record.sound or record.path, self.audio_track) as sound:
             begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
             start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
             wanted = shape.samples_of(num_frames)
@@ -98,7 +118,7 @@ class RecordReader:
             held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             if held < 1:
                 raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")
-            audio = pad(sound.read(start_s, held, shape.sample_rate), (0, wanted - held))
+            audio = pad(sound.read(start_s, held, shape.sample_rate, self.max_missing_s), (0, wanted - held))
         return Cut(start_s, torch.empty(0, 3, shape.height, shape.width, dtype=torch.uint8), audio, end_s - begin_s)
 
     def _within_span(self, record: ClipRecord, begin_s: float, end_s: float) -> tuple[float, float]:
@@ -127,7 +147,7 @@ class RecordReader:
         sound_begin_s, sound_end_s = info.audio_span_s or (0.0, shape.duration_s)
         missing_s = max(0.0, sound_begin_s) + max(0.0, shape.duration_s - sound_end_s)
         last_shown_s = info.duration_s + _HELD_FRAMES / shape.fps
-        return (shape.num_frames - 1) / shape.fps < last_shown_s - 1e-4 and missing_s < MAX_MISSING_AUDIO_S
+        return (shape.num_frames - 1) / shape.fps < last_shown_s - 1e-4 and missing_s < self.max_missing_s
 
     def _place(self, begin_s: float, end_s: float, place: float, length: int, whole: bool) -> tuple[float, int]:
         """Start and frames of a clip of ``length`` frames, or of all that ``begin_s..end_s`` holds."""
