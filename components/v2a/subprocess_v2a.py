@@ -159,9 +159,10 @@ class SubprocessV2A(V2AModel):
         """A sound of exactly ``duration_s``: ``[S]``; up to ``slack_s`` may be missing at its end."""
         if not file.is_file():
             raise InputError(f"the V2A command '{shlex.join(self.command)}' left no '{file.name}'; it has to write it")
-        track = read_sound(file, self.sample_rate)
-        if not bool(track.isfinite().all()):
-            raise InputError(f"'{file.name}' of the V2A command '{shlex.join(self.command)}' holds NaN or infinity")
+        try:
+            track = read_sound(file, self.sample_rate)
+        except InputError as error:  # also samples that are NaN or infinite
+            raise InputError(f"the V2A command '{shlex.join(self.command)}' wrote no usable sound: {error}") from None
         wanted = round(duration_s * self.sample_rate)
         if len(track) < wanted - round(slack_s * self.sample_rate):
             raise InputError(
