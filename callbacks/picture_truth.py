@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from components.metrics.cyclesync.metric import CycleSync, cyclesync_per_clip
 from components.metrics.cyclesync.onsets import OnsetDetector
 from components.metrics.recording_means import interval_of_mean, mean_and_spread
 from components.metrics.truth.events import seen_events
-from components.metrics.truth.pictures import MOVING, picture_scores
+from components.metrics.truth.pictures import MOVING, picture_scores, psnr_by_unit
 from components.metrics.truth.tracker import Thing, Track, path_error, thing_of, track
 from components.v2a.bursts import BURST_DELAY_S
 from components.weights.identity import sha256_of_facts
@@ -52,6 +53,7 @@ class TrueClip:
         events: kind -> times of the events that are seen, or heard where the pictures were given.
         wanted: kind -> times they are compared with.
         means: kind -> score -> value; None where the clip has none.
+        units: kind -> PSNR of every latent frame after the first, where pictures are compared.
     """
 
     id: str
@@ -61,6 +63,7 @@ class TrueClip:
     events: Mapping[str, list[float]]
     wanted: Mapping[str, list[float]]
     means: Mapping[str, Mapping[str, float | None]]
+    units: Mapping[str, list[float]]
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -75,6 +78,7 @@ class _Seen:
     track: Track
     events: list[float]
     means: Mapping[str, float | None]
+    units: list[float]
 
 
 class PictureTruth(JudgeCallback[TrueClip]):
@@ -87,7 +91,8 @@ class PictureTruth(JudgeCallback[TrueClip]):
       in the generated sound are compared with the true ones;
     - ``found``: share of the frames in which the thing is found, x100;
     - ``path_error``: mean distance from where it is in the real clip, in per cent of its way (see `path_error`);
-    - ``psnr``, ``psnr_moving`` in dB and ``ssim`` x100 against the real clip (see `picture_scores`).
+    - ``psnr``, ``psnr_moving`` in dB and ``ssim`` x100 against the real clip (see `picture_scores`); the entry ``psnr``
+      has the mean of every latent frame of the model's codec beside it (``by_unit``), so that drift shows.
 
     The last two are left out where the sound was generated: another sound moves the pictures otherwise.
     ``_real`` and ``_codec`` (real clips through the model's video codec) are ceilings, ``_still`` (the first frame,
@@ -168,6 +173,7 @@ class PictureTruth(JudgeCallback[TrueClip]):
             events = {kind: seen[index].events for kind, seen in known.items()}
             wanted = dict.fromkeys(events, true)
             means: dict[str, Mapping[str, float | None]] = {kind: seen[index].means for kind, seen in known.items()}
+            units = {kind: seen[index].units for kind, seen in known.items()}
             if heard:
                 events[REAL_SOUND], wanted[REAL_SOUND], means[REAL_SOUND] = real_sounds[index], true, {}
             for kind, made in kinds.items():
@@ -176,10 +182,13 @@ class PictureTruth(JudgeCallback[TrueClip]):
                     # the pictures were given: what is heard is judged
                     events[kind], wanted[kind], means[kind] = own, true, {}
                     continue
-                seen = _seen(made.video[row].cpu(), pictures[index].cpu(), _thing(batch, row), made.fps, real.track)
+                seen = self._look(
+                    made.video[row].cpu(), pictures[index].cpu(), _thing(batch, row), made.fps, real.track
+                )
                 events[kind], wanted[kind] = seen.events, true if own is None else own
                 means[kind] = seen.means if own is None else {"found": seen.means["found"]}
-            clips.append(TrueClip(batch.ids[row], batch.video_ids[row], seconds, true, events, wanted, means))
+                units[kind] = seen.units if own is None else []
+            clips.append(TrueClip(batch.ids[row], batch.video_ids[row], seconds, true, events, wanted, means, units))
         return clips
 
     def _known_kinds(self, batch: ClipBatch, rows: Sequence[int], pictures: Tensor) -> dict[str, list[_Seen]]:
@@ -192,8 +201,9 @@ class PictureTruth(JudgeCallback[TrueClip]):
                 row = rows[index]
                 real = self._known.get((REAL, batch.ids[row], frames))
                 thing = _thing(batch, row)
-                seen = _seen(video, pictures[index].cpu(), thing, batch.fps, None if real is None else real.track)
-                found.append(_Seen(seen.track, seen.events, {"found": seen.means["found"]}) if kind == REAL else seen)
+                found.append(
+                    self._look(video, pictures[index].cpu(), thing, batch.fps, None if real is None else real.track)
+                )
             return found
 
         def known(kind: str) -> list[_Seen]:
@@ -206,6 +216,19 @@ class PictureTruth(JudgeCallback[TrueClip]):
 
         # the real clip first: the others' paths are measured from its own
         return {kind: known(kind) for kind in (REAL, STILL, *([CODEC] if self._codec else []))}
+
+    def _look(self, video: Tensor, pictures: Tensor, thing: Thing, fps: float, real: Track | None) -> _Seen:
+        """Track, events and scores of one clip beside the real ``pictures`` ``[T, 3, H, W]``; None for the real one."""
+        found = track(video, pictures[0], thing)
+        scores: dict[str, float | None] = {"found": found.found.float().mean().item()}
+        units: list[float] = []
+        if real is not None:
+            scores |= {"path_error": path_error(found, real), **picture_scores(video, pictures)}
+            units = psnr_by_unit(video, pictures, self._codec.temporal_factor if self._codec else 1)
+        percent = {
+            name: value if value is None or name not in _PERCENT else 100 * value for name, value in scores.items()
+        }
+        return _Seen(found, seen_events(found, fps), percent, units)
 
     def _as_it_is(self, real: Tensor) -> Tensor:
         return real
@@ -242,6 +265,10 @@ class PictureTruth(JudgeCallback[TrueClip]):
             known = [(clip, value) for clip, value in pairs if value is not None]
             if known:
                 entries[entry_name(self._names[metric], kind)] = self._mean(known)
+        name = entry_name(self._names["psnr"], kind)
+        if name in entries:
+            by_unit = np.mean([clip.units[kind] for clip in clips], axis=0).round(2).tolist()
+            entries[name] = replace(entries[name], details={"by_unit": by_unit, **entries[name].details})
         return entries
 
     def _sync(self, pairs: Sequence[tuple[TrueClip, TrueClip]], kind: str) -> MetricResult:
@@ -294,16 +321,6 @@ class PictureTruth(JudgeCallback[TrueClip]):
             "onsets": ({"driving": clip.true} if one else {"true": clip.true}) | dict(clip.events),
             "sound_onsets": None if one else {**clip.wanted, "true": clip.true},
         }
-
-
-def _seen(video: Tensor, pictures: Tensor, thing: Thing, fps: float, real: Track | None) -> _Seen:
-    """Track, events and scores of one clip beside the real ``pictures`` ``[T, 3, H, W]``."""
-    found = track(video, pictures[0], thing)
-    scores: dict[str, float | None] = {"found": found.found.float().mean().item()}
-    if real is not None:
-        scores |= {"path_error": path_error(found, real), **picture_scores(video, pictures)}
-    percent = {name: value if value is None or name not in _PERCENT else 100 * value for name, value in scores.items()}
-    return _Seen(found, seen_events(found, fps), percent)
 
 
 def _thing(batch: ClipBatch, row: int) -> Thing:

@@ -20,7 +20,7 @@ from lightning_modules.harmony.inputs import HarmonyInputs, transcripts_of
 
 DrivenTask = Literal["audio_to_video", "video_to_audio"]
 JointTask = Literal["joint", "audio_to_video", "video_to_audio"]
-Task = Literal["joint", "audio_to_video", "video_to_audio", "audio"]
+Task = Literal["joint", "audio_to_video", "video_to_audio", "audio", "video"]
 Variant = Literal["no_synccfg", "audio_to_video", "video_to_audio"]
 Still = Literal["grey", "none"]
 
@@ -31,7 +31,7 @@ class GenerationConfig:
 
     Attributes:
         task: ``joint``, ``audio_to_video`` (the video of a given sound) or ``video_to_audio``. The audio stages make
-            sounds alone, whatever it says.
+            sounds alone and stage video pictures alone, whatever it says.
         from_image: videos begin with the clip's first frame.
         still_without_image: the sound's anchor of SyncCFG where there is no image: a ``grey`` still or ``none``.
         variants: what validation generates besides: ``no_synccfg`` (the same without SyncCFG), ``audio_to_video`` and
@@ -70,21 +70,22 @@ class GenerationConfig:
         """What is generated in a stage of the curriculum.
 
         Raises:
-            InputError: if an audio stage is asked for videos.
+            InputError: if a stage of one modality is asked for both.
         """
         if stage == "joint":
             return self.task
+        alone: Task = "video" if stage == "video" else "audio"
+        makes = f"stage {stage} makes {'pictures' if alone == 'video' else 'sounds'} alone"
         if self.driven_variants:
             raise InputError(
-                f"generation.variants names {self.driven_variants}, but stage {stage} makes sounds alone: leave them "
-                "out, or set curriculum.stage to joint."
+                f"generation.variants names {self.driven_variants}, but {makes}: leave them out, or set "
+                "curriculum.stage to joint."
             )
         if self.task != "joint":
             raise InputError(
-                f"generation.task is '{self.task}', but stage {stage} makes sounds alone: leave it out, or set "
-                "curriculum.stage to joint."
+                f"generation.task is '{self.task}', but {makes}: leave it out, or set curriculum.stage to joint."
             )
-        return "audio"
+        return alone
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class HarmonyConditions:
 
     Attributes:
         inputs: codecs and encoders.
-        task: what is generated: both, one from the other, or ``audio`` alone.
+        task: what is generated: both, one from the other, or one modality alone.
         generation: first frames and anchors.
         negatives: negative texts.
     """
@@ -179,13 +180,14 @@ class HarmonyConditions:
         Raises:
             InputError: if what the task is driven by is missing or does not fit.
         """
-        makes_audio, makes_video = self.task != "audio_to_video", self.task in ("joint", "audio_to_video")
+        makes_audio = self.task in ("joint", "video_to_audio", "audio")
+        makes_video = self.task in ("joint", "audio_to_video", "video")
         shapes: dict[Modality, tuple[int, ...]] = {}  # of what is generated; the sampler draws noise of them
         given: dict[str, Tensor] = {}
         num_audio = self.inputs.num_latents(batch)
         if makes_audio:
             shapes["audio"] = (self.inputs.audio_codec.latent_channels, num_audio)
-        else:
+        elif self.task == "audio_to_video":
             if not batch.audio.any():
                 raise InputError(
                     f"{batch.ids[0]} has no sound, but generation.task is 'audio_to_video': give sounds, or set it to "
@@ -212,7 +214,7 @@ class HarmonyConditions:
                 given["video"] = self.inputs.video(batch)
                 num = given["video"].shape[2]
             # the anchors of SyncCFG: the video is guided away from silence, the sound from stillness
-            if guidance.guides_sync and makes_video:
+            if guidance.guides_sync and makes_video and self.task != "video":
                 silence = self.inputs.audio_codec.silence(num_audio)
             if guidance.guides_sync and makes_audio:
                 still = self._still(codec, first, num)
@@ -220,7 +222,7 @@ class HarmonyConditions:
         video_text, audio_text = self._texts(batch, guidance.guides_text)
         conditions = JointConditions(
             None if self.task == "audio" else video_text,
-            audio_text,
+            None if self.task == "video" else audio_text,
             image,
             reference,
             lengths,

@@ -222,26 +222,27 @@ class HarmonyRows:
         """
         with torch.no_grad():
             video = self.inputs.video(batch) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
-            sound = self.inputs.audio(batch)  # [B, C_a, T_a]
+            sound = self.inputs.audio(batch) if "audio" in self.modalities else None  # [B, C_a, T_a]
             if self.needs_reference and batch.reference_audio is None:
                 raise InputError(
                     "stage timbre learns voices from reference sounds, but the data module gives none: set its "
                     "reference_s, or train stage audio."
                 )
             # The order of draws is part of the numbers: noise and tasks first, then one uniform per condition and clip.
-            draws = self.tasks.draw(video, sound.latents, generator)
+            latents = None if sound is None else sound.latents
+            draws = self.tasks.draw(video, latents, generator)
             uniform = torch.rand(3, len(batch), generator=generator, device=generator.device)
             no_reference = uniform[0] < self.dropout.reference
             no_text = uniform[1] < self.dropout.text
             no_transcript = uniform[2] < self.dropout.transcript
 
             reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
-            scenes = self.inputs.prompts(_emptied(scenes_of(batch), no_text))
-            prompts = scenes
-            if video is not None and batch.scenes is not None:
+            scenes = None if sound is None else self.inputs.prompts(_emptied(scenes_of(batch), no_text))
+            prompts = scenes  # one text says both where the batch has no scenes
+            if video is not None and (scenes is None or batch.scenes is not None):
                 prompts = self.inputs.prompts(_emptied(batch.captions, no_text))
             words = self.inputs.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
-            rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
+            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips

@@ -6,7 +6,7 @@ Source: Harmony (arXiv 2511.21579). A training step passes `HarmonyRows` (clips 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         transformer: the dual tower.
         audio_codec: sound to latents and back; frozen.
         text_encoder: prompts to tokens, for the video and for the acoustic scene; frozen.
-        video_codec: pictures to latents and back, frozen; stage joint needs it.
+        video_codec: pictures to latents and back, frozen; stages video and joint need it.
         transcript_encoder: spoken words to tokens, frozen; None for a transformer that takes none.
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
@@ -122,7 +122,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         task = generation.task_of(curriculum.stage)
         trained = freeze_for(transformer, curriculum)
         if "video" in curriculum.modalities and video_codec is None:
-            raise InputError("stage joint encodes videos: give video_codec.")
+            raise InputError(f"stage {curriculum.stage} encodes videos: give video_codec.")
         check_parts_fit(transformer, audio_codec, video_codec, text_encoder, transcript_encoder)
         self.transformer = transformer
         self.audio_codec = audio_codec.requires_grad_(False)
@@ -162,10 +162,8 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             v_v, v_a = self.transformer(**arguments, active=self.curriculum.modalities)  # [R, C, T, ...] each
         loss, errors = self.tasks.loss(rows, v_v, v_a)
 
-        carries: dict[Modality, Tensor] = {"audio": carries_sound(batch)}
-        if "video" in self.curriculum.modalities:
-            carries["video"] = carries_motion(batch)
-        self.watch.add(errors, carries)
+        looks: dict[Modality, Callable[[ClipBatch], Tensor]] = {"video": carries_motion, "audio": carries_sound}
+        self.watch.add(errors, {side: looks[side](batch) for side in self.curriculum.modalities})
         self.log("train/loss", loss.detach(), batch_size=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss
@@ -291,7 +289,8 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             seconds = pixels.shape[1] / batch.fps if pixels.shape[1] > 1 else batch.audio.shape[1] / batch.sample_rate
             sound = self.audio_codec.decode(audio).float()
             sound = nn.functional.pad(sound, (0, round(seconds * self.audio_codec.sample_rate) - sound.shape[1]))
-        return Generation(pixels, batch.fps, sound, self.audio_codec.sample_rate, batch, valid=batch.valid)
+            return Generation(pixels, batch.fps, sound, self.audio_codec.sample_rate, batch, valid=batch.valid)
+        return Generation(pixels, batch.fps, sound, batch.sample_rate, batch, valid=batch.valid)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the transformer, trained and frozen weights, into ``folder``."""

@@ -1,8 +1,8 @@
 """Harmony's curriculum: what each stage runs and trains, and how a stage begins where another one ended.
 
 Source: Harmony (arXiv 2511.21579), "Training": 1. foundational audio pre-training, with a piece of the target sound as
-reference, 2. timbre disentanglement, with another utterance of the speaker, 3. cross-task joint training. Adapters
-(LoRA) in place of whole towers are ours.
+reference, 2. timbre disentanglement, with another utterance of the speaker, 3. cross-task joint training. A stage of
+the video tower alone (the paper takes Wan2.2 as it is) and adapters (LoRA) in place of whole towers are ours.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from lightning_modules.checkpoints.init_from import (
 )
 from lightning_modules.checkpoints.loading import open_checkpoint
 
-Stage = Literal["audio", "timbre", "joint"]
-STAGES: tuple[Stage, ...] = ("audio", "timbre", "joint")
+Stage = Literal["audio", "timbre", "video", "joint"]
+STAGES: tuple[Stage, ...] = ("audio", "timbre", "video", "joint")
 BEGINS_FROM: dict[str, tuple[str, ...]] = {
     "audio": ("audio",),
     "timbre": ("audio", "timbre"),
+    "video": ("video",),
     "joint": ("timbre", "joint"),
 }
 """Stages whose weights a stage may begin with; its own, to train anew on other data."""
@@ -57,8 +58,8 @@ class CurriculumConfig:
 
     Attributes:
         stage: ``audio`` (sound from descriptions and transcripts, beside a reference where the data gives one; the
-            paper's is a piece of the target itself), ``timbre`` (the reference is another utterance) or ``joint``. The
-            first two run the audio tower alone.
+            paper's is a piece of the target itself), ``timbre`` (the reference is another utterance), ``video`` (from
+            prompts and first frames) or ``joint``. The first two run the audio tower alone, the third the video tower.
         init_from: what this training begins with: a checkpoint (whole or slim) of the previous stage or of the same, or
             a folder that ``avsync export`` wrote. Weights alone are taken; steps count from 0.
         train_video: stage joint trains the video tower.
@@ -97,7 +98,7 @@ class CurriculumConfig:
         for side in self.lora:
             if not self.trains[side]:
                 fix = f"leave curriculum.{side}_lora out"
-                why = f"stage {self.stage} trains the audio tower alone"
+                why = f"stage {self.stage} trains the {self.modalities[0]} tower alone"
                 if self.stage == "joint":
                     why, fix = f"curriculum.train_{side} is false", f"set that to true, or {fix}"
                 raise InputError(f"curriculum.{side}_lora adapts the {side} tower, but {why}: {fix}.")
@@ -105,14 +106,16 @@ class CurriculumConfig:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities that are learnt."""
-        return ("video", "audio") if self.stage == "joint" else ("audio",)
+        if self.stage == "joint":
+            return ("video", "audio")
+        return ("video",) if self.stage == "video" else ("audio",)
 
     @property
     def trains(self) -> dict[str, bool]:
         """Which parts of the transformer train, whole or by their adapters."""
         if self.stage == "joint":
             return {"video": self.train_video, "audio": self.train_audio, "interaction": True}
-        return {"video": False, "audio": True, "interaction": False}
+        return {part: part in self.modalities for part in PARTS}
 
     @property
     def lora(self) -> Adapters:
@@ -183,9 +186,10 @@ def begin_from(
     # before names are compared: adapters that are merged become plain weights
     weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
     held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
-    # The video tower and the interaction may be missing: the audio stages have neither. So may an audio tower of which
-    # the checkpoint holds the adapters alone; `_take_over_adapters` has compared the weights that they stand on.
-    missing = [] if "audio" in checkpoint.get(LORA_KEY, {}) else [name for name in held if part_of(name) == "audio"]
+    # The video tower and the interaction may be missing in stage joint: the audio stages have neither. So may a tower
+    # of which the checkpoint holds adapters alone; `_take_over_adapters` has compared the weights below them.
+    needed = "video" if stage == "video" else "audio"
+    missing = [] if needed in checkpoint.get(LORA_KEY, {}) else [name for name in held if part_of(name) == needed]
     take_over(weights, held, [name for name in missing if name not in weights and not is_adapter(name)], named)
     forget_files_of_frozen(transformer, weights)
 

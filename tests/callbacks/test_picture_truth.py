@@ -58,6 +58,11 @@ def test_every_kind_beside_ceiling_and_floor(tmp_path, batch):
     assert results["truth_sync_off_sync"] == results["truth_sync_still"] == 0
     assert results["truth_sync_chance"] < 50
     assert results["psnr"] == pytest.approx(34, abs=1)
+    units = {name: found.results[f"psnr{name}"].details["by_unit"] for name in ("", "_still")}
+    # eight frames per latent of the codec; noise is the same in all, a still is worst where the thing is furthest
+    assert len(units[""]) == len(units["_still"]) == (real.shape[1] - 1) // 8
+    assert units[""] == pytest.approx([34] * len(units[""]), abs=1)
+    assert units["_still"][0] > 80 and min(units["_still"]) < 25
     assert results["psnr_moving_still"] < 15 < results["psnr_moving"]
     assert results["path_error"] < 3 < results["path_error_still"]
     low, high = found.results["psnr"].ci95

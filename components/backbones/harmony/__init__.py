@@ -4,6 +4,7 @@ from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.checkpoint import (
     audio_tower_from_wan,
     harmony_audio_tower,
+    harmony_video_tower,
     load_harmony,
     ovi_audio_tower,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "HarmonyTransformer",
     "audio_tower_from_wan",
     "harmony_audio_tower",
+    "harmony_video_tower",
     "load_harmony",
     "ovi_audio_tower",
 ]

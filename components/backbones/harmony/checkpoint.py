@@ -1,10 +1,10 @@
 """Weights of the dual tower: folders of our own, and public weights that an audio tower begins with.
 
-`save_harmony` writes a folder: ``config.json`` and the weights, whole or only what was trained. `load_harmony` and
-`harmony_audio_tower` read it; towers stored within one have diffusers' names once `tower_weights` has taken them out.
-`ovi_audio_tower` and `audio_tower_from_wan` begin with Ovi's audio tower or copies of Wan's blocks. All four loaders
-can be a ``class_path`` in YAML; under ``with torch.device("meta")`` they build shapes alone, for which a release that
-is not on this disk stands for the public TI2V-5B.
+`save_harmony` writes a folder: ``config.json`` and the weights, whole or only what was trained. `load_harmony`,
+`harmony_audio_tower` and `harmony_video_tower` read it; towers stored within one have diffusers' names once
+`tower_weights` has taken them out. `ovi_audio_tower` and `audio_tower_from_wan` begin with Ovi's audio tower or copies
+of Wan's blocks. All five loaders can be a ``class_path`` in YAML; under ``with torch.device("meta")`` they build shapes
+alone, for which a release that is not on this disk stands for the public TI2V-5B.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.backbones.harmony.audio_tower import OWN_PARTS, AudioTower
 from components.backbones.harmony.frame_band import BandConfig
 from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.lora import plain_tensors
-from components.backbones.harmony.model import HarmonyTransformer
+from components.backbones.harmony.model import HarmonyTransformer, Tower
 from components.backbones.lora import adapted_weight, is_adapter, plain_name
 from components.backbones.wan.checkpoint import (
     PUBLIC_HEAD_DIM,
@@ -171,18 +171,31 @@ def harmony_audio_tower(folder: str, dtype: str | None = "float32", sha256: Sha2
     Raises:
         InputError: if something is missing or damaged, or there is no whole audio tower in it.
     """
+    return _tower_of_folder("audio", AudioTower, folder, dtype, sha256)
+
+
+@names_files(folder=None)
+def harmony_video_tower(folder: str, dtype: str | None = "float32", sha256: Sha256 = None) -> WanTower:
+    """The video tower out of a folder that `save_harmony` wrote; otherwise as `harmony_audio_tower`.
+
+    Raises:
+        InputError: if something is missing or damaged, or there is no whole video tower in it.
+    """
+    return _tower_of_folder("video", WanTower, folder, dtype, sha256)
+
+
+def _tower_of_folder(side: Modality, kind: type[Tower], folder: str, dtype: str | None, sha256: Sha256) -> Tower:
     path = resolve_folder(folder, sha256=sha256)
     config = _config(path)
-    if config["audio"] is None:
-        raise InputError(f"{path / CONFIG_FILE} has no audio tower; give a folder whose model has one")
+    if config[side] is None:
+        raise InputError(f"{path / CONFIG_FILE} has no {side} tower; give a folder whose model has one")
     with torch.device("meta"):
-        tower = AudioTower(**config["audio"])
+        tower = kind(**config[side])
     if builds_shapes_only():
         return tower
     weights = open_weights(path)
-    assign_weights(
-        tower, Weights(tower_weights(weights.tensors, "audio"), weights.files, weights.source), dtype_named(dtype)
-    )
+    found = Weights(tower_weights(weights.tensors, side), weights.files, weights.source)
+    assign_weights(tower, found, dtype_named(dtype))
     record_identity(tower, folder, weights.files)
     return tower
 

@@ -47,6 +47,18 @@ def psnr_scores(video: Tensor, real: Tensor, still: Tensor) -> dict[str, float |
     }
 
 
+def psnr_by_unit(video: Tensor, real: Tensor, frames_per_unit: int) -> list[float]:
+    """PSNR in dB of every latent frame's pictures after the first, in order: how errors add up over a clip.
+
+    Args:
+        video: ``[T, 3, H, W]`` in [0, 1], whose frame 0 is given and does not count.
+        real: ``[T, 3, H, W]`` in [0, 1], what should be there.
+        frames_per_unit: frames per latent frame; the last one may be cut short.
+    """
+    units = zip(video[1:].float().split(frames_per_unit), real[1:].float().split(frames_per_unit), strict=True)
+    return [_psnr(made, wanted) for made, wanted in units]
+
+
 def _psnr(video: Tensor, real: Tensor) -> float:
     # equal pictures have no finite value: no more than what 8 bits tell
     return min(peak_signal_noise_ratio(video, real, data_range=1.0).item(), _EQUAL_DB)

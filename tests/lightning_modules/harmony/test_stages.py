@@ -1,18 +1,24 @@
 """How a stage begins where another one ended."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from components.backbones.harmony.checkpoint import harmony_video_tower
 from components.backbones.harmony.model import HarmonyTransformer, part_of
+from components.backbones.lora import LoRAConfig
 from components.errors import InputError
+from lightning_modules.harmony.stages import CurriculumConfig
 from tests.lightning_modules.harmony.tiny_harmony_module import (
     AUDIO_CHANNELS,
     TinyClips,
+    clips,
     fit,
     tiny_module,
+    tiny_transformer,
     trainer,
 )
 from tests.tiny_harmony import audio_tower
@@ -94,3 +100,36 @@ def test_averaged_weights_are_handed_on(tmp_path: Path):
     torch.save(stored, path)
     module = tiny_module(stage="timbre", init_from=path)
     assert torch.equal(module.state_dict()[name], stored["state_dict"][name] + 1)
+
+
+def test_the_video_tower_learns_alone_and_is_handed_on(tmp_path: Path):
+    module = tiny_module(stage="video", noise_seed=0)
+    before = {name: value.clone() for name, value in module.transformer.state_dict().items()}
+    fit(module, tmp_path, max_steps=2)
+    assert all(not torch.equal(value, before[name]) for name, value in module.transformer.state_dict().items())
+    # neither the sound nor what is said of it is looked at
+    batch = clips()
+    made = module.eval().generate(batch)
+    deaf = module.generate(replace(batch, audio=torch.zeros_like(batch.audio), transcripts=None, reference_audio=None))
+    assert torch.equal(made.video, deaf.video)
+    assert torch.equal(made.audio, batch.audio)
+    assert made.video.shape == batch.video.shape
+    assert not torch.equal(made.video, module.generate(replace(batch, captions=["a lake", "a hill"])).video)
+
+    folder = tmp_path / "video"
+    folder.mkdir()
+    module.save_pretrained(folder)
+    exchange, tower = tiny_transformer().interaction_config, harmony_video_tower(str(folder))
+    joint = tiny_module(HarmonyTransformer(tower, audio_tower(channels=AUDIO_CHANNELS), exchange))
+    for name, value in module.transformer.state_dict().items():
+        assert torch.equal(joint.transformer.state_dict()[name], value)
+    path = str(tmp_path / "video.ckpt")
+    trainer(str(tmp_path), max_steps=1).fit(module, TinyClips())
+    module.trainer.save_checkpoint(path)
+    assert tiny_module(stage="video", init_from=path).transformer.video is not None
+    with pytest.raises(InputError, match=r"trained in stage video, but this is stage joint: give .* timbre or joint"):
+        tiny_module(init_from=path)
+    with pytest.raises(InputError, match=r"stage video makes pictures alone: leave them out"):
+        tiny_module(stage="video", variants=("audio_to_video",))
+    with pytest.raises(InputError, match=r"audio_lora adapts the audio tower, but stage video trains the video tower"):
+        CurriculumConfig(stage="video", audio_lora=LoRAConfig(2))

@@ -26,11 +26,14 @@ FPS, RATE, FRAMES, SIZE, CHANNELS, AUDIO_CHANNELS = 24.0, 16000, 9, 8, 24, 4
 NUM_AUDIO = 11  # 9 / 24 s at 31.25 Hz
 
 
-def tiny_transformer(with_video: bool = True, trained: bool = False, **interaction: Any) -> HarmonyTransformer:
-    """The dual tower; ``interaction`` changes the manner of the exchange."""
+def tiny_transformer(
+    with_video: bool = True, trained: bool = False, with_audio: bool = True, **interaction: Any
+) -> HarmonyTransformer:
+    """The dual tower, or one side of it; ``interaction`` changes the manner of the exchange."""
     video = video_tower(in_channels=CHANNELS, out_channels=CHANNELS) if with_video else None
-    exchange = tiny_interaction(**interaction) if with_video else None
-    model = HarmonyTransformer(video, audio_tower(channels=AUDIO_CHANNELS), exchange)
+    audio = audio_tower(channels=AUDIO_CHANNELS) if with_audio else None
+    exchange = tiny_interaction(**interaction) if with_video and with_audio else None
+    model = HarmonyTransformer(video, audio, exchange)
     if trained:
         randomise(model, seed=5)
     return model
@@ -48,13 +51,14 @@ def tiny_module(transformer: HarmonyTransformer | None = None, **settings: Any) 
     stage = settings["curriculum"].stage
     defaults: dict[str, Any] = {
         "audio_codec": LogMelCodec(num_mels=AUDIO_CHANNELS // 2),
-        "video_codec": PixelCodec(temporal_factor=4) if stage == "joint" else None,
+        "video_codec": PixelCodec(temporal_factor=4) if stage in ("joint", "video") else None,
         "text_encoder": HashedWords(TEXT_DIM, max_words=8),
         "transcript_encoder": CharacterTranscript(TRANSCRIPT_DIM, max_characters=20),
         "optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-3),
         "sampler": JointSampler(2),
     }
-    return HarmonyModule(transformer or tiny_transformer(stage == "joint"), **(defaults | settings))
+    towers = {"with_video": stage in ("joint", "video"), "with_audio": stage != "video"}
+    return HarmonyModule(transformer or tiny_transformer(**towers), **(defaults | settings))
 
 
 def clips(batch: int = 2, position: int | None = None, seed: int = 0, reference: bool = True) -> ClipBatch:
