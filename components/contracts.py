@@ -201,13 +201,6 @@ class VideoCodec(nn.Module, ABC):
         """Frames of a clip of ``latents`` latent frames."""
         return 1 + (latents - 1) * self.temporal_factor
 
-    def hold(self, latents: Tensor) -> Tensor:
-        """Latents of a picture that stays as one latent frame ``[B, C, 1, h, w]`` leaves it, at any resolution.
-
-        The identity unless the codec knows better.
-        """
-        return latents
-
     def still(self, image: Tensor, num_latents: int) -> Tensor:
         """Latents ``[B, C, L, h, w]`` of a clip in which ``image`` ``[B, 3, H, W]`` never changes.
 

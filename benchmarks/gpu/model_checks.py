@@ -35,7 +35,6 @@ from benchmarks.gpu.small_models import (
 from components.backbones.pyramid_flow.checkpoint import Variant
 from components.guidance.sync_cfg import SyncCFG
 from components.objectives.motion_aware import MotionAwareLoss
-from components.objectives.prediction import VelocityPrediction
 from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText
 from components.samplers.pyramid_sampler import Conditions, PyramidSampler
@@ -108,7 +107,7 @@ def syncphony_pass(variant: Variant, device: str, dtype: torch.dtype, half: bool
     """Columns of the pyramid, transformer with sound, motion-aware loss, backward pass."""
     dit = small_syncphony(variant, **settings).to(device, dtype)
     given = moved(syncphony_inputs(), device, dtype)
-    objective = PyramidObjective(PyramidDrawnOnCPU(), VelocityPrediction(), MotionAwareLoss(1.0))
+    objective = PyramidObjective(PyramidDrawnOnCPU(), MotionAwareLoss(1.0))
     codec = small_vae().to(device)
 
     def step() -> Tensor:

@@ -27,7 +27,6 @@ from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
 from components.objectives.motion_aware import MotionAwareLoss
-from components.objectives.prediction import VelocityPrediction
 from components.objectives.prefix_lengths import units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid, history_clips
 from components.objectives.pyramid_objective import PyramidObjective
@@ -75,7 +74,7 @@ class TrainingStep:
         self.latents = torch.randn(batch.clips, CHANNELS, batch.latents, batch.height, batch.width, device=device)
         self.text = text_of(batch.clips, batch.words, size, device)
         self.sound = sound_of(batch.clips, batch.latents, device)
-        self.objective = PyramidObjective(AutoregressivePyramid(), VelocityPrediction(), MotionAwareLoss(1.0))
+        self.objective = PyramidObjective(AutoregressivePyramid(), MotionAwareLoss(1.0))
         self.units = units_per_stage(batch.prefix, batch.latents, 3, batch.shortest)
         self.optimizer = adamw(self.dit)
         self.generator = torch.Generator(device).manual_seed(0)

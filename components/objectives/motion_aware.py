@@ -21,10 +21,6 @@ class MotionAwareTerms:
     base: Tensor
     motion: Tensor
 
-    def weighted(self, weight: Tensor) -> MotionAwareTerms:
-        """Every part times ``weight`` ``[R]``."""
-        return MotionAwareTerms(self.total * weight, self.base * weight, self.motion * weight)
-
 
 class MotionAwareLoss(nn.Module):
     r"""Velocity error plus the error weighted by the true motion.

@@ -11,22 +11,19 @@ from components.backbones.pyramid_flow.column import Column
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures, VideoCodec
 from components.objectives.motion_aware import MotionAwareLoss, MotionAwareTerms
-from components.objectives.prediction import Prediction
 from components.objectives.pyramid_columns import AutoregressivePyramid
 
 
 class PyramidObjective:
-    """Puts columns, prediction and loss together.
+    """Puts columns, transformer and loss together; the transformer's output is a velocity (Pyramid Flow, Syncphony).
 
     Args:
         pyramid: how columns are built.
-        prediction: what the transformer's output means.
         loss: the motion-aware loss.
     """
 
-    def __init__(self, pyramid: AutoregressivePyramid, prediction: Prediction, loss: MotionAwareLoss) -> None:
+    def __init__(self, pyramid: AutoregressivePyramid, loss: MotionAwareLoss) -> None:
         self.pyramid = pyramid
-        self.prediction = prediction
         self.loss = loss
 
     def __call__(
@@ -45,7 +42,7 @@ class PyramidObjective:
 
         Args:
             dit: the transformer.
-            codec: knows how its latents hold still and compare, and how many frames each of them has.
+            codec: knows how its latents compare, and how many frames each of them has.
             latents: clean latents of B clips, ``[B, C, L, h, w]``.
             text: their prompts.
             audio: their sound, or None to train off-sync.
@@ -63,17 +60,9 @@ class PyramidObjective:
         heard = [] if audio is None else [(audio.rows(c.rows), c.first_frame + c.clips[-1].shape[2]) for c in columns]
         sounds = None if audio is None else dit.encode_prefixes(heard, fps, codec.temporal_factor)
         # 3. velocities
-        velocities = [
-            self.prediction.velocity(output, column.clips, column.stage, column.local_sigma, schedule, codec.hold)
-            for output, column in zip(dit(inputs, sounds, off_sync=audio is None), columns, strict=True)
-        ]
+        velocities = dit(inputs, sounds, off_sync=audio is None)
         # 4. the motion-aware loss
         terms = self.loss.over_columns(columns, velocities, codec.uniform_scale(latents), schedule.stages)
-        # by column: the weight belongs to the prediction, not to the motion
-        terms = [
-            term.weighted(self.prediction.loss_weight(column.stage, column.local_sigma, schedule))
-            for term, column in zip(terms, columns, strict=True)
-        ]
         # A mean over clips: columns weigh alike whatever their resolution, as in Pyramid Flow's released recipe.
         logs = {"loss": torch.cat([term.total for term in terms]).mean(), **_means(terms)}
         for stage in range(schedule.stages):

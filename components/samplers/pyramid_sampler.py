@@ -19,7 +19,6 @@ from components.contracts import ReportsProgress, TextFeatures
 from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, Branches, TextGuidance, guided_velocity
-from components.objectives.prediction import Hold, Prediction, VelocityPrediction
 from components.objectives.pyramid_columns import history_clips, unit_starts
 from components.samplers.sampling_noise import SamplingNoise
 from components.schedules.pyramid_schedule import (
@@ -101,8 +100,6 @@ class PyramidSampler:
         image_latent: Tensor | None = None,
         sync_scale: float | None = None,
         off_sync: bool = False,
-        prediction: Prediction | None = None,
-        hold: Hold | None = None,
         progress: ReportsProgress | None = None,
         on_stage: list[Tensor] | None = None,
     ) -> Tensor:
@@ -116,8 +113,6 @@ class PyramidSampler:
             image_latent: frame 0 ``[B, C, 1, h, w]``; None generates it.
             sync_scale: audio sync guidance instead of the sampler's own.
             off_sync: generate with the audio layers skipped (the paper's off-sync model).
-            prediction: what the model's output means; the velocity if None.
-            hold: the codec's `VideoCodec.hold`, for predictions that build on the newest history frame.
             progress: called after every step.
             on_stage: if given, the latents at the end of every unit's every stage are appended.
         """
@@ -127,7 +122,6 @@ class PyramidSampler:
         level0_noise = noise.initial(shape)
         for _ in range(schedule.stages - 1):
             level0_noise = downsample_noise(level0_noise)
-        prediction = prediction or VelocityPrediction()
         off_sync = off_sync or conditions.audio is None
         # Without audio layers both branches of the guidance would be the same.
         sync = AudioSyncGuidance(0.0 if off_sync else self.sync_scale if sync_scale is None else sync_scale)
@@ -158,11 +152,7 @@ class PyramidSampler:
                     branches = evaluate_branches(
                         model, [*history, x], timestep, conditions, text.enabled, sync.enabled, off_sync
                     )
-                    # Outputs are guided before they become velocities: the map is affine and the weights add up to 1.
-                    output = guided_velocity(branches, text, sync)
-                    level = x.new_full((len(x),), local[j])
-                    velocity = prediction.velocity(output, [*history, x], stage, level, schedule, hold or _identity)
-                    x = euler_step(x, velocity, local[j], local[j + 1])
+                    x = euler_step(x, guided_velocity(branches, text, sync), local[j], local[j + 1])
                     if progress is not None:
                         progress(1)
                 if on_stage is not None:
@@ -218,7 +208,3 @@ def evaluate_branches(
         negative=velocity[rows : 2 * rows] if negative else None,
         off_sync=velocity[-rows:] if off_sync_too else None,
     )
-
-
-def _identity(latents: Tensor) -> Tensor:
-    return latents

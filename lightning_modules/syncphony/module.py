@@ -29,7 +29,6 @@ from components.errors import InputError
 from components.guidance.guidance import TextGuidance
 from components.media.clock import longest_clip
 from components.objectives.motion_aware import MotionAwareLoss
-from components.objectives.prediction import Prediction, VelocityPrediction
 from components.objectives.prefix_lengths import stratified_n, units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.objectives.pyramid_objective import PyramidObjective
@@ -81,7 +80,6 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         optimizer: builds the optimizer from parameter groups (weights; vectors, which get no weight decay).
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         pyramid: how training columns are built.
-        prediction: what the transformer's output means; the velocity by default.
         loss: the motion-aware loss.
         sampler: how latents are sampled, including the guidance scales.
         shortest_prefix: units of the shortest prefix that is trained; 2 for image-to-video (frame 0 is always given).
@@ -111,7 +109,6 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         pyramid: AutoregressivePyramid | None = None,
-        prediction: Prediction | None = None,
         loss: MotionAwareLoss | None = None,
         sampler: PyramidSampler | None = None,
         shortest_prefix: int = 2,
@@ -133,7 +130,6 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         self.text_encoder = text_encoder.requires_grad_(False)
         self.audio_encoder = None if audio_encoder is None else audio_encoder.requires_grad_(False)
         self.pyramid = pyramid or AutoregressivePyramid()
-        self.prediction = prediction or VelocityPrediction()
         self.loss = loss or MotionAwareLoss()
         self.sampler = sampler or PyramidSampler()
         check_pyramids_fit(self.pyramid, self.sampler)
@@ -230,8 +226,6 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
                 # copies, so that every variant starts from the same noise
                 ClipNoise([generator.clone_state() for generator in encoded.generators]),
                 image_latent=encoded.image,
-                prediction=self.prediction,
-                hold=self.codec.hold,
                 sync_scale=sync_scale,
                 off_sync=off_sync,
                 progress=bar.update,
@@ -330,7 +324,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
     def _losses(self, batch: ClipBatch, index: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Total loss, its parts, and the parts per stage, of the batch with this global index."""
         latents, text, units, position = self._drawn(batch, index, generator)
-        objective = PyramidObjective(self.pyramid, self.prediction, self.loss)
+        objective = PyramidObjective(self.pyramid, self.loss)
         audio = self._audio_features(batch)
         return objective(self.dit, self.codec, latents, text, audio, batch.fps, units, generator, position)
 

@@ -70,7 +70,6 @@ class PixelCodec(VideoCodec):
         )
         # the image f times, so that latent 0 has as many channels as the rest
         image = repeat(packed[:, :1], "b 1 c h w -> b (f c) 1 h w", f=f)
-        # frames before pixels: ``hold`` cuts the last of the f frames off the end of the channels
         rest = rearrange(packed[:, 1:], "b (l f) c h w -> b (f c) l h w", f=f)
         return self.scale * torch.cat([image, rest], dim=2)
 
@@ -85,11 +84,6 @@ class PixelCodec(VideoCodec):
         chroma = chroma.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
         ycc = torch.cat([luma, chroma], dim=2)
         return torch.stack([self._mix(ycc.movedim(2, 1), row) for row in self.to_rgb], dim=2)
-
-    def hold(self, latents: Tensor) -> Tensor:
-        """The last of the f frames, f times."""
-        f = self.temporal_factor
-        return repeat(latents[:, -latents.shape[1] // f :], "b c 1 h w -> b (f c) 1 h w", f=f)
 
     @staticmethod
     def _mix(planes: Tensor, weights: Tensor) -> Tensor:

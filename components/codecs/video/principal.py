@@ -109,15 +109,6 @@ class PrincipalCodec(VideoCodec):
         # generated latents of the image need not hold still
         return torch.cat([video[:, :f].mean(dim=1, keepdim=True), video[:, f:]], dim=1)
 
-    def hold(self, latents: Tensor) -> Tensor:
-        """The block in which its last picture stays."""
-        with no_autocast(latents.device):
-            blocks = latents.float().movedim(1, -1) / self.scale @ self.components + self.mean
-            frames = blocks.unflatten(-1, (self.temporal_factor, -1))
-            still = frames[..., -1:, :].expand_as(frames).flatten(-2)
-            held: Tensor = (still - self.mean) @ self.components.T * self.scale
-            return held.movedim(-1, 1)
-
     def blocks(self, video: Tensor) -> Tensor:
         """``[B, T, 3, H, W]`` cut into ``[B, L, H / s, W / s, f 3 s s]``, the first image f times.
 

@@ -167,14 +167,6 @@ class WanVideoCodec(VideoCodec):
                 map_tiles(self._decode, raw[clips], pixels, tile // factor, tile)
         return video.clamp_(-1.0, 1.0)
 
-    def hold(self, latents: Tensor) -> Tensor:
-        """Shows the picture of latent frame 0 ``[B, C, 1, h, w]`` for as long as a later latent lasts, and encodes it.
-
-        The identity would be wrong: the first latent stands for one frame, later ones for four.
-        """
-        # two latents, of which the second is the still picture's
-        return self.still(self.decode(latents)[:, 0], num_latents=2)[:, :, 1:]
-
     def _encode(self, pixels: Tensor) -> Tensor:
         """Pixels ``[B, 3, T, H, W]`` to the posterior's moments ``[B, 2 C, L, h, w]`` in float32."""
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify

@@ -61,14 +61,6 @@ def test_the_image_has_no_motion_term():
     assert torch.equal(terms.total, terms.base) and torch.equal(terms.motion, torch.zeros(2))
 
 
-def test_weights_scale_every_part_of_their_row():
-    torch.manual_seed(6)
-    terms = MotionAwareLoss()(*torch.randn(4, 2, 3, 1, 4, 4))
-    weighted = terms.weighted(torch.tensor([2.0, 0.0]))
-    for part in ("total", "base", "motion"):
-        assert getattr(weighted, part).tolist() == [2 * float(getattr(terms, part)[0]), 0.0]
-
-
 def test_gradient_is_the_weighted_errors():
     torch.manual_seed(4)
     prediction, target, clean, previous = torch.randn(4, 1, 2, 1, 2, 2)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
-from components.schedules.pyramid_schedule import downsample_mean
 from tests.tiny_syncphony import generator
 
 
@@ -110,24 +109,6 @@ def test_the_image_frame_averages_its_copies():
     single = one.encode(random_video(1, batch=1))
     alone = (one.decode(single + 0.1 * torch.randn(single.shape, generator=generator(1))) - one.decode(single)).std()
     assert float(error / alone) == pytest.approx(8**-0.5, rel=0.25)
-
-
-@pytest.mark.parametrize("factor", [1, 3, 8])
-def test_holding_a_latent_is_the_latent_of_a_picture_that_stays(factor: int):
-    codec = PixelCodec(temporal_factor=factor, scale=1.7)
-    video = random_video(codec.num_frames(3))
-    for latent in (0, 1):
-        last = latent * factor
-        video[:, last + 1 :] = video[:, last : last + 1]
-        latents = codec.encode(video)
-        assert torch.equal(codec.hold(latents[:, :, latent : latent + 1]), latents[:, :, latent + 1 : latent + 2])
-        video = random_video(codec.num_frames(3), seed=latent + 1)
-    torch.testing.assert_close(
-        downsample_mean(codec.hold(codec.encode(video[..., :12])[:, :, :1, :4, :4])),
-        codec.hold(downsample_mean(codec.encode(video)[:, :, :1, :4, :4])),
-        atol=1e-6,
-        rtol=0,
-    )
 
 
 def test_scale_is_a_factor_and_one_scale_serves_all_frames():
