@@ -11,6 +11,7 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``sync_cfg_step``: the rows of a SyncCFG step in one call against a call for each;
 - ``modulation``: modulation per latent frame against modulation per token, as in diffusers;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
+- ``random_windows``: the same for random windows of a long recording, and memory over many clips;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 
 ``python -m benchmarks.gpu --out DIR`` checks and measures everything on one CUDA card within minutes;

@@ -169,8 +169,6 @@ class CrossTaskSynergy:
         independent_timesteps: draw the noise levels of a joint row's modalities independently; else both come from one
             draw, each through its own law, as in sampling.
         first_frame_probability: how often the video's first frame is given.
-        min_sigma: noise level s below which an error weighs less, by ``(s / min_sigma)^2``. 0 weighs all alike, as the
-            paper does; 1 makes the loss the error of the clean latents (`CleanHarmonyTransformer`).
         video_levels: law of the video's noise levels.
         audio_levels: law of the audio's noise levels; the video's if None.
 
@@ -187,7 +185,6 @@ class CrossTaskSynergy:
         audio_weight: float = 1.0,
         independent_timesteps: bool = False,
         first_frame_probability: float = 0.5,
-        min_sigma: float = 0.0,
         video_levels: NoiseLevels | None = None,
         audio_levels: NoiseLevels | None = None,
     ) -> None:
@@ -217,9 +214,6 @@ class CrossTaskSynergy:
             raise InputError(
                 f"CrossTaskSynergy.first_frame_probability is {first_frame_probability}; it must lie between 0 and 1."
             )
-        if not 0 <= min_sigma <= 1:
-            raise InputError(f"CrossTaskSynergy.min_sigma is {min_sigma}; it must lie between 0 and 1.")
-        self.min_sigma = min_sigma
         self.task_mode = task_mode
         self.probabilities = tuple(probabilities)
         self.audio_weight = audio_weight
@@ -309,11 +303,8 @@ class CrossTaskSynergy:
             if noisy is None or velocity is None:
                 continue
             error = noisy.errors(velocity)
-            weight = noisy.weight
-            if self.min_sigma:  # |v error| = |x error| / s, so s^2 turns an error of velocities into one of data
-                weight = weight * (noisy.sigma / self.min_sigma).clamp(max=1).square()
             # over clips, not rows: three rows of a clip add up to the paper's L
-            total = total + (weight * error).sum() / num_clips
+            total = total + (noisy.weight * error).sum() / num_clips
             # detached: the table of errors would keep the graph of every step
             errors[name] = RowErrors(error.detach(), noisy.mask.any(dim=1), rows.tasks, noisy.sigma)
         return total, errors

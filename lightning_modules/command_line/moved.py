@@ -13,7 +13,6 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "components.backbones": {
         "audio_tower.AudioTower": "components.backbones.harmony.AudioTower",
-        "clean_harmony.CleanHarmonyTransformer": "components.backbones.harmony.CleanHarmonyTransformer",
         "harmony_checkpoint.harmony_audio_tower": "components.backbones.harmony.harmony_audio_tower",
         "harmony_checkpoint.load_harmony": "components.backbones.harmony.load_harmony",
         "harmony_transformer.HarmonyTransformer": "components.backbones.harmony.HarmonyTransformer",

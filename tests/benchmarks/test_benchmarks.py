@@ -21,6 +21,11 @@ SMALL = {
     "frozen_prefix": (MODEL, "ratio frozen / all", 3),
     "shared_prefix": (MODEL, "ratio shared / separate", 2),
     "decode_throughput": (["--clips=1", "--frames=25", "--size=32", "--repeats=1"], "read_clip", 1),
+    "random_windows": (
+        ["--minutes=0.2", "--height=32", "--width=48", "--windows=2", "--frames=9", "--clips=4", "--repeats=1"],
+        "read_clip",
+        1,
+    ),
     "vae": ([*VIDEO, "--repeats=1"], "decode, chunks of 1", 2),
     "dit_forward": ([*BATCH, "--matrices=32", "--repeats=1"], "bfloat16", 1),
     "cpu_attention": (["--tokens=16", "--total=32", "--heads=1", "--repeats=1"], "attention, 16 tokens", 2),

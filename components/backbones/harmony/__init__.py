@@ -8,11 +8,10 @@ from components.backbones.harmony.checkpoint import (
     load_harmony,
     ovi_audio_tower,
 )
-from components.backbones.harmony.model import CleanHarmonyTransformer, HarmonyTransformer
+from components.backbones.harmony.model import HarmonyTransformer
 
 __all__ = [
     "AudioTower",
-    "CleanHarmonyTransformer",
     "HarmonyTransformer",
     "audio_tower_from_wan",
     "harmony_audio_tower",

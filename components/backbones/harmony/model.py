@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_blo
 from components.contracts import MODALITIES, Modality, TextFeatures
 from components.errors import InputError
 from components.media.clock import LatentClock, TimeMap
-from components.schedules.flow_schedule import NUM_TRAIN_TIMESTEPS
 
 
 class HarmonyLayer(nn.Module):
@@ -355,37 +354,3 @@ def _present(
         missing = ", ".join(name for name, part in parts.items() if part is None)
         raise ValueError(f"{modality} is active but lacks {missing}")
     return tower, latents, timesteps, text
-
-
-class CleanHarmonyTransformer(HarmonyTransformer):
-    """A `HarmonyTransformer` that gives velocities by way of clean latents, for latents wider than the towers.
-
-    A velocity contains the noise, all of it, so a tower can only give it if its tokens are wider than the latents they
-    carry. That holds for VAE latents, not for pixels. Clean pixels lie near a far smaller space ("Back to Basics: Let
-    Denoising Generative Models Denoise", arXiv 2511.13720). With ``x_s = (1 - s) x + s n`` the velocity follows
-    exactly: ``n - x = (x_s - x) / s``.
-
-    Where a row's first frame is given, the video tower says what is added to that frame standing still (`PixelCodec`
-    repeats it in latent 0), so that what does not move need not pass through the tower. Train it with
-    ``CrossTaskSynergy.min_sigma`` 1, the error of the clean latents: the error of the velocity is larger by 1 / s.
-    """
-
-    def forward(self, z_v: Tensor | None, z_a: Tensor | None, *args: Any, **kwargs: Any) -> Any:
-        """Velocities as `HarmonyTransformer.forward` gives them; 0 for what drives."""
-        out_v, out_a = super().forward(z_v, z_a, *args, **kwargs)
-        if out_v is not None and z_v is not None:
-            out_v = out_v.float()
-            given = kwargs.get("first_frame")
-            if given is not None:  # the tower's output is the change since the first frame
-                out_v = out_v + z_v[:, :, :1].float() * given.view(-1, 1, 1, 1, 1)
-            out_v = _velocity(z_v, out_v, kwargs["t_v"])
-        if out_a is not None and z_a is not None:
-            out_a = _velocity(z_a, out_a.float(), kwargs["t_a"])
-        return out_v, out_a
-
-
-def _velocity(noisy: Tensor, clean: Tensor, timesteps: Tensor) -> Tensor:
-    """``(x_s - x) / s``, with timesteps ``[B]`` or per latent ``[B, T]``."""
-    sigma = (timesteps.float() / NUM_TRAIN_TIMESTEPS).view(len(timesteps), 1, -1, *[1] * (noisy.ndim - 3))
-    # at s = 0 the latents are the clean ones: a velocity there is asked for by nobody, and must be a number
-    return torch.where(sigma > 0, (noisy.float() - clean) / sigma.clamp(min=1e-6), 0.0)

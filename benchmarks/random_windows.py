@@ -1,0 +1,120 @@
+"""Random windows out of one long recording: our clip reader against bare PyAV, and its memory over many clips.
+
+Bare PyAV seeks to the key frame before the window and decodes from there to the window's end, picture and sound: no
+output rate, no crop, no check that what it got is what was asked for. The reader does all of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from benchmarks.measure import add_timing_arguments, clock_name, interleaved, machine_facts, print_table, ratio
+from components.media.reader import read_clip
+
+BARE, OURS = "bare PyAV", "read_clip"
+
+
+def write_recording(path: Path, seconds: float, fps: int, height: int, width: int, rate: int) -> None:
+    """H.264 with a key frame every two seconds and AAC: a pattern that moves, a tone that wavers; frame by frame."""
+    rows, columns = np.mgrid[:height, :width]
+    with av.open(path, "w") as container:
+        video = container.add_stream("libx264", fps, options={"preset": "ultrafast", "crf": "23", "g": str(2 * fps)})
+        video.height, video.width, video.pix_fmt = height, width, "yuv420p"
+        sound = container.add_stream("aac", rate, layout="mono")
+        for index in range(round(seconds * fps)):
+            plane = ((rows + 2 * columns + 5 * index) % 256).astype(np.uint8)
+            for packet in video.encode(av.VideoFrame.from_ndarray(np.stack([plane] * 3, axis=-1), format="rgb24")):
+                container.mux(packet)
+        container.mux(video.encode(None))
+        for begin in range(0, round(seconds * rate), 1024):
+            times = np.arange(begin, begin + 1024) / rate
+            samples = (0.3 * np.sin(2 * np.pi * (300 + 50 * np.sin(times)) * times)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+
+
+def bare_window(path: Path, start_s: float, seconds: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Pictures and sound blocks of a window, one decoder thread."""
+    with av.open(path) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        video.codec_context.thread_count = 1
+        container.seek(int(start_s * av.time_base))
+        frames, blocks = [], []
+        for frame in container.decode(video, sound):
+            if frame.time is None or frame.time < start_s:
+                continue
+            if isinstance(frame, av.VideoFrame):
+                if frame.time >= start_s + seconds:
+                    break
+                frames.append(frame.to_ndarray(format="rgb24", threads=1))
+            elif isinstance(frame, av.AudioFrame):
+                blocks.append(frame.to_ndarray()[0])
+    return frames, blocks
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the recording, measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the recording")
+    parser.add_argument("--height", type=int, default=360)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--fps", type=int, default=24)
+    parser.add_argument("--sample-rate", type=int, default=16000)
+    parser.add_argument("--windows", type=int, default=20, help="windows per round")
+    parser.add_argument("--frames", type=int, default=49, help="frames per window")
+    parser.add_argument("--clips", type=int, default=200, help="clips over which memory is watched")
+    add_timing_arguments(parser, repeats=5)
+    args = parser.parse_args(argv)
+    fps, size, rate = args.fps, (args.height, args.width), args.sample_rate
+    seconds = args.frames / fps
+    draw = random.Random(0)
+    last = 60 * args.minutes - seconds
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recording.mp4"
+        write_recording(path, 60 * args.minutes, fps, *size, rate)
+        starts = [draw.uniform(0, last) for _ in range(args.windows)]
+        actions: dict[str, Callable[[], object]] = {
+            BARE: lambda: [bare_window(path, start, seconds) for start in starts],
+            OURS: lambda: [read_clip(path, start, args.frames, fps, *size, rate) for start in starts],
+        }
+        spent = interleaved(actions, args)
+        resident = []
+        for index in range(args.clips):
+            read_clip(path, draw.uniform(0, last), args.frames, fps, *size, rate)
+            if index in (args.clips // 2 - 1, args.clips - 1):
+                resident.append(_resident())
+
+    print(machine_facts("cpu", "one decoder thread"))
+    print(
+        f"random windows of {seconds:.2f} s out of {args.minutes:g} minutes, {size[0]}x{size[1]} at {fps} fps, H.264 with "
+        f"a key frame every 2 s + AAC at {rate} Hz"
+    )
+    rows = []
+    for name in actions:
+        per_window = statistics.median(spent[name]) / args.windows
+        rows.append([name, f"{1000 * per_window:.1f} ms", f"{ratio(spent[BARE], spent[name]):.2f}"])
+    print_table(["reading", f"{clock_name(args)} per window", "ratio to bare PyAV"], rows)
+    grown = (resident[-1] - resident[0]) / 2**20
+    print(f"memory: {grown:+.1f} MiB between clip {args.clips // 2} and clip {args.clips}")
+
+
+if __name__ == "__main__":
+    main()
