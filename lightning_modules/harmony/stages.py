@@ -49,7 +49,8 @@ Adapters = Mapping[Modality, LoRAConfig]
 """The towers that have adapters."""
 
 _PREFIX = "transformer."
-_BOTH_TOWERS, _AUDIO_TOWER = "load_harmony loads the transformer", "harmony_audio_tower loads the audio tower"
+_BOTH_TOWERS = "load_harmony loads the transformer"
+_ONE_TOWER = "harmony_{side}_tower loads the {side} tower"
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _take_over_adapters(
         adapters = {name: value for name, value in weights.items() if is_adapter(name) and part_of(name) == side}
         recorded, base = checkpoint["frozen"][tower_name(side)], base_identity(transformer, side, weights)
         if base.sha256 != recorded["sha256"]:
-            loader = _BOTH_TOWERS if checkpoint[STAGE_KEY] == "joint" else _AUDIO_TOWER
+            loader = _BOTH_TOWERS if checkpoint[STAGE_KEY] == "joint" else _ONE_TOWER.format(side=side)
             raise InputError(
                 f"curriculum.init_from '{path}' has LoRA in the {side} tower on top of {recorded['name']} (sha256 "
                 f"{recorded['sha256'][:12]}), which a checkpoint leaves out, but this config's tower is {base.name} "

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from components.backbones.harmony import audio_tower_from_wan, harmony_audio_tower, load_harmony, ovi_audio_tower
+from components.backbones.harmony import (
+    audio_tower_from_wan,
+    harmony_audio_tower,
+    harmony_video_tower,
+    load_harmony,
+    ovi_audio_tower,
+)
 from components.backbones.pyramid_flow import pretrained_backbone
 from components.backbones.wan import wan_tower
 from components.codecs.audio.mmaudio import MMAudioCodec
@@ -142,6 +148,10 @@ LOADERS: dict[str, tuple[str, Loader]] = {
     "its audio tower": (
         "harmony/config.json",
         lambda at, given: harmony_audio_tower(str(at / "harmony"), sha256=given),
+    ),
+    "its video tower": (
+        "harmony/config.json",
+        lambda at, given: harmony_video_tower(str(at / "harmony"), sha256=given),
     ),
     "Wan's VAE": (
         "wan/vae/diffusion_pytorch_model.safetensors",
