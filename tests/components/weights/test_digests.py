@@ -189,7 +189,12 @@ LOADERS: dict[str, tuple[str, Loader]] = {
 }
 """Name -> a file that it reads, and how it is called with the digest of that file."""
 
-NO_MODELS = ("Ovi", "Harmony", "its audio tower")  # here their files stand for themselves: digests come first
+NO_MODELS = (
+    "Ovi",
+    "Harmony",
+    "its audio tower",
+    "its video tower",
+)  # here their files stand for themselves: digests come first
 
 
 def within(subfolder: str, given: dict[str, str] | None) -> dict[str, str] | None:
