@@ -38,6 +38,39 @@ class _Movable:
 
 
 @dataclass(frozen=True)
+class PreparedClips(_Movable):
+    """What ``avsync prepare`` knows of B clips beside the prepared fields of `ClipBatch`; all that a model lacks is None.
+
+    Attributes:
+        num_frames: frames of the pictures, which are not there any more; 0 for sounds alone.
+        num_samples: samples of the sound, which is not there either.
+        sounding: bool ``[B]``, clips that are not silent.
+        moving: bool ``[B]``, clips whose picture moves.
+        video_std: deviations of the posterior whose means are `ClipBatch.video_latents`; None where that is one value.
+        audio_latents: ``[B, C, N]`` normalised latents of the sound: means of their posterior.
+        audio_std: their deviations.
+        reference_latents: ``[B, C, N_ref]`` of the reference voices.
+        scene_features: texts of the acoustic scenes.
+        transcript_features: spoken words.
+        null_text: the empty prompt, one row.
+        null_transcript: the empty transcript, one row.
+    """
+
+    num_frames: int
+    num_samples: int
+    sounding: Tensor
+    moving: Tensor
+    video_std: Tensor | None = None
+    audio_latents: Tensor | None = None
+    audio_std: Tensor | None = None
+    reference_latents: Tensor | None = None
+    scene_features: TextFeatures | None = None
+    transcript_features: TextFeatures | None = None
+    null_text: TextFeatures | None = None
+    null_transcript: TextFeatures | None = None
+
+
+@dataclass(frozen=True)
 class ClipBatch(_Movable):
     """A batch of clips as the data modules deliver it.
 
@@ -60,6 +93,7 @@ class ClipBatch(_Movable):
         video_latents: ``[B, C, L, h, w]`` normalised latents when they were prepared beforehand, or None.
         audio_features: prepared audio features, or None.
         text_features: prepared text features, or None.
+        prepared: what else was prepared; ``video``, ``audio`` and ``reference_audio`` are then empty.
     """
 
     ids: Sequence[str]
@@ -79,9 +113,20 @@ class ClipBatch(_Movable):
     text_features: TextFeatures | None = None
     reference_lengths: Tensor | None = None
     scenes: Sequence[str] | None = None
+    prepared: PreparedClips | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clips, also where only their latents are there."""
+        return self.video.shape[1] if self.prepared is None else self.prepared.num_frames
+
+    @property
+    def num_samples(self) -> int:
+        """Sound samples of the clips, also where only their latents or features are there."""
+        return self.audio.shape[1] if self.prepared is None else self.prepared.num_samples
 
 
 @dataclass(frozen=True)
@@ -164,6 +209,31 @@ def mixed_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
 
+@dataclass(frozen=True)
+class LatentMoments(_Movable):
+    """Normalised latents as a codec knows them: the ``mean`` of a posterior and its ``std``, None for one value."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def draw(self, seeds: Sequence[int] | None) -> Tensor:
+        """The mean, or one draw for every clip.
+
+        Args:
+            seeds: one for each clip; None takes the mean. Latents are drawn one after the other, so that the first of
+                a clip are the same however many follow.
+        """
+        if seeds is None or self.std is None:
+            return self.mean
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        # [B, C, N, ...]: latent by latent, on the CPU, whose numbers every machine has
+        shape = self.mean.shape[1:2] + self.mean.shape[3:]
+        noise = [
+            torch.stack([torch.randn(shape, generator=g) for _ in range(self.mean.shape[2])], dim=1) for g in generators
+        ]
+        return torch.addcmul(self.mean, self.std, torch.stack(noise).to(self.mean))
+
+
 class VideoCodec(nn.Module, ABC):
     """Pixels to latents and back. Latents are normalised: ready for the backbone as they are.
 
@@ -177,6 +247,10 @@ class VideoCodec(nn.Module, ABC):
     @abstractmethod
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, T, 3, H, W]`` in [-1, 1] to latents ``[B, C, L, h, w]``; ``generators`` draw the posterior per clip."""
+
+    def moments(self, video: Tensor) -> LatentMoments:
+        """As `encode`, before anything is drawn; a codec with a posterior gives its deviations too."""
+        return LatentMoments(self.encode(video))
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -249,6 +323,10 @@ class AudioCodec(nn.Module, ABC):
     @abstractmethod
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, S]`` in [-1, 1] to ``[B, C, S // latent_hop]``; ``generators`` draw the posterior per clip."""
+
+    def moments(self, waveform: Tensor) -> LatentMoments:
+        """As `encode`, before anything is drawn; a codec with a posterior gives its deviations too."""
+        return LatentMoments(self.encode(waveform))
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
