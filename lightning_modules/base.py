@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from components.backbones.sharding import is_sharded
-from components.contracts import ClipBatch, Generation, VideoCodec
+from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.errors import InputError
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 from lightning_modules.preparation.unloaded import load

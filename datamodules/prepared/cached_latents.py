@@ -23,7 +23,7 @@ from datamodules.reading.order import SampleKey, drawn_offset, stand_ins
 
 @dataclass(frozen=True)
 class DeliveredClip:
-    """A clip at its ``position`` in the training order, and the ``empty`` one: texts that a dropped one shows instead."""
+    """A clip at its ``position`` in the training order; ``empty`` has the texts that a dropped one shows instead."""
 
     clip: PreparedClip
     position: int

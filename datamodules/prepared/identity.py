@@ -65,7 +65,7 @@ def refuse_difference(cache: str, there: Mapping[str, Any], here: Mapping[str, A
 
 def first_difference(there: Mapping[str, Any], here: Mapping[str, Any], above: str = "") -> tuple[str, Any, Any] | None:
     """Dotted name of the first value that differs and both values (None where there is none)."""
-    for name in sorted({*there, *here}):
+    for name in sorted({*there, *here}, key=lambda name: (name != "class", name)):
         was, now = there.get(name), here.get(name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             if found := first_difference(was, now, f"{above}{name}."):

@@ -58,7 +58,9 @@ class PreparedClip:
         if dtype == torch.float32:
             return self
         return replace(
-            self, narrowed=tuple(wide), tensors={**self.tensors, **{name: self.tensors[name].to(dtype) for name in wide}}
+            self,
+            narrowed=tuple(wide),
+            tensors={**self.tensors, **{name: self.tensors[name].to(dtype) for name in wide}},
         )
 
     def to_bytes(self) -> bytes:

@@ -81,10 +81,11 @@ class Store:
         litdata()  # now, not after the first shard's encoding
         self.folder, self.plan = folder, plan
         with _no_half_disk(folder):
-            if folder.is_dir() and not (folder / PLAN).is_file():
-                # dot files are of a run that was killed before it had a plan
-                if other := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-                    raise InputError(f"{folder} is not empty (it has {other[0]}); give a new folder to --out")
+            held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+            # dot files are of a run that was killed before it had a plan
+            other = [name for name in held if not name.startswith(".")]
+            if other and PLAN not in held:
+                raise InputError(f"{folder} is not empty (it has {other[0]}); give a new folder to --out")
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / ".plan.lock", wait=True):
                 self._settle_plan()
@@ -117,8 +118,8 @@ class Store:
         with _locked(self.folder / f".shard-{shard:05d}.lock") as is_ours:
             if not is_ours:
                 raise InputError(
-                    f"another avsync prepare is writing shard {shard} of {self.folder}; wait for it or stop it (several "
-                    "processes of one run share the work where RANK and WORLD_SIZE, or SLURM's, tell them apart)"
+                    f"another avsync prepare is writing shard {shard} of {self.folder}; wait for it or stop it "
+                    "(processes of one run share the work where RANK and WORLD_SIZE, or SLURM's, tell them apart)"
                 )
             if self.has(shard):
                 return False

@@ -74,7 +74,7 @@ class Items:
 
 
 def opened_by_litdata(address: str) -> Any:
-    """litdata's ``StreamingDataset`` over an address, for access by number."""
+    """Litdata's ``StreamingDataset`` over an address, for access by number."""
     return litdata().StreamingDataset(
         str(Path(address).expanduser()) if "://" not in address and not address.startswith("local:") else address
     )

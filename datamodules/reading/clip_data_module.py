@@ -244,9 +244,7 @@ class ClipDataModule(L.LightningDataModule):
         rank, world_size = rank_and_world_size(self.trainer)
         return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
 
-    def _loader(
-        self, dataset: ClipDataset | CachedLatents, sampler: Sampler[Any], batch_size: int
-    ) -> DataLoader[Any]:
+    def _loader(self, dataset: ClipDataset | CachedLatents, sampler: Sampler[Any], batch_size: int) -> DataLoader[Any]:
         collate = collate_prepared if isinstance(dataset, CachedLatents) else collate_clips
         return DataLoader(
             dataset,

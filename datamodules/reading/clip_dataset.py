@@ -6,7 +6,7 @@ Keeps book of recordings that cannot be used, across the worker processes of a l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 

@@ -61,7 +61,7 @@ from lightning_modules.command_line.config_files import (
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
 from lightning_modules.command_line.preflight import check_settings
-from lightning_modules.command_line.prepared_experiment import PreparedExperiment, prepared_clips
+from lightning_modules.command_line.prepared_experiment import PreparedExperiment, prepared_experiment
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -204,7 +204,7 @@ class AVSyncCLI(LightningCLI):
             )
         # now, not after minutes of building models
         if self.subcommand == "fit":
-            self._prepared = prepared_clips(self._chosen(self.config, "model"), data)
+            self._prepared = prepared_experiment(self._chosen(self.config, "model"), data)
         if self.subcommand is not None:
             check_settings(self.subcommand, self.config[self.subcommand].as_dict())
         if self.subcommand == "export":

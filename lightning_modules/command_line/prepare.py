@@ -1,4 +1,4 @@
-"""``avsync prepare``: encodes the training clips of an experiment once, so that ``fit`` loads neither VAE nor encoders."""
+"""``avsync prepare``: encodes an experiment's training clips once, so that ``fit`` loads neither VAE nor encoders."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def main(args: Sequence[str]) -> int:
         prog="avsync prepare",
         usage=_USAGE,
         description="Encodes the training clips of an experiment once: avsync fit --data.latents CACHE trains on them.",
-        epilog="Run it again after it was stopped, with the same options: finished shards stay. Several processes (torchrun, "
-        "srun) share the shards. Only codecs and encoders are built, never the transformer.",
+        epilog="Run it again after it was stopped, with the same options: finished shards stay. Several processes "
+        "(torchrun, srun) share the shards. Only codecs and encoders are built, never the transformer.",
         allow_abbrev=False,
     )
     parser.add_argument("--out", required=True, metavar="CACHE", help="a new folder, or one to go on in")
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
     chosen, options = parser.parse_known_args(args)
     import_torchmetrics()
     keep_console_clear()
-    from lightning_modules.command_line.prepared_clips import prepare  # slow: what it imports is not small
+    from lightning_modules.command_line.preparing import prepare  # slow: what it imports is not small
 
     whole = prepare(
         options, Path(chosen.out), chosen.offsets, chosen.dtype, chosen.clips_per_shard, chosen.device or _device()

@@ -1,7 +1,8 @@
-"""A training on clips that were encoded before: compared with its configuration, and built without what encoded them."""
+"""A training on clips that were encoded before: compared with them, and built without what encoded them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,13 +34,15 @@ class PreparedExperiment:
         """Puts codecs and encoders that are not loaded into the section of the model, in place of their own."""
         roles = roles_of(model)
         for name, section in frozen_sections(model).items():
-            build = partial(built, section, roles[name])
-            model["init_args"][name] = unloaded(build, name, Identity(**self.identities[name]))
+            part = unloaded(partial(built, section, roles[name]), name, Identity(**self.identities[name]))
+            model["init_args"][name] = part
+            # the parser takes what is built already, and says that it could not write it into a file
+            warnings.filterwarnings("ignore", message=rf"\s*Unable to serialize instance {type(part).__name__}\(")
         names = ", ".join(self.identities)
         rank_zero_info(f"clips come encoded from {self.address}: {names} are not loaded unless something is evaluated")
 
 
-def prepared_clips(model: Namespace | None, data: Any) -> PreparedExperiment | None:
+def prepared_experiment(model: Namespace | None, data: Any) -> PreparedExperiment | None:
     """What the section of the data says of encoded clips, after comparing them with the section of the model.
 
     Raises:

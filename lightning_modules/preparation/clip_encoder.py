@@ -88,13 +88,13 @@ class ClipEncoder:
         batch = collate_clips(clips, self.shape).to(self.device)
         sounding, moving = carries_sound(batch).tolist(), carries_motion(batch).tolist()
         tensors: Encoded = [{} for _ in clips]
-        facts: dict[str, float] = {}
+        rate_hz = first_center_s = 0.0
         for encoded in (self._video(batch), self._audio(batch), self._reference(batch), *self._texts(clips)):
             for row, more in zip(tensors, encoded, strict=bool(encoded)):
                 row |= more
         if self.audio_encoder is not None:
             features = self.audio_encoder(batch.audio, batch.sample_rate)
-            facts = {"rate_hz": features.rate_hz, "first_center_s": features.first_center_s}
+            rate_hz, first_center_s = features.rate_hz, features.first_center_s
             for row, tokens, mask in zip(tensors, features.tokens, features.mask, strict=True):
                 row |= {"features": tokens, "features_mask": mask}
         return [
@@ -111,8 +111,9 @@ class ClipEncoder:
                 num_samples=len(clip.audio),
                 sounding=sounding[row],
                 moving=moving[row],
+                rate_hz=rate_hz,
+                first_center_s=first_center_s,
                 tensors=tensors[row],
-                **facts,
             )
             for row, clip in enumerate(clips)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
@@ -32,8 +32,8 @@ def frozen_sections(model: Namespace) -> dict[str, Namespace]:
         InputError: if the model is none that trains on encoded clips.
     """
     arguments = roles_of(model)
-    given = model.get("init_args") or Namespace()
-    return {name: given[name] for name in arguments if given.get(name) is not None}
+    given = model.get("init_args")
+    return {name: given[name] for name in arguments if given and given.get(name) is not None}
 
 
 def roles_of(model: Namespace) -> Mapping[str, str]:
@@ -75,8 +75,9 @@ def built(section: Namespace, role: str) -> nn.Module:
     """The part that a section describes, frozen and in evaluation mode."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=ROLES[role])
-    part = parser.instantiate_classes(Namespace(part=section.clone())).part
-    return cast(nn.Module, part).requires_grad_(False).eval()
+    given = Namespace(part=section.clone())  # type: ignore[no-untyped-call]
+    part: nn.Module = parser.instantiate_classes(given).part
+    return part.requires_grad_(False).eval()
 
 
 def _facts(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from components.errors import InputError
-from datamodules.prepared.prepared_clip import PreparedClip
 from datamodules.prepared.store import Store
 from datamodules.reading.clip_dataset import Clip, ClipDataset
 from datamodules.reading.order import SampleKey
@@ -83,7 +82,7 @@ class Preparation:
 
     def _read(self, keys: Sequence[SampleKey]) -> Iterator[list[Clip | str]]:
         """Clips in batches that are the same in every run; a reason in place of one that cannot be used."""
-        batches = [range(len(keys))[first : first + _TOGETHER] for first in range(0, len(keys), _TOGETHER)]
+        batches = [list(range(len(keys)))[first : first + _TOGETHER] for first in range(0, len(keys), _TOGETHER)]
         if not batches:
             return iter(())
         loader: DataLoader[Any] = DataLoader(
@@ -121,6 +120,8 @@ def place_among_processes() -> tuple[int, int]:
         if rank in os.environ and world_size in os.environ:
             found = os.environ[rank], os.environ[world_size]
             if not all(text.isdigit() for text in found) or int(found[0]) >= int(found[1]):
-                raise InputError(f"{rank}={found[0]} and {world_size}={found[1]} name no process of several; unset them")
+                raise InputError(
+                    f"{rank}={found[0]} and {world_size}={found[1]} name no process of several; unset them"
+                )
             return int(found[0]), int(found[1])
     return 0, 1

@@ -19,14 +19,12 @@ from components.contracts import (
     AudioFeatures,
     ClipBatch,
     Generation,
-    LatentMoments,
     TextEncoder,
     TextFeatures,
     VideoCodec,
     clip_generator,
     mixed_seed,
 )
-from components.encoders.text.rows import emptied_rows
 from components.errors import InputError
 from components.guidance.guidance import TextGuidance
 from components.media.clock import longest_clip
@@ -48,6 +46,7 @@ from lightning_modules.syncphony.checks import (
     columns_not_covered,
 )
 from lightning_modules.syncphony.init_from import begin_from
+from lightning_modules.syncphony.inputs import encoded_prefixes, prepared_latents, training_prompts
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -351,9 +350,14 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
         # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
         dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
-        text = self._prompts(batch, dropped)
-        latents = self._prepared_latents(batch, index)
-        num_latents = self.codec.num_latents(batch.video.shape[1]) if latents is None else latents.shape[2]
+        text = training_prompts(self.text_encoder, batch, dropped)
+        seeds = self._posterior_seeds(batch, index)
+        latents = prepared_latents(batch, seeds)
+        if latents is None:
+            num_latents = self.codec.num_latents(batch.video.shape[1])
+        else:
+            num_latents = latents.shape[2]
+            self._check_sides(*(side * self.codec.spatial_factor for side in latents.shape[-2:]))
         num_units = self.pyramid.num_units(num_latents)
         # As rank 0 of 1: the index counts the batches of all processes already.
         position = self._position_among_columns(batch, index)
@@ -363,50 +367,9 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         if latents is None:
-            latents = self._encoded_prefixes(batch.video, num_latents, units, position, self._posterior_seeds(batch, index))
+            prefixes = self.pyramid.prefixes(len(batch), num_latents, units, position)
+            latents = encoded_prefixes(self.codec, self._pixels, batch.video, num_latents, prefixes, seeds)
         return latents, text, units, position
-
-    def _prompts(self, batch: ClipBatch, dropped: Tensor) -> TextFeatures:
-        """Encoded captions, the empty prompt in place of those that are ``dropped`` (bool ``[B]``)."""
-        if batch.text_features is not None and batch.prepared is not None:
-            return emptied_rows(batch.text_features, batch.prepared.null_text, dropped)
-        prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
-        features: TextFeatures = self.text_encoder(prompts)
-        return features
-
-    def _prepared_latents(self, batch: ClipBatch, index: int) -> Tensor | None:
-        if batch.video_latents is None:
-            return None
-        self._check_sides(*(side * self.codec.spatial_factor for side in batch.video_latents.shape[-2:]))
-        std = None if batch.prepared is None else batch.prepared.video_std
-        return LatentMoments(batch.video_latents, std).draw(self._posterior_seeds(batch, index))
-
-    def _encoded_prefixes(
-        self,
-        video: Tensor,
-        num_latents: int,
-        units: Sequence[int],
-        position: int | None,
-        seeds: Sequence[int] | None = None,
-    ) -> Tensor:
-        """Latents ``[B, C, L, h, w]`` as far as the clip's column reads them, which is half of the frames on average.
-
-        Zeros stand behind. Exact, because codecs are causal: no latent depends on later frames.
-        """
-        clips = torch.arange(len(video))
-        by_length: dict[int, list[Tensor]] = {}
-        for of_column, length in self.pyramid.prefixes(len(video), num_latents, units, position):
-            by_length.setdefault(length, []).append(clips[of_column])
-        latents: Tensor | None = None
-        for length, columns in by_length.items():
-            rows = torch.cat(columns).to(video.device)
-            moments = self.codec.moments(self._pixels(video[rows, : self.codec.num_frames(length)]))
-            encoded = moments.draw(None if seeds is None else [seeds[row] for row in rows.tolist()])
-            if latents is None:
-                latents = encoded.new_zeros(len(video), encoded.shape[1], num_latents, *encoded.shape[3:])
-            latents[rows, :, :length] = encoded
-        assert latents is not None  # every clip has its column
-        return latents
 
     def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
         """Place of the batch in the training order, or None where it covers all columns evenly by itself.

@@ -73,7 +73,9 @@ def _prepare(
 ) -> bool:
     data = cli.datamodule
     if not isinstance(data, ClipDataModule):
-        raise InputError(f"data is {type(data).__name__}, which cuts no clips from recordings; name a data set of clips")
+        raise InputError(
+            f"data is {type(data).__name__}, which cuts no clips from recordings; name a data set of clips"
+        )
     if data.latents is not None:
         raise InputError(f"data.latents is {data.latents}, which is to train on; leave it out to encode clips")
     if offsets is not None and data.offsets not in (None, offsets):
