@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from components.backbones.sharding import is_sharded
 from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.errors import InputError
+from components.weights.unloaded import load
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
-from lightning_modules.preparation.unloaded import load
 
 Conditions = TypeVar("Conditions")
 
@@ -61,7 +61,7 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
 
     Attributes:
         frozen_arguments: arguments of the constructor that take codecs and encoders, and the role of each
-            (`lightning_modules.preparation.parts.ROLES`): what a training on encoded clips does without.
+            (`lightning_modules.command_line.frozen_parts`): what a training on encoded clips does without.
         logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
         gradient_norm: of the step in progress, where `NaNGuard` has found it; whoever changes gradients after that sets

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 from components.errors import InputError
-from datamodules.reading.records import ClipRecord
 
 Facts = dict[str, Any]
 _MAX_SHOWN = 60
-
-
-def facts_of_clips(settings: Mapping[str, Any], records: Sequence[ClipRecord], frame_step: int) -> Facts:
-    """What decides which clips there are.
-
-    Args:
-        settings: of the data module (`ClipDataModule.clip_settings`).
-        records: the training recordings.
-        frame_step: frames by which clips may differ in length.
-    """
-    digest = hashlib.sha256()
-    for record in records:
-        # not where files lie: a data set may be moved
-        facts = asdict(record) | {
-            name: None if path is None else [path.name, path.stat().st_size]
-            for name, path in (("path", record.path), ("sound", record.sound), ("reference", record.reference))
-        }
-        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    facts = dict(settings) | {"recordings": f"{len(records)} (sha256 {digest.hexdigest()[:12]})"}
-    # lengths alike do not depend on it
-    return as_json(facts | ({"frame_step": frame_step} if settings["clip"]["min_frames"] is not None else {}))
 
 
 def as_json(facts: Mapping[str, Any]) -> Facts:

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Sampler
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from datamodules.prepared.cached_latents import CachedLatents, collate_prepared
-from datamodules.prepared.identity import facts_of_clips
+from datamodules.reading.cached_latents import CachedLatents, collate_prepared
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
+from datamodules.reading.clip_facts import facts_of_clips
 from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 

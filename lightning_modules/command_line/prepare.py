@@ -24,6 +24,27 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: if the experiment, its clips or the folder cannot be used.
     """
+    chosen, options = parsed(args)
+    import_torchmetrics()
+    keep_console_clear()
+    from lightning_modules.command_line.preparing import prepare  # slow: what it imports is not small
+
+    whole = prepare(
+        options, Path(chosen.out), chosen.offsets, chosen.dtype, chosen.clips_per_shard, chosen.device or _device()
+    )
+    if whole:
+        sys.stdout.write(f"{chosen.out} is whole: avsync fit --data.latents {chosen.out} trains on it\n")
+    else:
+        sys.stdout.write(f"this process's share of {chosen.out} is done; others are at work on theirs\n")
+    return 0
+
+
+def parsed(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the command itself is told, and the experiment as ``avsync fit`` takes it.
+
+    Raises:
+        InputError: if an argument is missing or wrong.
+    """
     parser = _Parser(
         prog="avsync prepare",
         usage=_USAGE,
@@ -40,25 +61,14 @@ def main(args: Sequence[str]) -> int:
     text = "clips in a file, which is written or lost as a whole (default: 32)"
     parser.add_argument("--clips_per_shard", type=_positive, default=32, metavar="N", help=text)
     parser.add_argument("--device", help="where to encode (default: cuda if there is one; a card for each process)")
-    chosen, options = parser.parse_known_args(args)
-    import_torchmetrics()
-    keep_console_clear()
-    from lightning_modules.command_line.preparing import prepare  # slow: what it imports is not small
-
-    whole = prepare(
-        options, Path(chosen.out), chosen.offsets, chosen.dtype, chosen.clips_per_shard, chosen.device or _device()
-    )
-    if whole:
-        sys.stdout.write(f"{chosen.out} is whole: avsync fit --data.latents {chosen.out} trains on it\n")
-    else:
-        sys.stdout.write(f"this process's share of {chosen.out} is done; others are at work on theirs\n")
-    return 0
+    return parser.parse_known_args(args)
 
 
 def _device() -> str:
     import torch
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    card = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    return f"cuda:{card}" if torch.cuda.is_available() else "cpu"
 
 
 def _positive(text: str) -> int:

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from components.errors import InputError
 from components.weights.identity import Identity
+from components.weights.unloaded import unloaded
 from datamodules.prepared.streaming import Items
-from lightning_modules.preparation.parts import built, frozen_sections, refuse_other_parts, roles_of
-from lightning_modules.preparation.unloaded import unloaded
+from lightning_modules.command_line.frozen_parts import built, frozen_sections, refuse_other_parts, roles_of
 
 
 @dataclass(frozen=True)

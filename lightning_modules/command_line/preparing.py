@@ -12,22 +12,29 @@ import torch
 
 from components.contracts import VideoCodec
 from components.errors import InputError
-from components.weights.identity import identity_of
-from datamodules.prepared.identity import facts_of_clips
+from components.weights.identity import identity_of, recorded_identity
 from datamodules.prepared.store import Plan, Store
 from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.clip_facts import facts_of_clips
 from lightning_modules.command_line.broken_runs import input_error_sentence
+from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
-from lightning_modules.experiment import ModelAndDataCLI
+from lightning_modules.command_line.frozen_parts import built, facts_of_part, frozen_sections, roles_of
+from lightning_modules.command_line.startup import import_own_modules
 from lightning_modules.preparation.clip_encoder import ClipEncoder
-from lightning_modules.preparation.parts import built, facts_of_part, frozen_sections, roles_of
 from lightning_modules.preparation.preparation import Preparation
 
 DEFAULT_OFFSETS = 4
 
 
-class _PreparationCLI(ModelAndDataCLI):
-    """Builds the data and the frozen parts of the model."""
+class _PreparationCLI(AVSyncCLI):
+    """Builds the data, and leaves the model in its configuration."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        import_own_modules()
+        # neither run nor saved: nothing about a trainer is known here
+        settings = {**CLI_SETTINGS, "save_config_callback": None, "trainer_defaults": None}
+        super().__init__(list(args), **settings, seed_everything_default=False, run=False)
 
     def instantiate_classes(self) -> None:
         """Data, and sections of the parts."""
@@ -82,6 +89,12 @@ def _prepare(
         raise InputError(f"--offsets is {offsets} but data.offsets {data.offsets}; leave one of them out")
     data.offsets = offsets or data.offsets or DEFAULT_OFFSETS
     parts = {name: built(section, cli.roles[name]) for name, section in cli.sections.items()}
+    for name, part in parts.items():
+        if recorded_identity(part) is None and part.state_dict():
+            raise InputError(
+                f"model.{name} has weights that come from no file, so that every run draws others: train and export "
+                "it, and name its folder"
+            )
     codecs = [part for part in parts.values() if isinstance(part, VideoCodec)]
     data.codec_step = codecs[0].temporal_factor if codecs else None
     data.prepare_data()

@@ -35,6 +35,7 @@ from components.contracts import (
 )
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.activity import carries_motion, carries_sound
 from components.objectives.cross_task import CrossTaskSynergy
 from components.objectives.task_losses import TASKS
 from components.samplers.joint_sampler import JointSampler
@@ -54,8 +55,6 @@ from lightning_modules.harmony.inputs import (
     DropoutConfig,
     HarmonyInputs,
     HarmonyRows,
-    carries_motion,
-    carries_sound,
     check_parts_fit,
 )
 from lightning_modules.harmony.modality_watch import ModalityWatch

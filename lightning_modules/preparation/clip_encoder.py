@@ -21,10 +21,10 @@ from components.contracts import (
     VideoCodec,
 )
 from components.encoders.text.rows import split_rows
+from components.media.activity import carries_motion, carries_sound
 from components.media.clock import ClipShape
 from datamodules.prepared.prepared_clip import PreparedClip
 from datamodules.reading.clip_dataset import Clip, collate_clips
-from lightning_modules.harmony.inputs import carries_motion, carries_sound
 
 Encoded = list[dict[str, Tensor]]
 

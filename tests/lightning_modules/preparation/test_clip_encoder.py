@@ -10,8 +10,8 @@ from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.contracts import ClipBatch
 from components.media.clock import ClipShape
-from datamodules.prepared.cached_latents import DeliveredClip, collate_prepared
 from datamodules.prepared.prepared_clip import PreparedClip
+from datamodules.reading.cached_latents import DeliveredClip, collate_prepared
 from datamodules.reading.clip_dataset import Clip
 from lightning_modules.harmony.inputs import DropoutConfig
 from lightning_modules.preparation.clip_encoder import ClipEncoder

@@ -8,7 +8,7 @@ from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.identity import Identity, identity_of
-from lightning_modules.preparation.unloaded import Unloaded, load, unloaded
+from components.weights.unloaded import Unloaded, load, unloaded
 from tests.components.codecs.video.causal_vae.test_model import tiny_vae
 
 
@@ -55,3 +55,8 @@ def test_other_weights_than_those_that_encoded_are_refused():
     part = unloaded(lambda: vae_codec(1), "codec", Identity("mine", "0" * 64))
     with pytest.raises(InputError, match=r"codec is CausalVideoCodec \(sha256 \w{12}\), but the clips in data.latents"):
         load(part, torch.device("cpu"))
+
+
+def test_it_goes_where_it_was_sent_before_it_was_loaded():
+    part = torch.nn.ModuleList([unloaded(LogMelCodec, "audio_codec", identity_of(LogMelCodec()))]).to("meta")[0]
+    assert part.hann.device.type == "meta" and not isinstance(part, Unloaded)

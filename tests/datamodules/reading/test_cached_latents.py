@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from components.errors import InputError
-from datamodules.prepared.cached_latents import CachedLatents, collate_prepared
 from datamodules.prepared.prepared_clip import PreparedClip
+from datamodules.reading.cached_latents import CachedLatents, collate_prepared
 from datamodules.reading.clip_dataset import collate_clips
 from datamodules.reading.order import SampleKey
 from tests.datamodules.conftest import write_recording
-from tests.datamodules.prepared.prepared_clips import SHAPE, data, preparation, train
+from tests.datamodules.reading.prepared_clips import SHAPE, data, preparation, train
 
 ROOT = Path(__file__).parents[3]
 STEPS = 14
@@ -75,7 +75,7 @@ def test_two_ranks_go_on_from_one_and_share_its_batches(avsync_root, cache, tmp_
     stop = random.randrange(1, STEPS - 4)
     first = train(avsync_root, cache, tmp_path, stop)
     steps = stop + (STEPS - stop) // 2
-    module = "tests.datamodules.prepared.prepared_clips"
+    module = "tests.datamodules.reading.prepared_clips"
     given = [avsync_root, cache, tmp_path, tmp_path / f"{stop}.ckpt", steps, workers]
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, given)],

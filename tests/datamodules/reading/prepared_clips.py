@@ -16,8 +16,8 @@ from components.encoders.audio.log_mel import LogMelEncoder
 from components.encoders.text.hashed_words import HashedWords
 from components.media.clock import ClipShape
 from datamodules.avsync15 import AVSync15
-from datamodules.prepared.identity import facts_of_clips
 from datamodules.prepared.store import Plan, Store
+from datamodules.reading.clip_facts import facts_of_clips
 from lightning_modules.preparation.clip_encoder import ClipEncoder
 from lightning_modules.preparation.preparation import Preparation
 

@@ -23,8 +23,13 @@ class Unloaded:
         missing = vars(self).get("_avsync_missing", ())
         if name not in missing:
             return super().__getattr__(name)  # type: ignore[misc]
-        load(cast(nn.Module, self), torch.device("cpu"))
+        load(cast(nn.Module, self), vars(self)["_avsync_device"])
         return getattr(self, name)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """How ``to`` moves a module: notes where the part is to be."""
+        vars(self)["_avsync_device"] = fn(torch.zeros(())).device
+        return super()._apply(fn, recurse)  # type: ignore[misc]
 
 
 def unloaded(build: Callable[[], nn.Module], name: str, identity: Identity) -> nn.Module:
@@ -43,7 +48,7 @@ def unloaded(build: Callable[[], nn.Module], name: str, identity: Identity) -> n
         held[kind].clear()
     whole = type(part)
     part.__class__ = type(whole.__name__, (Unloaded, whole), {"__module__": whole.__module__})
-    held.update(_avsync_missing=missing, _avsync_whole=(build, name, whole))
+    held.update(_avsync_missing=missing, _avsync_whole=(build, name, whole), _avsync_device=torch.device("cpu"))
     assume_identity(part, identity)
     return part
 

@@ -12,7 +12,6 @@ from components.contracts import AudioCodec, AudioEncoder, TextEncoder, Transcri
 from components.errors import InputError
 from components.weights.named_files import consequential, named_weights
 from datamodules.prepared.identity import as_json, refuse_difference
-from lightning_modules.base import GenerativeModule
 from lightning_modules.command_line.class_paths import found_at
 
 ROLES: dict[str, type[nn.Module]] = {
@@ -42,13 +41,13 @@ def roles_of(model: Namespace) -> Mapping[str, str]:
     Raises:
         InputError: if the model is none that trains on encoded clips.
     """
-    owner = found_at(model.class_path)
-    if not (isinstance(owner, type) and issubclass(owner, GenerativeModule) and owner.frozen_arguments):
+    arguments: Mapping[str, str] = getattr(found_at(model.class_path), "frozen_arguments", {})
+    if not arguments:
         raise InputError(
             f"{model.class_path} does not train on encoded clips; leave data.latents out, or name a Syncphony or "
             "Harmony experiment"
         )
-    return owner.frozen_arguments
+    return arguments
 
 
 def facts_of_part(section: Any) -> dict[str, Any]:
