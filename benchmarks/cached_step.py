@@ -207,9 +207,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--flops", action="store_true", help="count the full experiments")
     parser.add_argument("--systems", nargs="+", choices=list(QUICKSTARTS), default=list(QUICKSTARTS))
     parser.add_argument("--clips", type=int, default=None, help="clips per batch (default: the quickstart's)")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of the experiments")
     add_timing_arguments(parser, repeats=5)
-    args = parser.parse_args(argv)
+    args, options = parser.parse_known_args(argv)
+    args.options = options  # of the experiments
     if args.flops:
         count(args)
     else:
