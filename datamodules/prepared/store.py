@@ -23,6 +23,8 @@ from datamodules.prepared.identity import as_json, refuse_difference
 from datamodules.prepared.streaming import INDEX, OURS, PLAN, litdata
 
 FORMAT = 1
+_MOST_BYTES = 2**32 - 2**20
+"""In a chunk, where litdata counts in 32 bits; some are left for its table."""
 _OF_PLAN = {"parts": "model", "clips": "data set"}
 
 
@@ -124,6 +126,11 @@ class Store:
             if self.has(shard):
                 return False
             content = list(items)
+            if sum(map(len, content)) > _MOST_BYTES:
+                raise InputError(
+                    f"{len(content)} clips take {sum(map(len, content)) / 2**30:.1f} GiB, more than a file of them may "
+                    f"hold ({_MOST_BYTES / 2**30:.1f}); prepare them in a new folder with a smaller --clips_per_shard"
+                )
             scratch = self.folder / f".shard-{shard:05d}"
             shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
             try:

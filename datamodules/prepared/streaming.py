@@ -31,6 +31,7 @@ class Items:
     """
 
     def __init__(self, address: str) -> None:
+        litdata()  # now, not in a worker
         self.address = address
         self.is_local = "://" not in address and not address.startswith("local:")
         self._stream: Any = None

@@ -112,6 +112,21 @@ def test_lost_and_cut_files_are_named(tmp_path):
         Items(str(tmp_path / "other"))
 
 
+def test_what_litdata_cannot_count_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.prepared.store._MOST_BYTES", 20)
+    with pytest.raises(InputError, match=r"3 clips take 0\.0 GiB, more than .* with a smaller --clips_per_shard"):
+        fill(Store(tmp_path / "cache", PLAN), 1)
+
+
+def test_without_litdata_its_installation_is_asked_for(tmp_path, monkeypatch):
+    fill(store := Store(tmp_path / "cache", PLAN))
+    store.finish()
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    for begin in (lambda: Store(tmp_path / "new", PLAN), lambda: Items(str(tmp_path / "cache"))):
+        with pytest.raises(InputError, match=r"litdata is not installed.*pip install 'avsync\[stream\]'"):
+            begin()
+
+
 def test_a_full_disk_is_said_in_a_sentence_and_finished_shards_stay(tmp_path):
     """The limit of a process on its files stands in for the disk's end."""
     code = """
