@@ -14,7 +14,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
-from datamodules.reading.clip_dataset import ClipDataset, sample_generator
+from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
@@ -60,7 +60,7 @@ class SpeechDataset(ClipDataset):
             self._own_samples = round(shortest_s * shape.sample_rate), round(longest_s * shape.sample_rate)
 
     def _reference(self, record: ClipRecord, cut: Cut, key: SampleKey) -> tuple[Tensor | None, int]:
-        generator = sample_generator(self.seed, key, purpose=2) if self.clipping == "random" else None
+        generator = self._generator(record, key, purpose=2) if self.clipping == "random" else None
         if self._own_samples is not None:
             shortest, longest = self._own_samples
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
@@ -168,6 +168,11 @@ class DescribedClips(ClipDataModule):
         raise InputError(
             f"{self.root} has nothing in the split {' or '.join(choices[split])}; give some of its rows that split"
         )
+
+    def clip_settings(self) -> dict[str, Any]:
+        """See the base class; also what references and transcripts depend on."""
+        names = ("reference_s", "reference", "min_reference_s", "long_references", "partial_transcripts", "audio_only")
+        return super().clip_settings() | {name: getattr(self, name) for name in (*names, "pad_audio")}
 
     @abstractmethod
     def _read(self) -> RecordsBySplit:

@@ -7,6 +7,7 @@ import signal
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader, Sampler
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
+from datamodules.reading.cached_latents import CachedLatents, collate_prepared
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
+from datamodules.reading.clip_facts import facts_of_clips
 from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 
@@ -51,6 +54,10 @@ class ClipDataModule(L.LightningDataModule):
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
+        offsets: train on so many clips of each recording, drawn once by its name and always the same, in place of ever
+            new ones; what ``avsync prepare`` encodes. None draws anew, or takes as many as ``latents`` hold.
+        latents: folder or address (``s3://...``) that ``avsync prepare`` has filled: training clips come encoded from
+            there, in the same order. Evaluation reads its recordings as ever.
     """
 
     def __init__(
@@ -69,6 +76,8 @@ class ClipDataModule(L.LightningDataModule):
         video_track: int | None = None,
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
+        offsets: int | None = None,
+        latents: str | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip or ClipShape()
@@ -82,6 +91,7 @@ class ClipDataModule(L.LightningDataModule):
             ("video_track", video_track or 0, 0),
             ("audio_track", audio_track or 0, 0),
             ("max_missing_audio_s", max_missing_audio_s, 0),
+            ("offsets", 1 if offsets is None else offsets, 1),
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
@@ -91,7 +101,9 @@ class ClipDataModule(L.LightningDataModule):
         self.on_corrupt, self.max_corrupt_fraction = on_corrupt, max_corrupt_fraction
         self.video_track, self.audio_track = video_track, audio_track
         self.max_missing_audio_s = max_missing_audio_s
-        self._datasets: dict[Split, ClipDataset] = {}
+        self.offsets, self.latents = offsets, latents
+        self.codec_step: int | None = None
+        self._datasets: dict[Split, ClipDataset | CachedLatents] = {}
         self._consumed_before = 0
         self._batches_before: int | None = None
 
@@ -182,7 +194,22 @@ class ClipDataModule(L.LightningDataModule):
         self._consumed_before = int(state_dict["consumed_samples"])
         self._batches_before = None
 
-    def _dataset(self, split: Split) -> ClipDataset:
+    def clip_settings(self) -> dict[str, Any]:
+        """What training clips depend on beside the recordings; latents of other settings are refused."""
+        names = ("cache", "video_track", "audio_track", "max_missing_audio_s")
+        return {"clip": asdict(self.clip)} | {name: getattr(self, name) for name in names}
+
+    def training_clips(self) -> ClipDataset:
+        """The training clips, to be encoded."""
+        return self._read_clips("train")
+
+    def _dataset(self, split: Split) -> ClipDataset | CachedLatents:
+        if split != "train" or self.latents is None:
+            return self._read_clips(split)
+        facts = facts_of_clips(self.clip_settings(), self.records(split), self.frame_step)
+        return CachedLatents(self.latents, self.seed, facts, self.offsets)
+
+    def _read_clips(self, split: Split) -> ClipDataset:
         records = self.records(split)
         if split != "train" and self.max_val_clips is not None:
             keep = -(-self.max_val_clips // self.clips_per_video)
@@ -199,10 +226,11 @@ class ClipDataModule(L.LightningDataModule):
             cache=self.cache,
             on_corrupt=self.on_corrupt,
             max_corrupt_fraction=self.max_corrupt_fraction,
-            frame_step=self._frame_step,
+            frame_step=self.frame_step,
             video_track=self.video_track,
             audio_track=self.audio_track,
             max_missing_audio_s=self.max_missing_audio_s,
+            offsets=self.offsets,
         )
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
@@ -216,13 +244,14 @@ class ClipDataModule(L.LightningDataModule):
         rank, world_size = rank_and_world_size(self.trainer)
         return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
 
-    def _loader(self, dataset: ClipDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Clip]:
+    def _loader(self, dataset: ClipDataset | CachedLatents, sampler: Sampler[Any], batch_size: int) -> DataLoader[Any]:
+        collate = collate_prepared if isinstance(dataset, CachedLatents) else collate_clips
         return DataLoader(
             dataset,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=partial(collate_clips, shape=self.clip),
+            collate_fn=partial(collate, shape=self.clip),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_leave_signals_to_the_run,
             # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
@@ -231,13 +260,14 @@ class ClipDataModule(L.LightningDataModule):
         )
 
     @property
-    def _frame_step(self) -> int:
+    def frame_step(self) -> int:
         """Frames by which clips may differ in length: the temporal factor of the video codec that will encode them.
 
-        Where the model has no video codec, or there is none at all, Pyramid Flow's 8.
+        Where the model has no video codec, or there is none at all, Pyramid Flow's 8. ``codec_step`` says it where
+        clips are encoded without a model.
         """
         model = None if self.trainer is None else self.trainer.lightning_module
-        return getattr(model, "frame_step", None) or 8
+        return self.codec_step or getattr(model, "frame_step", None) or 8
 
     @property
     def _batches_seen(self) -> int:

@@ -6,7 +6,7 @@ Keeps book of recordings that cannot be used, across the worker processes of a l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from components.contracts import ClipBatch
+from components.contracts import ClipBatch, mixed_seed
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from datamodules.reading.order import SampleKey
+from datamodules.reading.order import SampleKey, drawn_offset, sample_generator, stand_ins
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
 
@@ -130,6 +130,8 @@ class ClipDataset(Dataset[Clip]):
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
+        offsets: with "random", cut one of so many clips of a recording that are always the same; the sample says
+            which. None cuts anywhere.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class ClipDataset(Dataset[Clip]):
         video_track: int | None = None,
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
+        offsets: int | None = None,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
@@ -158,6 +161,7 @@ class ClipDataset(Dataset[Clip]):
         self.records, self.shape, self.clipping, self.seed = list(records), shape, clipping, seed
         self.clips_per_video = clips_per_video if clipping == "fixed" else 1
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
+        self.offsets = offsets if clipping == "random" else None
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
         self.unusable = UnusableClips(self.records, max_corrupt_fraction)
         self._reader = RecordReader(
@@ -171,7 +175,7 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: SampleKey | int) -> Clip:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         index, part = divmod(key.item, self.clips_per_video)
-        for candidate in self._candidates(index, key):
+        for candidate in stand_ins(self.seed, key, index, len(self.records)):
             if self.unusable.known(candidate):
                 continue
             try:
@@ -184,10 +188,19 @@ class ClipDataset(Dataset[Clip]):
                 self.unusable.report(candidate, reason)
         raise InputError(f"none of the {len(self.records)} clips can be used; see the reports above")
 
-    def _candidates(self, index: int, key: SampleKey) -> Iterator[int]:
-        """The record itself, then the others in an order that depends on the seed and the sample alone."""
-        yield index
-        yield from sample_generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
+    def exactly(self, key: SampleKey) -> Clip:
+        """The clip that ``key`` asks for and no other.
+
+        Raises:
+            InputError: if its recording cannot be used.
+        """
+        index, part = divmod(key.item, self.clips_per_video)
+        return self._clip(index, part, key, key.valid)
+
+    def forget(self) -> None:
+        """Gives the memory of recordings back."""
+        if self._cache is not None:
+            self._cache.clear()
 
     def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
         record, shape = self.records[index], self.shape
@@ -240,10 +253,10 @@ class ClipDataset(Dataset[Clip]):
         """One clip of a recording, from memory where it is kept."""
         shape, record = self.shape, self.records[index]
         if self._cache is None:
-            return self._reader.read(record, self._place(part, key))
+            return self._reader.read(record, self._place(index, part, key))
         if self.clipping == "fixed":
             if (index, part) not in self._cache:
-                self._cache[index, part] = self._reader.read(record, self._place(part, key))
+                self._cache[index, part] = self._reader.read(record, self._place(index, part, key))
             return self._cache[index, part]
         if (index, 0) not in self._cache:
             self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
@@ -252,7 +265,7 @@ class ClipDataset(Dataset[Clip]):
         length = shape.longest(held, self._reader.frame_step)
         num_samples = shape.samples_of(length)
         # every start is equally likely; ``min`` for a place of exactly 1
-        frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        frame = min(int(self._place(index, part, key) * (held - length + 1)), held - length)
         # rounding may leave the sound a sample short of the picture's end
         sample = min(shape.samples_of(frame), len(audio) - num_samples)
         return Cut(
@@ -262,13 +275,26 @@ class ClipDataset(Dataset[Clip]):
             usable_s,
         )
 
-    def _place(self, part: int, key: SampleKey) -> float:
+    def _place(self, index: int, part: int, key: SampleKey) -> float:
         """Where between the first and the last possible start the clip begins, 0 to 1."""
         if self.clipping == "random":
-            return float(sample_generator(self.seed, key, purpose=0).uniform())
+            place = float(self._generator(self.records[index], key, purpose=0).uniform())
+            if self.offsets is None:
+                return place
+            # one in each part of the recording, but not evenly spaced: what repeats in it would always be cut alike
+            return (drawn_offset(self.seed, key, self.offsets) + place) / self.offsets
         if self.clips_per_video == 1:
             return 0.0 if self.single_clip == "start" else 0.5
         return part / (self.clips_per_video - 1)
+
+    def _generator(self, record: ClipRecord, key: SampleKey, purpose: int) -> np.random.Generator:
+        """Random numbers of a training clip: of the sample alone, or where clips are fixed of the recording's name.
+
+        Neither the seed of the order nor the other recordings decide what a fixed clip is: it may be encoded once.
+        """
+        if self.offsets is None:
+            return sample_generator(self.seed, key, purpose)
+        return np.random.default_rng([mixed_seed(record.id), drawn_offset(self.seed, key, self.offsets), purpose])
 
 
 def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
@@ -297,10 +323,3 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
         position=clips[0].position if clips[0].position >= 0 else None,
         scenes=scenes if any(clip.scene is not None for clip in clips) else None,
     )
-
-
-def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
-    """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
-    # + 1, because seeds cannot be negative and -1 stands for evaluation
-    place = key.position if key.cut_as is None else key.cut_as
-    return np.random.default_rng([seed, place + 1, key.item if place < 0 else 0, purpose])

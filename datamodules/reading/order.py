@@ -10,6 +10,7 @@ from itertools import count
 from typing import NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import SequentialSampler
 
@@ -24,12 +25,14 @@ class SampleKey(NamedTuple):
         position: the sample's place in the endless training order over all ranks, -1 in evaluation.
         valid: False for an item repeated only to give every rank the same number.
         cut_as: the position whose clip is cut again (of a set that is overfitted on purpose), None for its own.
+        offset: which of a recording's fixed training clips; None lets the position decide.
     """
 
     item: int
     position: int = -1
     valid: bool = True
     cut_as: int | None = None
+    offset: int | None = None
 
 
 # Both are sequential samplers by name: with overfit_batches Lightning replaces all others by plain indices, without
@@ -115,6 +118,26 @@ class EvaluationSampler(SequentialSampler):
             index = row * self.world_size + self.rank
             # beyond the end the first items again, not counted
             yield SampleKey(index % self.num_items, valid=index < self.num_items)
+
+
+def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
+    # + 1, because seeds cannot be negative and -1 stands for evaluation
+    place = key.position if key.cut_as is None else key.cut_as
+    return np.random.default_rng([seed, place + 1, key.item if place < 0 else 0, purpose])
+
+
+def drawn_offset(seed: int, key: SampleKey, offsets: int) -> int:
+    """Which of ``offsets`` fixed clips of its recording a training sample is, where each is equally likely."""
+    if key.offset is not None:
+        return key.offset
+    return min(int(sample_generator(seed, key, purpose=0).uniform() * offsets), offsets - 1)
+
+
+def stand_ins(seed: int, key: SampleKey, index: int, num_items: int) -> Iterator[int]:
+    """The item itself, then those that may take its place, in an order that depends on seed and sample alone."""
+    yield index
+    yield from sample_generator(seed, key, purpose=1).permutation(num_items).tolist()
 
 
 def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from components.errors import InputError
 
 EXTRA_COMMANDS = {
+    "prepare": ("lightning_modules.command_line.prepare", "encodes an experiment's training clips once, for fit"),
     "replay": ("lightning_modules.command_line.replay", "runs a step that NaNGuard has kept under anomaly detection"),
     "compare": ("lightning_modules.command_line.compare", "what differs between two evaluated runs, with intervals"),
 }

@@ -9,8 +9,9 @@ from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.activity import carries_motion, carries_sound
 from components.media.clock import LatentClock
-from lightning_modules.harmony.inputs import DropoutConfig, carries_motion, carries_sound
+from lightning_modules.harmony.inputs import DropoutConfig
 from tests.lightning_modules.harmony.tiny_harmony_module import (
     AUDIO_CHANNELS,
     NUM_AUDIO,
