@@ -85,10 +85,12 @@ class MMAudioCodec(AudioCodec):
         inherit_identity(self, network)  # latents depend on the VAE alone
         weights = "no weights" if builds_shapes_only() else identity_of(self).sha256
         self.latent_identity = f"{weights} on {'log10' if self.log10 else 'ln'} mels"
+        # whose statistics they are can be told where there are weights alone
+        owner = "" if builds_shapes_only() else self.latent_identity
         self.normalisation = (
             ChannelNormalisation.scaled(self.latent_channels, network.config.scaling_factor)
             if statistics is None
-            else ChannelNormalisation.from_file(statistics, self.latent_channels, self.latent_identity)
+            else ChannelNormalisation.from_file(statistics, self.latent_channels, owner)
         )
 
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:

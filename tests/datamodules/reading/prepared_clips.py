@@ -31,10 +31,11 @@ def data(root: Path, **more: Any) -> AVSync15:
 def preparation(root: Path, folder: Path, **more: Any) -> Preparation:
     """Three clips of each of seven recordings, five items in a shard."""
     source = data(root, offsets=3, **more)
+    source.codec_step = 4
     clips = source.training_clips()
     facts = facts_of_clips(source.clip_settings(), clips.records, 4)
     plan = Plan({}, facts, {}, 3, len(clips.records), clips_per_shard=5, dtype="float32")
-    encoder = ClipEncoder(SHAPE, torch.device("cpu"), PixelCodec(4), None, LogMelEncoder(), HashedWords(8))
+    encoder = ClipEncoder(source.clip, torch.device("cpu"), PixelCodec(4), None, LogMelEncoder(), HashedWords(8))
     return Preparation(Store(folder, plan), clips, encoder, 0, source.on_corrupt, source.max_corrupt_fraction)
 
 

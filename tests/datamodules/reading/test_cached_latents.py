@@ -120,6 +120,31 @@ def test_clips_of_different_lengths_are_cut_to_the_shortest(cache):
     assert batch.audio_features.tokens.shape[1] == 1 + 12000 // 320
 
 
+def test_recordings_of_different_lengths_are_encoded_as_long_as_they_are(tmp_path):
+    root = tmp_path / "set"
+    for k, seconds in enumerate((1.5, 2.0, 3.0)):
+        write_recording(root / "videos/a" / f"{k}.mp4", seconds, k)
+    for split in ("train", "test"):
+        (root / f"{split}.txt").write_text("".join(f"a/{k}.mp4\n" for k in range(3)))
+    (root / "class_mapping.json").write_text('{"a": "a sound"}')
+    clip = replace(SHAPE, num_frames=25, min_frames=13)
+    assert preparation(root, tmp_path / "cache", clip=clip).run()
+    raw = data(root, offsets=3, clip=clip)
+    raw.codec_step = 4
+    dataset = raw.training_clips()
+    cached = CachedLatents(str(tmp_path / "cache"), raw.seed, facts(tmp_path / "cache"))
+    codec, lengths = preparation(root, tmp_path / "cache", clip=clip).encoder.video_codec, set()
+    for position in range(0, 20, 2):
+        keys = [SampleKey((position + row) % 3, position + row) for row in range(2)]
+        expected = collate_clips([dataset[key] for key in keys], clip)
+        batch = collate_prepared([cached[key] for key in keys], clip)
+        assert (batch.ids, batch.num_frames) == (expected.ids, expected.video.shape[1])
+        torch.testing.assert_close(batch.video_latents, codec.encode(expected.video.float() / 127.5 - 1))
+        assert batch.audio_features.tokens.shape[1] == 1 + expected.audio.shape[1] // 320
+        lengths.add(batch.num_frames)
+    assert lengths == {17, 25}
+
+
 def test_recordings_that_cannot_be_used_are_left_out_or_refused(tmp_path):
     root = tmp_path / "set"
     names = [f"a/{k}.mp4" for k in range(3)]
