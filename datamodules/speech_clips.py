@@ -18,7 +18,8 @@ from datamodules.reading.clip_dataset import ClipDataset, sample_generator
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.reference_voices import ReferenceVoices, own_segment
+from datamodules.reading.reference_pieces import own_segment
+from datamodules.reading.reference_voices import ReferenceVoices
 from datamodules.reading.speech_manifest import RecordsBySplit, read_manifest
 from datamodules.reading.talking_heads import read_hdtf, read_voxceleb2
 
@@ -65,7 +66,10 @@ class SpeechDataset(ClipDataset):
             shortest, longest = self._own_samples
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
             return own_segment(cut.audio[:heard], longest, shortest, generator)
-        return (None, 0) if self.voices is None else self.voices.draw(record, generator)
+        if self.voices is None:
+            return None, 0
+        clip_s = cut.start_s, cut.start_s + len(cut.audio) / self.shape.sample_rate
+        return self.voices.draw(record, generator, clip_s)
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
@@ -91,10 +95,14 @@ class DescribedClips(ClipDataModule):
         root: where the clips are.
         reference_s: length in seconds of the slot for the reference sound, or None to deliver none. Clips without
             reference have a ``reference_length`` of 0.
-        reference: where references come from: ``voice`` takes another row of the same speaker (or the row's
-            ``reference_audio``), ``own`` a piece of the clip itself (Harmony's stage 1): in training one of a random
-            length and place, in evaluation its beginning.
-        min_reference_s: shortest piece that ``reference: own`` cuts in training; None always fills the slot.
+        reference: where references come from: ``voice`` takes the row's ``reference_audio`` or another row of the same
+            speaker, for rows without speaker (or without both transcript and another row) a piece of the same recording
+            outside the clip (Harmony's stages 2 and 3); ``own`` takes a piece of the clip itself (stage 1). In training
+            place and length are random, in evaluation it is the beginning of what there is.
+        min_reference_s: shortest reference that is drawn in training (what is shorter is taken whole), and shortest
+            piece of a recording; None always fills the slot.
+        missing_references: "none" trains rows for which there is no reference without one, which is counted and said;
+            "error" ends the run.
         long_references: "cut" (in training to a random part, in evaluation to the beginning) or "error" for
             references longer than the slot.
         partial_transcripts: what becomes of a transcript that says over half a second more than a clip can hold:
@@ -110,6 +118,7 @@ class DescribedClips(ClipDataModule):
         reference_s: float | None = None,
         reference: Literal["voice", "own"] = "voice",
         min_reference_s: float | None = None,
+        missing_references: Literal["none", "error"] = "none",
         long_references: Literal["cut", "error"] = "cut",
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
@@ -121,11 +130,12 @@ class DescribedClips(ClipDataModule):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         if reference not in ("voice", "own"):
             raise InputError(f"reference is {reference!r}; choose from voice and own")
-        if min_reference_s is not None and (reference == "voice" or not 0 < min_reference_s <= (reference_s or 0)):
+        if min_reference_s is not None and not 0 < min_reference_s <= (reference_s or 0):
             raise InputError(
-                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s}), and goes"
-                " with reference: own alone"
+                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s})"
             )
+        if missing_references not in ("none", "error"):
+            raise InputError(f"missing_references is {missing_references!r}; choose from none and error")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
         if audio_only and self.video_track is not None:
@@ -146,6 +156,7 @@ class DescribedClips(ClipDataModule):
         self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references
         self.reference, self.min_reference_s = reference, min_reference_s
+        self.missing_references = missing_references
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
         self._by_split: RecordsBySplit | None = None
 
@@ -186,6 +197,8 @@ class DescribedClips(ClipDataModule):
                 self.long_references,
                 self.on_corrupt,
                 self.cache,
+                self.min_reference_s,
+                self.missing_references,
             )
         return partial(
             SpeechDataset,
