@@ -215,7 +215,7 @@ class ClipDataset(Dataset[Clip]):
             video_id=record.video_id,
             video=cut.video,
             audio=audio,
-            caption=record.caption,
+            caption=self._caption(record, key),
             transcript=transcript,
             onsets=onsets,
             position=key.position,
@@ -225,6 +225,13 @@ class ClipDataset(Dataset[Clip]):
             spoken_s=spoken_s,
             scene=record.scene,
         )
+
+    def _caption(self, record: ClipRecord, key: SampleKey) -> str:
+        """One of a clip's captions, each as likely; the first where nothing is random."""
+        if self.clipping == "fixed" or not record.other_captions:
+            return record.caption
+        captions = (record.caption, *record.other_captions)
+        return captions[int(sample_generator(self.seed, key, purpose=3).integers(len(captions)))]
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         """The words of a clip, and the least length in seconds of which they are true."""
