@@ -109,13 +109,16 @@ def listing_of(root: Path, *names: str) -> Path:
     raise InputError(f"{root} has no {' and no '.join(names)}; put the published list there")
 
 
-def published_rows(path: Path, columns: Sequence[str], header: bool = True) -> list[tuple[int, dict[str, str]]]:
+def published_rows(
+    path: Path, columns: Sequence[str], header: bool = True, optional: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and the wanted columns of a published CSV file.
 
     Args:
         path: the file.
         columns: columns that have to be there; others are not read. Without header, all columns in their order.
         header: whether the first line names the columns.
+        optional: columns that are read where they are there.
 
     Raises:
         InputError: the file cannot be read, columns are missing (those found are named), or there are no rows.
@@ -124,6 +127,7 @@ def published_rows(path: Path, columns: Sequence[str], header: bool = True) -> l
     named = [name.strip() for name in next(reader, [])] if header else list(columns)
     if absent := [name for name in columns if name not in named]:
         raise InputError(f"{path} has no column {', '.join(absent)}; it has {', '.join(named) or 'none'}")
+    wanted = (*columns, *(name for name in optional if name in named))
     rows = []
     for values in reader:
         if not values:
@@ -131,7 +135,7 @@ def published_rows(path: Path, columns: Sequence[str], header: bool = True) -> l
         if len(values) < len(named):
             raise InputError(f"{path}, line {reader.line_num}: {len(values)} fields of {', '.join(named)}; repair it")
         fields = dict(zip(named, values, strict=False))
-        rows.append((reader.line_num, {name: fields[name].strip() for name in columns}))
+        rows.append((reader.line_num, {name: fields[name].strip() for name in wanted}))
     if not rows:
         raise InputError(f"{path} has no rows")
     return rows
