@@ -14,7 +14,7 @@ from datamodules.reading.clip_groups import ClipGroups
 from datamodules.reading.ordered_data_module import OrderedDataModule, Split
 
 # What is said once, of the mixture, and not of its sets.
-_OF_THE_MIXTURE = ("batch_size", "val_batch_size", "num_workers")
+_OF_THE_MIXTURE = ("batch_size", "val_batch_size", "num_workers", "samples_in_a_row")
 
 
 class Mixture(OrderedDataModule):
@@ -148,7 +148,7 @@ class Mixture(OrderedDataModule):
                     f"data.sets.{name}.{setting} is {value}, but batches and loaders are the mixture's; set"
                     f" data.{setting} instead"
                 )
-        of_mixture = {setting: getattr(self, setting) for setting in ("clip", *_OF_THE_MIXTURE)}
+        of_mixture = {setting: getattr(self, setting) for setting in ("clip", *_OF_THE_MIXTURE[:-1])}
         # a seed of the set's own moves its clips, not the order
         seed = given.get("seed") or self.seed
         made = cast("Callable[..., object]", make)(**of_mixture, seed=seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.clip_dataset import ClipDataset, sample_generator
 from datamodules.reading.order import SampleKey
-from datamodules.reading.record_reader import Cut
+from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.reference_pieces import own_segment
 from datamodules.reading.reference_voices import ReferenceVoices
@@ -138,6 +139,8 @@ class DescribedClips(ClipDataModule):
             raise InputError(f"missing_references is {missing_references!r}; choose from none and error")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if audio_only and self.shape_groups.sizes:
+            raise InputError("bucket_sizes is given but audio_only reads no picture; leave one of them out")
         if audio_only and self.video_track is not None:
             raise InputError(
                 f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
@@ -148,10 +151,12 @@ class DescribedClips(ClipDataModule):
                     "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
             # a transcript that was checked for its own clip may be too long for a batch that is cut
-            if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
+            one_by_one = max(self.batch_size, self.val_batch_size) == 1
+            if partial_transcripts == "error" and not one_by_one and not self.shape_groups.by_length:
                 raise InputError(
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
-                    " and its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
+                    " and its transcripts are not; set partial_transcripts to drop or keep, bucket_lengths to true, or"
+                    " both batch sizes to 1"
                 )
         self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references
@@ -183,6 +188,10 @@ class DescribedClips(ClipDataModule):
     @abstractmethod
     def _read(self) -> RecordsBySplit:
         """All recordings by their split."""
+
+    @property
+    def _record_reader(self) -> RecordReader:
+        return replace(super()._record_reader, audio_only=self.audio_only, pad_audio=self.pad_audio)
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
         voices, own = None, None

@@ -9,10 +9,12 @@ from typing import Literal
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from datamodules.reading.clip_dataset import ClipDataset
+from datamodules.reading.clip_dataset import ClipDataset, UnusableClips
 from datamodules.reading.clip_groups import ClipGroups
 from datamodules.reading.ordered_data_module import OrderedDataModule, Split
+from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
+from datamodules.reading.shape_groups import ShapeGroups
 
 __all__ = ["ClipDataModule", "Split"]
 
@@ -44,6 +46,13 @@ class ClipDataModule(OrderedDataModule):
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
+        bucket_lengths: fill each batch with clips of one length where ``clip.min_frames`` lets them differ, so that
+            none is cut to the shortest one. Every recording is opened once at the start.
+        bucket_sizes: heights and widths in place of the clip's own, such as ``[[480, 832], [832, 480], [640, 640]]``: a
+            recording is scaled to the one whose ratio of sides is nearest to its picture's, and each batch has one.
+            None for one size.
+        samples_in_a_row: where there are such groups, training samples that come from one in a row, a multiple of
+            ``batch_size`` times the number of ranks; None takes just these.
     """
 
     def __init__(
@@ -62,8 +71,11 @@ class ClipDataModule(OrderedDataModule):
         video_track: int | None = None,
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
+        bucket_lengths: bool = False,
+        bucket_sizes: Sequence[tuple[int, int]] | None = None,
+        samples_in_a_row: int | None = None,
     ) -> None:
-        super().__init__(clip or ClipShape(), batch_size, val_batch_size, num_workers, seed, None)
+        super().__init__(clip or ClipShape(), batch_size, val_batch_size, num_workers, seed, samples_in_a_row)
         for name, value, least in (
             ("clips_per_video", clips_per_video, 1),
             ("max_val_clips", 1 if max_val_clips is None else max_val_clips, 1),
@@ -78,6 +90,17 @@ class ClipDataModule(OrderedDataModule):
         self.on_corrupt, self.max_corrupt_fraction = on_corrupt, max_corrupt_fraction
         self.video_track, self.audio_track = video_track, audio_track
         self.max_missing_audio_s = max_missing_audio_s
+        if bucket_lengths and self.clip.min_frames is None:
+            raise InputError(
+                f"bucket_lengths is true but all clips have {self.clip.num_frames} frames; set clip.min_frames, or"
+                " leave it out"
+            )
+        self.shape_groups = ShapeGroups(bucket_lengths, tuple((int(h), int(w)) for h, w in bucket_sizes or ()))
+        if samples_in_a_row is not None and self.shape_groups == ShapeGroups():
+            raise InputError(
+                "samples_in_a_row is given, but all clips are of one group; leave it out, or set bucket_lengths or"
+                " bucket_sizes"
+            )
 
     @abstractmethod
     def records(self, split: Split) -> Sequence[ClipRecord]:
@@ -88,39 +111,59 @@ class ClipDataModule(OrderedDataModule):
         """
 
     def groups(self, split: Split) -> ClipGroups:
-        """The clips of a split; one group."""
-        dataset = self._dataset(split)
-        shown = None
+        """The clips of a split: one group, or one of each shape."""
+        groups = self.shape_groups.of(self._chosen(split), self._record_reader)
+        make = self._dataset_class(split)
+        book = UnusableClips([record for _, records in groups for record in records], self.max_corrupt_fraction)
+        parts: list[ClipDataset] = []
+        for shape, records in groups:
+            parts.append(
+                make(
+                    records,
+                    shape,
+                    "random" if split == "train" else "fixed",
+                    clips_per_video=self.clips_per_video,
+                    single_clip=self.single_clip,
+                    seed=self.seed,
+                    cache=self.cache,
+                    on_corrupt=self.on_corrupt,
+                    max_corrupt_fraction=self.max_corrupt_fraction,
+                    frame_step=self._frame_step,
+                    video_track=self.video_track,
+                    audio_track=self.audio_track,
+                    max_missing_audio_s=self.max_missing_audio_s,
+                    unusable=book.part(sum(len(part.records) for part in parts)),
+                )
+            )
+        found = ClipGroups(parts)
         if split != "train" and self.max_val_clips is not None:
-            shown = [range(min(len(dataset), self.max_val_clips))]
-        return ClipGroups([dataset], shown=shown)
+            found.show_at_most(self.max_val_clips)
+        return found
 
     @property
     def _datasets(self) -> dict[Split, ClipDataset]:
-        """The data sets of the splits that were set up."""
+        """The (first) data sets of the splits that were set up."""
         return {split: groups.parts[0] for split, groups in self._groups.items()}
 
-    def _dataset(self, split: Split) -> ClipDataset:
+    def _chosen(self, split: Split) -> Sequence[ClipRecord]:
+        """The recordings of a split that are used."""
         records = self.records(split)
         if split != "train" and self.max_val_clips is not None:
             keep = -(-self.max_val_clips // self.clips_per_video)
             if keep < len(records):
                 # evenly spread: lists are often sorted by class
                 records = [records[i * len(records) // keep] for i in range(keep)]
-        return self._dataset_class(split)(
-            records,
+        return records
+
+    @property
+    def _record_reader(self) -> RecordReader:
+        """What looks at recordings before their clips are read."""
+        return RecordReader(
             self.clip,
-            "random" if split == "train" else "fixed",
-            clips_per_video=self.clips_per_video,
-            single_clip=self.single_clip,
-            seed=self.seed,
-            cache=self.cache,
-            on_corrupt=self.on_corrupt,
-            max_corrupt_fraction=self.max_corrupt_fraction,
             frame_step=self._frame_step,
             video_track=self.video_track,
             audio_track=self.audio_track,
-            max_missing_audio_s=self.max_missing_audio_s,
+            max_missing_s=self.max_missing_audio_s,
         )
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:

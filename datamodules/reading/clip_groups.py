@@ -41,6 +41,14 @@ class ClipGroups(Dataset[Clip]):
             shown = [range(begin, begin + size) for begin, size in zip(self._first, sizes, strict=False)]
         self.shown = [list(items) for items in shown]
 
+    def show_at_most(self, count: int) -> None:
+        """Leaves out clips from the end of what an evaluation shows."""
+        surplus = sum(map(len, self.shown)) - count
+        for items in reversed(self.shown):
+            gone = min(len(items), max(0, surplus))
+            del items[len(items) - gone :]
+            surplus -= gone
+
     @property
     def only_part(self) -> ClipDataset | None:
         """The one group, where there is one whose clips keep their names."""
