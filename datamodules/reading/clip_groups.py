@@ -60,7 +60,8 @@ class ClipGroups(Dataset[Clip]):
     def __getitem__(self, key: SampleKey | int) -> Clip:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         group = next(g for g, end in enumerate(self._first[1:]) if key.item < end)
-        clip = self.parts[group][key._replace(item=key.item - self._first[group])]
+        item = key.item - self._first[group]
+        clip = self.parts[group][SampleKey(item, key.position, key.valid, key.cut_as)]
         prefix = self.prefixes[group]
         return replace(clip, id=prefix + clip.id, video_id=prefix + clip.video_id) if prefix else clip
 

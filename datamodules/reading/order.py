@@ -163,7 +163,7 @@ class EvaluationBatches(SequentialSampler):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:  # type: ignore[override]  # batches of keys in place of indices
         for group in self.groups:
-            shard = [key._replace(item=group[key.item]) for key in self._shard(len(group))]
+            shard = [SampleKey(group[key.item], valid=key.valid) for key in self._shard(len(group))]
             for begin in range(0, len(shard), self.batch_size):
                 yield shard[begin : begin + self.batch_size]
 
