@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from components.errors import InputError
@@ -47,10 +48,12 @@ class ClipDataModule(OrderedDataModule):
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
         bucket_lengths: fill each batch with clips of one length where ``clip.min_frames`` lets them differ, so that
-            none is cut to the shortest one. Every recording is opened once at the start.
+            none is cut to the shortest one. Every recording is opened at the first start.
         bucket_sizes: heights and widths in place of the clip's own, such as ``[[480, 832], [832, 480], [640, 640]]``: a
             recording is scaled to the one whose ratio of sides is nearest to its picture's, and each batch has one.
             None for one size.
+        bucket_cache: folder where the lengths and sizes of recordings are kept from one start to the next; None looks
+            at every recording each time.
         samples_in_a_row: where there are such groups, training samples that come from one in a row, a multiple of
             ``batch_size`` times the number of ranks; None takes just these.
     """
@@ -73,6 +76,7 @@ class ClipDataModule(OrderedDataModule):
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
         bucket_lengths: bool = False,
         bucket_sizes: Sequence[tuple[int, int]] | None = None,
+        bucket_cache: str | None = "~/.cache/avsync/shapes",
         samples_in_a_row: int | None = None,
     ) -> None:
         super().__init__(clip or ClipShape(), batch_size, val_batch_size, num_workers, seed, samples_in_a_row)
@@ -95,8 +99,10 @@ class ClipDataModule(OrderedDataModule):
                 f"bucket_lengths is true but all clips have {self.clip.num_frames} frames; set clip.min_frames, or"
                 " leave it out"
             )
-        self.shape_groups = ShapeGroups(bucket_lengths, tuple((int(h), int(w)) for h, w in bucket_sizes or ()))
-        if samples_in_a_row is not None and self.shape_groups == ShapeGroups():
+        sizes = tuple((int(height), int(width)) for height, width in bucket_sizes or ())
+        folder = None if bucket_cache is None else Path(bucket_cache).expanduser()
+        self.shape_groups = ShapeGroups(bucket_lengths, sizes, folder)
+        if samples_in_a_row is not None and not (bucket_lengths or sizes):
             raise InputError(
                 "samples_in_a_row is given, but all clips are of one group; leave it out, or set bucket_lengths or"
                 " bucket_sizes"
@@ -112,7 +118,8 @@ class ClipDataModule(OrderedDataModule):
 
     def groups(self, split: Split) -> ClipGroups:
         """The clips of a split: one group, or one of each shape."""
-        groups = self.shape_groups.of(self._chosen(split), self._record_reader)
+        writes = getattr(self.trainer, "global_rank", 0) == 0
+        groups = self.shape_groups.of(self._chosen(split), self._record_reader, writes)
         make = self._dataset_class(split)
         book = UnusableClips([record for _, records in groups for record in records], self.max_corrupt_fraction)
         parts: list[ClipDataset] = []

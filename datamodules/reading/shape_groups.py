@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from components.errors import InputError
 from components.media.clock import ClipShape
-from datamodules.reading.record_reader import ClipForm, RecordReader
+from datamodules.reading.known_forms import forms_of
+from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
 
 _log = logging.getLogger("avsync.data")
-
-_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class ShapeGroups:
         by_length: clips of a group have as many frames (where ``clip.min_frames`` lets them differ).
         sizes: heights and widths; a recording goes to the one whose ratio of sides is nearest to its picture's, on a
             logarithmic scale. Empty for the clip's own.
+        folder: where the forms of recordings are kept from one start to the next; None for nowhere.
 
     Raises:
         InputError: a size is not positive or named twice.
@@ -34,35 +33,30 @@ class ShapeGroups:
 
     by_length: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         for size in self.sizes:
             if min(size) < 1 or self.sizes.count(size) > 1:
                 raise InputError(f"bucket_sizes has {list(size)}; sizes are positive heights and widths, each once")
 
-    def of(self, records: Sequence[ClipRecord], reader: RecordReader) -> list[tuple[ClipShape, list[ClipRecord]]]:
+    def of(
+        self, records: Sequence[ClipRecord], reader: RecordReader, writes: bool = True
+    ) -> list[tuple[ClipShape, list[ClipRecord]]]:
         """The groups, each with the shape that its clips are read in; long clips and wide pictures first.
 
-        Every recording is opened once. One that cannot be opened joins the first group, where it is met again when its
-        clip is read.
+        Every recording is opened, unless its form is known (`known_forms.py`). One that cannot be opened joins the
+        first group, where it is met again when its clip is read.
 
         Args:
             records: the recordings.
             reader: what reads them.
+            writes: whether this process writes forms down.
         """
         by_size = bool(self.sizes) and not reader.audio_only
         if not by_size and not (self.by_length and reader.shape.min_frames is not None):
             return [(reader.shape, list(records))]
-        begin_s = time.perf_counter()
-
-        def form_of(record: ClipRecord) -> ClipForm | None:
-            try:
-                return reader.clip_form(record, by_size)
-            except InputError:
-                return None
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            forms = list(pool.map(form_of, records))
+        forms = forms_of(records, reader, by_size, self.folder, writes)
         groups: dict[tuple[int, tuple[int, int]], list[ClipRecord]] = {}
         unread: list[ClipRecord] = []
         for record, form in zip(records, forms, strict=True):
@@ -79,10 +73,9 @@ class ShapeGroups:
             return [(reader.shape, unread)]
         found[0][1].extend(unread)
         _log.info(
-            "%d recordings in %d shapes (%.1f s): %s",
+            "%d recordings in %d shapes: %s",
             len(records),
             len(found),
-            time.perf_counter() - begin_s,
             ", ".join(f"{len(groups[key])} of {key[0]} frames, {key[1][0]}x{key[1][1]}" for key in ordered),
         )
         return found

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(root: Path, **more: Any) -> SpeechClips:
-    settings = {"clip": CLIP, "batch_size": 2, "val_batch_size": 2, "num_workers": 0, "seed": 4}
+    settings = {"clip": CLIP, "batch_size": 2, "val_batch_size": 2, "num_workers": 0, "seed": 4, "bucket_cache": None}
     return SpeechClips(str(root / "set.jsonl"), **{"partial_transcripts": "keep", **settings, **more})
 
 
@@ -135,7 +136,12 @@ def test_lengths_follow_the_model_that_encodes_them(root: Path) -> None:
 def test_groups_of_several_sets_share_a_mixture(root: Path) -> None:
     def wide(**settings: Any) -> SpeechClips:
         return SpeechClips(
-            str(root / "set.jsonl"), bucket_lengths=True, bucket_sizes=SIZES, partial_transcripts="keep", **settings
+            str(root / "set.jsonl"),
+            bucket_lengths=True,
+            bucket_sizes=SIZES,
+            bucket_cache=None,
+            partial_transcripts="keep",
+            **settings,
         )
 
     def sound(**settings: Any) -> SpeechClips:
@@ -191,6 +197,35 @@ def test_words_may_be_held_against_clips_that_are_not_cut(root: Path) -> None:
     assert data(root, bucket_lengths=True, partial_transcripts="error").partial_transcripts == "error"
     with pytest.raises(InputError, match="set partial_transcripts to drop or keep, bucket_lengths to true, or both"):
         data(root, partial_transcripts="error")
+
+
+def test_forms_are_looked_up_until_a_file_changes(root: Path, tmp_path: Path) -> None:
+    """Files that are garbage meanwhile, with the size and the time of before, show that they are not opened again."""
+    for file in root.glob("*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings: dict[str, Any] = {"bucket_lengths": True, "bucket_sizes": SIZES, "bucket_cache": str(tmp_path / "cache")}
+
+    def groups(**more: Any) -> list[list[str]]:
+        found = data(tmp_path, **settings, **more).groups("train")
+        return [[record.id for record in part.records] for part in found.parts]
+
+    first = groups()
+    assert len(first) == 7 and len(list((tmp_path / "cache").iterdir())) == 1
+    for file in tmp_path.glob("*.mp4"):
+        before = file.stat()
+        file.write_bytes(b"0" * before.st_size)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert groups() == first
+    assert len(groups(clip=ClipShape(33, FPS, 16, 16, RATE, min_frames=17))) == 1  # other clips: looked at, in vain
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    (held,) = (tmp_path / "cache").iterdir()
+    held.write_text("[[33")
+    assert len(groups()) == 1
+    for file in root.glob("*.mp4"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert groups() == first
+    (tmp_path / "33_18x32.mp4").write_bytes((root / "9_18x32.mp4").read_bytes())
+    assert sorted(map(len, groups())) == [1, 1, 1, 1, 1, 2]  # now of 9 frames
 
 
 def test_the_nearest_size() -> None:
