@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +17,10 @@ from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.order import SampleKey
-from datamodules.reading.record_reader import Cut
+from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.reference_voices import ReferenceVoices, own_segment
+from datamodules.reading.reference_pieces import own_segment
+from datamodules.reading.reference_voices import ReferenceVoices
 from datamodules.reading.speech_manifest import RecordsBySplit, read_manifest
 from datamodules.reading.talking_heads import read_hdtf, read_voxceleb2
 
@@ -65,7 +67,10 @@ class SpeechDataset(ClipDataset):
             shortest, longest = self._own_samples
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
             return own_segment(cut.audio[:heard], longest, shortest, generator)
-        return (None, 0) if self.voices is None else self.voices.draw(record, generator)
+        if self.voices is None:
+            return None, 0
+        clip_s = cut.start_s, cut.start_s + len(cut.audio) / self.shape.sample_rate
+        return self.voices.draw(record, generator, clip_s)
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
@@ -91,10 +96,14 @@ class DescribedClips(ClipDataModule):
         root: where the clips are.
         reference_s: length in seconds of the slot for the reference sound, or None to deliver none. Clips without
             reference have a ``reference_length`` of 0.
-        reference: where references come from: ``voice`` takes another row of the same speaker (or the row's
-            ``reference_audio``), ``own`` a piece of the clip itself (Harmony's stage 1): in training one of a random
-            length and place, in evaluation its beginning.
-        min_reference_s: shortest piece that ``reference: own`` cuts in training; None always fills the slot.
+        reference: where references come from: ``voice`` takes the row's ``reference_audio`` or another row of the same
+            speaker, for rows without speaker (or without both transcript and another row) a piece of the same recording
+            outside the clip (Harmony's stages 2 and 3); ``own`` takes a piece of the clip itself (stage 1). In training
+            place and length are random, in evaluation it is the beginning of what there is.
+        min_reference_s: shortest reference that is drawn in training (what is shorter is taken whole), and shortest
+            piece of a recording; None always fills the slot.
+        missing_references: "none" trains rows for which there is no reference without one, which is counted and said;
+            "error" ends the run.
         long_references: "cut" (in training to a random part, in evaluation to the beginning) or "error" for
             references longer than the slot.
         partial_transcripts: what becomes of a transcript that says over half a second more than a clip can hold:
@@ -110,6 +119,7 @@ class DescribedClips(ClipDataModule):
         reference_s: float | None = None,
         reference: Literal["voice", "own"] = "voice",
         min_reference_s: float | None = None,
+        missing_references: Literal["none", "error"] = "none",
         long_references: Literal["cut", "error"] = "cut",
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
@@ -121,13 +131,16 @@ class DescribedClips(ClipDataModule):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         if reference not in ("voice", "own"):
             raise InputError(f"reference is {reference!r}; choose from voice and own")
-        if min_reference_s is not None and (reference == "voice" or not 0 < min_reference_s <= (reference_s or 0)):
+        if min_reference_s is not None and not 0 < min_reference_s <= (reference_s or 0):
             raise InputError(
-                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s}), and goes"
-                " with reference: own alone"
+                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s})"
             )
+        if missing_references not in ("none", "error"):
+            raise InputError(f"missing_references is {missing_references!r}; choose from none and error")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if audio_only and self.shape_groups.sizes:
+            raise InputError("bucket_sizes is given but audio_only reads no picture; leave one of them out")
         if audio_only and self.video_track is not None:
             raise InputError(
                 f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
@@ -138,14 +151,17 @@ class DescribedClips(ClipDataModule):
                     "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
             # a transcript that was checked for its own clip may be too long for a batch that is cut
-            if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
+            one_by_one = max(self.batch_size, self.val_batch_size) == 1
+            if partial_transcripts == "error" and not one_by_one and not self.shape_groups.by_length:
                 raise InputError(
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
-                    " and its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
+                    " and its transcripts are not; set partial_transcripts to drop or keep, bucket_lengths to true, or"
+                    " both batch sizes to 1"
                 )
         self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references
         self.reference, self.min_reference_s = reference, min_reference_s
+        self.missing_references = missing_references
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
         self._by_split: RecordsBySplit | None = None
 
@@ -178,6 +194,10 @@ class DescribedClips(ClipDataModule):
     def _read(self) -> RecordsBySplit:
         """All recordings by their split."""
 
+    @property
+    def _record_reader(self) -> RecordReader:
+        return replace(super()._record_reader, audio_only=self.audio_only, pad_audio=self.pad_audio)
+
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
         voices, own = None, None
         if self.reference_s is not None and self.reference == "own":
@@ -191,6 +211,8 @@ class DescribedClips(ClipDataModule):
                 self.long_references,
                 self.on_corrupt,
                 self.cache,
+                self.min_reference_s,
+                self.missing_references,
             )
         return partial(
             SpeechDataset,

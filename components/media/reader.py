@@ -23,7 +23,7 @@ from components.media.opening import MediaFile, choose_stream, decoding
 from components.media.picture import WHITE, Color
 from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
 from components.media.track import Track
-from components.media.video_decoding import ClipTooShortError, decode_frames
+from components.media.video_decoding import ClipTooShortError, decode_frames, first_shown_size
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,18 @@ class MediaReader:
             sample_rate=self._sound.sample_rate if self._sound is not None else None,
             audio_span_s=self._sound.span_s if self._sound is not None else None,
         )
+
+    def shown_size(self) -> tuple[float, float]:
+        """Height and width of the picture as it is seen, upright and with square pixels; decodes its first frame.
+
+        Raises:
+            InputError: the file is corrupt or has no frame.
+        """
+        try:
+            with decoding(self.path, "picture"):
+                return first_shown_size(self._video, self._origin_s)
+        except ClipTooShortError:
+            raise InputError(f"{self.path} has no frame of its picture; remove it from the list") from None
 
     def video(
         self, start_s: float, num_frames: int, fps: float, height: int, width: int, background: Color = WHITE

@@ -5,6 +5,7 @@ Keeps book of recordings that cannot be used, across the worker processes of a l
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class UnusableClips:
     def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
         self._records = records
         self._max_fraction = max_fraction
+        self._first = 0
         # shared memory: workers are processes of their own, and their marks must add up
         self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
         self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
@@ -53,9 +55,15 @@ class UnusableClips:
         """Recordings in which a silent clip was met so far."""
         return int(self._silent.sum())
 
+    def part(self, first: int) -> UnusableClips:
+        """The same book for a set that begins with the recording ``first``: all sets that keep it count together."""
+        part = copy.copy(self)
+        part._first = self._first + first
+        return part
+
     def known(self, index: int) -> bool:
         """True if the recording was found unusable before."""
-        return bool(self._unusable[index])
+        return bool(self._unusable[self._first + index])
 
     def report(self, index: int, reason: InputError) -> None:
         """Marks a recording as unusable.
@@ -63,8 +71,8 @@ class UnusableClips:
         Raises:
             InputError: if now more than the allowed share is unusable; names them all.
         """
-        if not self._unusable[index]:
-            self._unusable[index] = 1
+        if not self.known(index):
+            self._unusable[self._first + index] = 1
             _log.warning("skipped unusable clip %d of %d: %s", self.count, len(self._records), reason)
         if self.count > self._max_fraction * len(self._records):
             names = ", ".join(str(self._records[i].path) for i in self._unusable.nonzero().flatten().tolist())
@@ -75,6 +83,7 @@ class UnusableClips:
 
     def report_silent(self, index: int, span: str) -> None:
         """Notes a silent clip of a recording; it is used all the same."""
+        index += self._first
         if not self._silent[index]:
             self._silent[index] = 1
             path = self._records[index].path
@@ -132,6 +141,8 @@ class ClipDataset(Dataset[Clip]):
             that cannot be used.
         offsets: with "random", cut one of so many clips of a recording that are always the same; the sample says
             which. None cuts anywhere.
+        unusable: keeps book of recordings that cannot be used, for sets that count together; None for a book of its
+            own.
     """
 
     def __init__(
@@ -153,6 +164,7 @@ class ClipDataset(Dataset[Clip]):
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
         offsets: int | None = None,
+        unusable: UnusableClips | None = None,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
@@ -163,7 +175,7 @@ class ClipDataset(Dataset[Clip]):
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
         self.offsets = offsets if clipping == "random" else None
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
-        self.unusable = UnusableClips(self.records, max_corrupt_fraction)
+        self.unusable = unusable or UnusableClips(self.records, max_corrupt_fraction)
         self._reader = RecordReader(
             shape, audio_only, pad_audio, frame_step, video_track, audio_track, max_missing_audio_s
         )
@@ -228,7 +240,7 @@ class ClipDataset(Dataset[Clip]):
             video_id=record.video_id,
             video=cut.video,
             audio=audio,
-            caption=record.caption,
+            caption=self._caption(record, key),
             transcript=transcript,
             onsets=onsets,
             position=key.position,
@@ -238,6 +250,13 @@ class ClipDataset(Dataset[Clip]):
             spoken_s=spoken_s,
             scene=record.scene,
         )
+
+    def _caption(self, record: ClipRecord, key: SampleKey) -> str:
+        """One of a clip's captions, each as likely; the first where nothing is random."""
+        if self.clipping == "fixed" or not record.other_captions:
+            return record.caption
+        captions = (record.caption, *record.other_captions)
+        return captions[int(sample_generator(self.seed, key, purpose=3).integers(len(captions)))]
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         """The words of a clip, and the least length in seconds of which they are true."""

@@ -37,6 +37,18 @@ class Cut(NamedTuple):
     usable_s: float
 
 
+class ClipForm(NamedTuple):
+    """What all clips of a recording have in common.
+
+    Attributes:
+        num_frames: frames of a clip.
+        size: height and width of the picture as it is seen, None where nobody looked.
+    """
+
+    num_frames: int
+    size: tuple[float, float] | None
+
+
 @dataclass(frozen=True)
 class RecordReader:
     """Reads clips of one format.
@@ -90,15 +102,8 @@ class RecordReader:
         shape = self.shape
         with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
             info = media.info
-            begin_s, end_s = 0.0, info.duration_s
-            if info.audio_span_s is not None:
-                # only seconds that have both picture and sound
-                begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
-            begin_s, end_s = self._within_span(record, begin_s, end_s)
-            length = self._clip_length(begin_s, end_s)
+            begin_s, end_s, length = self._usable(record, info)
             if record.span_s is None:
-                if length < shape.num_frames and self._is_nearly_whole(info):
-                    length = shape.num_frames
                 slack_s = _HEADER_SLACK_S if length < shape.num_frames else 0.0
                 if end_s - begin_s < length / shape.fps - slack_s:
                     # the reader says what is missing
@@ -107,6 +112,36 @@ class RecordReader:
             video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
             audio = media.audio(start_s, shape.samples_of(num_frames), shape.sample_rate, self.max_missing_s)
         return Cut(start_s, video, audio, end_s - begin_s)
+
+    def _usable(self, record: ClipRecord, info: MediaInfo) -> tuple[float, float, int]:
+        """What clips may be cut from, in seconds, and the frames of one."""
+        begin_s, end_s = 0.0, info.duration_s
+        if info.audio_span_s is not None:
+            # only seconds that have both picture and sound
+            begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
+        begin_s, end_s = self._within_span(record, begin_s, end_s)
+        length = self._clip_length(begin_s, end_s)
+        if record.span_s is None and length < self.shape.num_frames and self._is_nearly_whole(info):
+            length = self.shape.num_frames
+        return begin_s, end_s, length
+
+    def clip_form(self, record: ClipRecord, with_size: bool) -> ClipForm:
+        """How long the record's clips are and what size its picture has, before any clip is read.
+
+        Args:
+            record: the recording.
+            with_size: look at the first frame; otherwise, and where only the sound is read, the size is None.
+
+        Raises:
+            InputError: the recording cannot be opened, or its own part is too short.
+        """
+        if self.audio_only:
+            with SoundReader(record.sound or record.path, self.audio_track) as sound:
+                begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
+            return ClipForm(self._clip_length(begin_s, end_s), None)
+        with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
+            *_, length = self._usable(record, media.info)
+            return ClipForm(length, media.shown_size() if with_size else None)
 
     def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from callbacks.evaluation import EvaluationCallback
 from components.errors import InputError
 from components.weights.named_files import check_named_files
-from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.ordered_data_module import OrderedDataModule
 from lightning_modules.command_line.class_paths import did_you_mean, found_at
 from lightning_modules.command_line.startup import OWN_PACKAGES
 
@@ -109,7 +109,7 @@ def _check_loggers(config: Section) -> None:
 
 def _check_precision(config: Section) -> None:
     data = _class_of(config.get("data"))
-    if not (isinstance(data, type) and issubclass(data, ClipDataModule)):
+    if not (isinstance(data, type) and issubclass(data, OrderedDataModule)):
         return  # a user's own batches may be of any form
     precision = str(_arguments(config.get("trainer")).get("precision"))
     if instead := _PRECISIONS.get(precision):
