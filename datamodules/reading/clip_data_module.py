@@ -119,8 +119,8 @@ class ClipDataModule(OrderedDataModule):
             )
         if latents is not None and (bucket_lengths or sizes):
             raise InputError(
-                f"latents is {latents}, but encoded clips are not grouped by shapes; leave bucket_lengths and bucket_sizes"
-                " out, or train on the recordings"
+                f"latents is {latents}, but encoded clips are not grouped by shapes; leave bucket_lengths and"
+                " bucket_sizes out, or train on the recordings"
             )
         self.offsets, self.latents = offsets, latents
         self.codec_step: int | None = None
