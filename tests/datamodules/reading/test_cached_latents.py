@@ -165,8 +165,8 @@ def test_recordings_that_cannot_be_used_are_left_out_or_refused(tmp_path):
 
 def test_other_clips_and_other_offsets_are_refused(avsync_root, cache):
     with pytest.raises(InputError, match=r"was prepared with another data set: video_track is null there, 1 here"):
-        data(avsync_root, latents=str(cache), video_track=1)._dataset("train")
+        data(avsync_root, latents=str(cache), video_track=1).groups("train")
     with pytest.raises(InputError, match=r"data\.offsets is 2, but .* holds 3 clips of each recording"):
-        data(avsync_root, latents=str(cache), offsets=2)._dataset("train")
+        data(avsync_root, latents=str(cache), offsets=2).groups("train")
     with pytest.raises(InputError, match=r"clip.num_frames is 13 there, 25 here"):
-        data(avsync_root, latents=str(cache), clip=replace(SHAPE, num_frames=25))._dataset("train")
+        data(avsync_root, latents=str(cache), clip=replace(SHAPE, num_frames=25)).groups("train")
