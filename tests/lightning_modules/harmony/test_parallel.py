@@ -110,7 +110,7 @@ def test_two_processes_do_what_one_does(folder: Path, alone: dict[str, Any], sha
 
 
 def test_a_pair_of_layers_is_the_unit(alone: dict[str, Any], sharded: list[dict[str, Any]]):
-    num_layers = MODEL["transformer"]["init_args"]["video"]["init_args"]["num_layers"]
+    num_layers = MODEL["transformer"]["init_args"]["audio"]["init_args"]["num_layers"]
     assert alone["units"] == [] and num_layers > 1
     for rank in sharded:
         assert rank["units"].count("FSDPHarmonyLayer") == num_layers
