@@ -214,6 +214,8 @@ class SpeechClips(DescribedClips):
         hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
         speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
         ignore_columns: for manifests: further columns, which are not read.
+        media_root: for manifests: the folder that media paths are relative to and must lie in; None takes the
+            manifest's, and absolute paths as they are.
         **kwargs: see `DescribedClips`.
     """
 
@@ -224,6 +226,7 @@ class SpeechClips(DescribedClips):
         hold_out_every: int | None = None,
         speaker_pattern: str = r"(.+?)(?:_\d+)+",
         ignore_columns: Sequence[str] = (),
+        media_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -232,13 +235,18 @@ class SpeechClips(DescribedClips):
         self.prompt = prompt
         self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
         self.ignore_columns = tuple(ignore_columns)
+        self.media_root = None if media_root is None else Path(media_root)
 
     def _read(self) -> RecordsBySplit:
         return self._split_by_speaker(self._listed())
 
     def _listed(self) -> RecordsBySplit:
         if not self.root.is_dir():
-            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns)
+            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns, self.media_root)
+        if self.media_root is not None:
+            raise InputError(
+                f"media_root is {self.media_root} but root, {self.root}, is a folder; it goes with manifests alone"
+            )
         if any((self.root / part).is_dir() for part in ("dev", "test")):
             return read_voxceleb2(self.root, self.prompt, self.audio_only)
         return read_hdtf(self.root, self.prompt, self.speaker_pattern)
