@@ -60,6 +60,8 @@ class ClipBatch(_Movable):
         video_latents: ``[B, C, L, h, w]`` normalised latents when they were prepared beforehand, or None.
         audio_features: prepared audio features, or None.
         text_features: prepared text features, or None.
+        mute: bool ``[B]``; True marks a clip without sound track, whose ``audio`` is zeros because nobody knows what
+            was to be heard. None if there is none.
     """
 
     ids: Sequence[str]
@@ -79,6 +81,7 @@ class ClipBatch(_Movable):
     text_features: TextFeatures | None = None
     reference_lengths: Tensor | None = None
     scenes: Sequence[str] | None = None
+    mute: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

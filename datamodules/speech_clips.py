@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
-from datamodules.reading.clip_dataset import ClipDataset, sample_generator
+from datamodules.reading.clip_dataset import ClipDataset, Mute, sample_generator
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
@@ -63,6 +64,8 @@ class SpeechDataset(ClipDataset):
         generator = sample_generator(self.seed, key, purpose=2) if self.clipping == "random" else None
         if self._own_samples is not None:
             shortest, longest = self._own_samples
+            if cut.mute:
+                return torch.zeros(longest), 0
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
             return own_segment(cut.audio[:heard], longest, shortest, generator)
         return (None, 0) if self.voices is None else self.voices.draw(record, generator)
@@ -78,7 +81,8 @@ class SpeechDataset(ClipDataset):
             return None, 0.0
         raise InputError(
             f"{record.id} lasts {cut.usable_s:.3f} s, a clip {duration_s:.3f} s, so its transcript says more"
-            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep"
+            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep",
+            "with more words than a clip",
         )
 
 
@@ -101,6 +105,10 @@ class DescribedClips(ClipDataModule):
             "error", "drop" or "keep".
         audio_only: read the sound alone; clips then have zero frames, and rows need no video.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence instead of refusing them.
+        mute: what becomes of recordings without sound track. "error" refuses them; "skip" passes them over; with
+            "silence" they are trained on and marked as mute (``ClipBatch.mute``), and passed over in evaluation, which
+            listens. Harmony's video learns from mute clips beside a sound that is pure noise, and its sound not at
+            all; other models hear silence. A recording whose track is silent is not mute.
         **kwargs: see ``ClipDataModule``.
     """
 
@@ -114,6 +122,7 @@ class DescribedClips(ClipDataModule):
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
         pad_audio: bool = False,
+        mute: Mute = "error",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -128,6 +137,10 @@ class DescribedClips(ClipDataModule):
             )
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if mute not in ("error", "silence", "skip"):
+            raise InputError(f"mute is {mute!r}; choose from error, silence and skip")
+        if audio_only and mute == "silence":
+            raise InputError("mute is silence but audio_only reads nothing else; set mute to skip or error")
         if audio_only and self.video_track is not None:
             raise InputError(
                 f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
@@ -147,6 +160,7 @@ class DescribedClips(ClipDataModule):
         self.reference_s, self.long_references = reference_s, long_references
         self.reference, self.min_reference_s = reference, min_reference_s
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
+        self.mute: Mute = mute
         self._by_split: RecordsBySplit | None = None
 
     def records(self, split: Split) -> list[ClipRecord]:
@@ -186,6 +200,7 @@ class DescribedClips(ClipDataModule):
                 self.long_references,
                 self.on_corrupt,
                 self.cache,
+                skip_mute=self.mute != "error",
             )
         return partial(
             SpeechDataset,
@@ -194,6 +209,7 @@ class DescribedClips(ClipDataModule):
             partial_transcripts=self.partial_transcripts,
             audio_only=self.audio_only,
             pad_audio=self.pad_audio,
+            mute=self.mute,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
@@ -19,8 +21,10 @@ from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
 from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
 from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
+from datamodules.reading.overview import overview
 from datamodules.reading.records import ClipRecord
 
+_log = logging.getLogger("avsync.data")
 Split = Literal["train", "val", "test"]
 
 
@@ -45,7 +49,8 @@ class ClipDataModule(L.LightningDataModule):
         seed: decides order and place of the training clips.
         cache: keep recordings (at the clips' rate and size) in memory after their first use, in each loader process.
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
-        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
+        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on, and says at
+            the end what was skipped.
         max_corrupt_fraction: share of the recordings that may be skipped.
         video_track: number of the track among each file's video tracks, from 0; None for the default, never a cover.
         audio_track: likewise among the audio tracks.
@@ -114,6 +119,22 @@ class ClipDataModule(L.LightningDataModule):
         for split in splits[stage]:
             if split not in self._datasets:
                 self._datasets[split] = self._dataset(split)
+                if stage == "fit" and self.trainer is not None:
+                    self._announce(split)
+
+    def teardown(self, stage: str) -> None:
+        """Says once more what had to be skipped."""
+        for split, dataset in self._datasets.items():
+            if (skipped := dataset.unusable.summary()) is not None:
+                _log.warning("%s: %s", split, skipped)
+
+    def dataset(self, split: Split) -> ClipDataset:
+        """The clips of a split that is set up."""
+        return self._datasets[split]
+
+    @rank_zero_only
+    def _announce(self, split: Split) -> None:
+        rank_zero_info(overview(self._datasets[split]).line(split))
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Loader of random clips that goes on, at every epoch, after the samples consumed so far."""

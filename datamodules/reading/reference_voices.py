@@ -40,6 +40,7 @@ class ReferenceVoices:
         long_references: "cut" or "error" for utterances longer than the slot.
         on_corrupt: "error" ends the run at an utterance that cannot be used, "skip" reports it and takes another one.
         cache: keep what was read in memory; utterances that fit the slot are then read once.
+        skip_mute: pass over files without sound track, also where ``on_corrupt`` is "error".
 
     Raises:
         InputError: the slot's length is not positive.
@@ -53,11 +54,12 @@ class ReferenceVoices:
         long_references: Literal["cut", "error"] = "cut",
         on_corrupt: Literal["error", "skip"] = "error",
         cache: bool = False,
+        skip_mute: bool = False,
     ) -> None:
         if not 0 < reference_s < float("inf"):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         self.num_samples, self.sample_rate = round(reference_s * sample_rate), sample_rate
-        self.long_references, self.on_corrupt = long_references, on_corrupt
+        self.long_references, self.on_corrupt, self._skips_mute = long_references, on_corrupt, skip_mute
         self._voices: dict[str, list[ClipRecord]] = {}
         self._places: dict[str, int] = {}
         for record in records:
@@ -82,7 +84,7 @@ class ReferenceVoices:
             try:
                 return self._read(other.sound or other.path, other.span_s, place)
             except InputError as reason:
-                if self.on_corrupt == "error":
+                if self.on_corrupt == "error" and not (self._skips_mute and reason.fault == "without sound"):
                     raise
                 self._unusable.add(other.id)
                 _log.warning("skipped unusable reference: %s", reason)

@@ -241,7 +241,7 @@ class HarmonyRows:
             if video is not None and batch.scenes is not None:
                 prompts = self.inputs.prompts(_emptied(batch.captions, no_text))
             words = self.inputs.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
-            rows = self.tasks.rows(video, sound.latents, draws, sound.lengths)
+            rows = self.tasks.rows(video, sound.latents, draws, sound.lengths, batch.mute)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips
