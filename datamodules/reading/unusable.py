@@ -28,7 +28,7 @@ class UnusableClips:
 
     def __init__(self, records: Sequence[ClipRecord], max_fraction: float, expected: Sequence[Fault] = ()) -> None:
         self._records = records
-        self._max_fraction = max_fraction
+        self.max_fraction = max_fraction
         self.expected = frozenset(expected)
         # shared memory: workers are processes of their own, and their marks must add up
         self._faults = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # 1 + the fault's number, or 0
@@ -66,10 +66,10 @@ class UnusableClips:
         counted = self._faults > 0
         for fault in self.expected:
             counted &= self._faults != 1 + FAULTS.index(fault)
-        if int(counted.sum()) > self._max_fraction * len(self._records):
+        if int(counted.sum()) > self.max_fraction * len(self._records):
             raise InputError(
                 f"{int(counted.sum())} of {len(self._records)} clips cannot be used, more than max_corrupt_fraction ="
-                f" {self._max_fraction:g} allows: {self._names(counted)}; the last one: {reason}"
+                f" {self.max_fraction:g} allows: {self._names(counted)}; the last one: {reason}"
             ) from reason
 
     def report_silent(self, index: int, span: str) -> None:

@@ -51,6 +51,16 @@ _PREFIX = "transformer."
 _BOTH_TOWERS, _AUDIO_TOWER = "load_harmony loads the transformer", "harmony_audio_tower loads the audio tower"
 
 
+def modalities_of(stage: str) -> tuple[Modality, ...]:
+    """The modalities that are learnt in a stage."""
+    return ("video", "audio") if stage == "joint" else ("audio",)
+
+
+def needed_modalities(model: Mapping[str, Any]) -> tuple[Modality, ...]:
+    """What clips must have for a module with these arguments."""
+    return modalities_of((model.get("curriculum") or {}).get("stage", CurriculumConfig.stage))
+
+
 @dataclass(frozen=True)
 class CurriculumConfig:
     """The stage of the curriculum, what trains in it and what it begins with.
@@ -105,7 +115,7 @@ class CurriculumConfig:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities that are learnt."""
-        return ("video", "audio") if self.stage == "joint" else ("audio",)
+        return modalities_of(self.stage)
 
     @property
     def trains(self) -> dict[str, bool]:
