@@ -62,7 +62,9 @@ def loudness_lufs(audio: Tensor, sample_rate: int) -> float | None:
     """Integrated loudness of ``audio`` ``[S]`` by ITU-R BS.1770-4; None below 0.4 s or the gate."""
     if len(audio) < math.ceil(_LOUDNESS_BLOCK_S * sample_rate):
         return None
-    value = float(AF.loudness(audio[None], sample_rate))
+    # torchaudio's filters cut off what they raise beyond full scale (by up to 4 dB)
+    room = max(1.0, 2 * float(audio.abs().max()))
+    value = float(AF.loudness(audio[None] / room, sample_rate)) + 20 * math.log10(room)
     return value if math.isfinite(value) and value > -70.0 else None
 
 
