@@ -28,6 +28,9 @@ _MAX_LAG_S = 0.5
 _GRID_HZ = 200.0
 _PEAK_WIDTH_S = 0.12
 _SMOOTHING_S = 0.02
+# A window that begins in the midst of a sound seems to begin with an onset.
+_EDGE_S = 0.1
+_LEAST_RISE_DB = 1.0
 # The envelope of `OnsetDetector` tells a click so late at this hop; between two frames nobody knows when things moved.
 _DETECTOR = OnsetDetector(hop=128)
 _DETECTOR_DELAY_S = 0.006
@@ -96,7 +99,7 @@ def sound_offset(windows: Sequence[Window]) -> tuple[float, float] | None:
 
     Returns:
         Seconds (positive: the sound is late) and a confidence, 0 to 1: by how much the correlation there is above that
-        at any other delay. None where nothing moves or nothing sounds.
+        at any other delay; 0 where it is best at the longest delay. None where nothing moves or begins to sound.
     """
     lags = np.arange(-round(_MAX_LAG_S * _GRID_HZ), round(_MAX_LAG_S * _GRID_HZ) + 1)
     products, energies = np.zeros(len(lags)), np.zeros(2)
@@ -112,6 +115,8 @@ def sound_offset(windows: Sequence[Window]) -> tuple[float, float] | None:
         return None
     correlation = products / scale
     best = int(correlation.argmax())
+    if best in (0, len(lags) - 1):
+        return float(lags[best] / _GRID_HZ), 0.0
     near = np.abs(lags - lags[best]) <= round(_PEAK_WIDTH_S * _GRID_HZ)
     other = max(0.0, float(correlation[~near].max()))
     return float(lags[best] / _GRID_HZ), min(1.0, max(0.0, float(correlation[best]) - other))
@@ -140,7 +145,12 @@ def _curves(window: Window) -> tuple[np.ndarray, np.ndarray] | None:
     sounds = np.interp(times, rises_at, strength)
     width = max(1.0 / window.fps, _SMOOTHING_S) * _GRID_HZ
     kernel = np.hanning(2 * round(width) + 1)
-    return moves, np.convolve(sounds, kernel / kernel.sum(), mode="same")
+    sounds = np.convolve(sounds, kernel / kernel.sum(), mode="same")
+    edge = round(_EDGE_S * _GRID_HZ)
+    moves, sounds = moves[edge:-edge], sounds[edge:-edge]
+    if not len(moves) or sounds.max() < _LEAST_RISE_DB or moves.max() < STILL_CHANGE:
+        return None
+    return moves, sounds
 
 
 def _change(video: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from components.errors import Fault, InputError
 from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.record_reader import Promise
-from datamodules.reading.unusable import in_words
+from datamodules.reading.unusable import counted, in_words
 
 _AT_ONCE = 64
 _THREADS = 8  # opening a file is mostly waiting for it
@@ -40,11 +39,10 @@ class Overview:
     def line(self, split: str) -> str:
         """One line: ``train: 409 recordings, 2 h 13 min; 3 cannot be used: 2 shorter than a clip, 1 unreadable``."""
         lost = sum(self.faults.values())
-        used = f"{self.num_looked_at - lost} recordings, {duration_in_words(self.usable_s)}"
+        used = used_in_words(self.num_looked_at - lost, self.usable_s, self.num_mute)
         if self.num_looked_at < self.num_recordings:
             used = f"{self.num_recordings} recordings, of which {self.num_looked_at} were looked at: {used}"
-        mute = f", {self.num_mute} of them mute" if self.num_mute else ""
-        return f"{split}: {used}{mute}" + (f"; {lost} cannot be used: {in_words(self.faults)}" if lost else "")
+        return f"{split}: {used}" + (f"; {lost} cannot be used: {in_words(self.faults)}" if lost else "")
 
 
 def overview(dataset: ClipDataset, patience_s: float = 5.0) -> Overview:
@@ -52,7 +50,7 @@ def overview(dataset: ClipDataset, patience_s: float = 5.0) -> Overview:
 
     Nothing is decoded: damage within a file is found when it is read (``avsync doctor`` does).
     """
-    faults: Counter[Fault] = Counter()
+    faults: list[Fault] = []
     usable_s, num_mute, looked_at = 0.0, 0, 0
     order = torch.randperm(len(dataset.records), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -69,11 +67,17 @@ def overview(dataset: ClipDataset, patience_s: float = 5.0) -> Overview:
             looked_at += len(found)
             for one in found:
                 if isinstance(one, InputError):
-                    faults[one.fault] += 1
+                    faults.append(one.fault)
                 else:
                     usable_s += one.usable_s
                     num_mute += one.mute
-    return Overview(len(order), looked_at, usable_s, num_mute, dict(faults.most_common()))
+    return Overview(len(order), looked_at, usable_s, num_mute, counted(faults))
+
+
+def used_in_words(count: int, seconds: float, mute: int) -> str:
+    """``409 recordings, 2 h 13 min, 12 of them mute``."""
+    of_them = f", {mute} of them mute" if mute else ""
+    return f"{count} recording{'' if count == 1 else 's'}, {duration_in_words(seconds)}{of_them}"
 
 
 def duration_in_words(seconds: float) -> str:

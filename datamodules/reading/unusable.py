@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -42,8 +42,7 @@ class UnusableClips:
     @property
     def counts(self) -> Mapping[Fault, int]:
         """How many of them have which fault, the most frequent first."""
-        marks = Counter(self._faults[self._faults > 0].tolist())
-        return {FAULTS[mark - 1]: count for mark, count in marks.most_common()}
+        return counted(FAULTS[mark - 1] for mark in self._faults[self._faults > 0].tolist())
 
     @property
     def silent_count(self) -> int:
@@ -93,6 +92,12 @@ class UnusableClips:
         names = ", ".join(str(self._records[index].path) for index in indices[:_MAX_NAMED])
         more = len(indices) - _MAX_NAMED
         return names if more <= 0 else f"{names} and {more} more, named above"
+
+
+def counted(faults: Iterable[Fault]) -> dict[Fault, int]:
+    """How often each occurs, the most frequent first."""
+    counts = Counter(faults)
+    return {fault: counts[fault] for fault in sorted(counts, key=lambda fault: (-counts[fault], FAULTS.index(fault)))}
 
 
 def in_words(counts: Mapping[Fault, int]) -> str:

@@ -15,9 +15,9 @@ from components.errors import Fault
 from components.media.clock import ClipShape
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.examination import Examination, ExaminedRecords, Verdict
-from datamodules.reading.overview import duration_in_words
+from datamodules.reading.overview import used_in_words
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.unusable import in_words
+from datamodules.reading.unusable import counted, in_words
 from lightning_modules.command_line.experiment_data import ExperimentData
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -84,8 +84,7 @@ class SplitCounts:
     def line(self, split: str) -> str:
         """As the first lines of a training have it."""
         lost = f"; {self.recordings - self.used} dropped: {in_words(self.dropped)}" if self.dropped else ""
-        mute = f", {self.mute} of them mute" if self.mute else ""
-        return f"{split}: {self.used} recordings, {duration_in_words(self.usable_s)}{mute}{lost}"
+        return f"{split}: {used_in_words(self.used, self.usable_s, self.mute)}{lost}"
 
 
 @dataclass(frozen=True)
@@ -165,13 +164,12 @@ def _remarks(record: ClipRecord, seen: Examination, clip: ClipShape) -> Iterator
 
 def _counts(findings: list[Finding]) -> SplitCounts:
     used = [finding for finding in findings if finding.is_used]
-    dropped = Counter(finding.verdict.fault for finding in findings if finding.verdict.fault is not None)
     return SplitCounts(
         recordings=len(findings),
         used=len(used),
         usable_s=sum(finding.verdict.usable_s for finding in used),
         mute=sum(finding.verdict.is_mute for finding in used),
-        dropped=dict(dropped.most_common()),
+        dropped=counted(finding.verdict.fault for finding in findings if finding.verdict.fault is not None),
         captions=sum(bool(finding.record.caption) for finding in used),
         transcripts=sum(finding.record.transcript is not None for finding in used),
         speakers=sum(finding.record.speaker is not None for finding in used),

@@ -56,6 +56,12 @@ class _DataCLI(AVSyncCLI):
         config.experiment = self.experiment = self._experiment()
         if config.data is None:
             raise InputError("the configuration names no data; give --data, or a --config that has them")
+        kind = found_at(config.data.class_path)
+        if not (isinstance(kind, type) and issubclass(kind, ClipDataModule)):
+            raise InputError(
+                f"avsync doctor looks at lists of recordings, and {config.data.class_path} is no ClipDataModule; "
+                "derive it from datamodules.reading.clip_data_module.ClipDataModule"
+            )
         check_files({"data": config.as_dict()["data"]})
         self.folder = experiment_folder(config.trainer, self.experiment)
 
@@ -84,11 +90,6 @@ def experiment_data(args: Sequence[str]) -> ExperimentData:
             raise
         raise InputError(sentence) from error
     section, model = cli.config["fit"].data, cli.config["fit"].model
-    if not isinstance(cli.datamodule, ClipDataModule):
-        raise InputError(
-            f"avsync doctor looks at lists of recordings, and {section.class_path} is no ClipDataModule; derive it "
-            "from datamodules.reading.clip_data_module.ClipDataModule"
-        )
     needs = MODALITIES if model is None else _needs(model.as_dict())
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
