@@ -15,7 +15,7 @@ from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from components.metrics.media_measures import SILENCE_PEAK
+from components.metrics.recordings.measures import SILENCE_PEAK
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord

@@ -18,7 +18,7 @@ from components.media.clock import ClipShape
 from components.media.opening import described_tracks
 from components.media.reader import MediaReader
 from components.media.sound_reader import SoundReader
-from components.metrics.media_measures import (
+from components.metrics.recordings.measures import (
     Window,
     clipped_share,
     loudness_lufs,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.metrics.media_measures import (
+from components.metrics.recordings.measures import (
     Window,
     clipped_share,
     loudness_lufs,
