@@ -55,7 +55,7 @@ class HeldOut:
             raise InputError(f"hold_out is {self.share}; it must lie between 0 and 1")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Said:
     """All that is said of one file: fields under our names, and under the names they came by for grouping."""
 
@@ -159,7 +159,7 @@ def _one_each(root: Path, media: Sequence[str], audio_only: bool) -> Iterator[_S
 def _rows_of_table(root: Path, table: Path, columns: Mapping[str, str]) -> Iterator[_Said]:
     for line, fields in rows_of(table):
         source = f"{table}, line {line}"
-        row = _Said(source, _under_our_names(fields, columns, source), dict(fields))
+        row = _Said(source, _under_our_names(fields, columns, source), fields)
         for ours in ("video", "audio"):
             name = row.fields.get(ours)
             if not isinstance(name, str) or not name:

@@ -34,9 +34,7 @@ def main(args: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (default: doctor/ in the experiment's folder)")
-    parser.add_argument(
-        "--workers", metavar="N", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: all cores)"
-    )
+    parser.add_argument("--workers", metavar="N", type=int, default=_cores(), help="processes (default: all cores)")
     chosen, options = parser.parse_known_args(args)
     if chosen.workers < 0:
         raise InputError(f"--workers is {chosen.workers}; give 0 (this process alone) or more")
@@ -58,6 +56,11 @@ def main(args: Sequence[str]) -> int:
     write(diagnosis, out)
     show(diagnosis, out)
     return 1 if diagnosis.problems else 0
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -117,7 +117,8 @@ def diagnose(data: ExperimentData, workers: int) -> Diagnosis:
     """
     findings = tuple(_findings(data.datamodule, workers))
     counts = {split: _counts([finding for finding in findings if finding.split == split]) for split in SPLITS}
-    problems = [problem for split in SPLITS for problem in _problems(data, split, counts[split], findings)]
+    read = [split for split in SPLITS if split == "train" or data.validates]
+    problems = [problem for split in read for problem in _problems(data, split, counts[split], findings)]
     return Diagnosis(data.name, data.class_path, data.clip, findings, counts, tuple(problems))
 
 

@@ -29,6 +29,7 @@ class ExperimentData:
         class_path: of the data module.
         datamodule: prepared and set up for ``fit``.
         needs: modalities that the model cannot do without.
+        validates: whether it validates at all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ExperimentData:
     class_path: str
     datamodule: ClipDataModule
     needs: tuple[Modality, ...]
+    validates: bool
 
     @property
     def clip(self) -> ClipShape:
@@ -54,8 +56,6 @@ class _DataCLI(AVSyncCLI):
         self.refuse_clips_that_nobody_takes()
         config = self.config["fit"]
         config.experiment = self.experiment = self._experiment()
-        if config.data is None:
-            raise InputError("the configuration names no data; give --data, or a --config that has them")
         kind = found_at(config.data.class_path)
         if not (isinstance(kind, type) and issubclass(kind, ClipDataModule)):
             raise InputError(
@@ -90,10 +90,11 @@ def experiment_data(args: Sequence[str]) -> ExperimentData:
             raise
         raise InputError(sentence) from error
     section, model = cli.config["fit"].data, cli.config["fit"].model
-    needs = MODALITIES if model is None else _needs(model.as_dict())
+    needs = _needs(model.as_dict())
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
-    return ExperimentData(cli.experiment, cli.folder, section.class_path, cli.datamodule, needs)
+    validates = cli.config["fit"].trainer.get("limit_val_batches") != 0
+    return ExperimentData(cli.experiment, cli.folder, section.class_path, cli.datamodule, needs, validates)
 
 
 def _needs(model: dict[str, Any]) -> tuple[Modality, ...]:

@@ -140,6 +140,8 @@ def test_nothing_to_train_on(good: Path, tmp_path: Path) -> None:
         "there is nothing to train on",
         "there is nothing to validate with",
     ]
+    options = [*folder_options(good), "--clip.num_frames=97", "--trainer.limit_val_batches=0"]
+    assert len(doctor(tmp_path / "out", *QUICKSTART, *options)[1]["problems"]) == 1, "nothing is validated"
 
 
 def test_a_modality_that_is_needed_and_not_there(tmp_path: Path) -> None:
@@ -173,6 +175,7 @@ def test_no_model_is_built(good: Path, tmp_path: Path, monkeypatch: pytest.Monke
     [
         ([], "nothing says which data to look at"),
         (["--workers", "-1", *QUICKSTART], "--workers is -1; give 0"),
+        (["--config", "configs/trainer/cpu.yaml"], "data and model must be given"),
         ([*QUICKSTART, "--data.root", "x", "--nonsense", "3"], "nonsense"),
         (["--config", "configs/quickstart.yaml", "--config", "configs/predict.yaml"], "is no ClipDataModule"),
         ([*QUICKSTART, *folder_options(Path("not/there"))], "not/there"),
