@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -79,13 +80,15 @@ class ReferenceVoices:
         # drawn first, so that a skipped utterance does not change where the next one is cut
         place = 0.0 if generator is None else float(generator.uniform())
         if record.reference is not None:
-            return self._read(record.reference, None, place)
+            with _blamed_on_the_reference():
+                return self._read(record.reference, None, place)
         for other in self._others(record, generator):
             try:
                 return self._read(other.sound or other.path, other.span_s, place)
             except InputError as reason:
                 if self.on_corrupt == "error" and not (self._skips_mute and reason.fault == "without sound"):
-                    raise
+                    with _blamed_on_the_reference():
+                        raise
                 self._unusable.add(other.id)
                 _log.warning("skipped unusable reference: %s", reason)
         return torch.zeros(self.num_samples), 0
@@ -126,6 +129,16 @@ class ReferenceVoices:
         if self._kept is not None and end_s - begin_s <= slot_s:  # else every draw is another part of it
             self._kept[path, span_s] = found
         return found
+
+
+@contextmanager
+def _blamed_on_the_reference() -> Iterator[None]:
+    """What a reference lacks is no fault of the recording: that is not short or mute for it."""
+    try:
+        yield
+    except InputError as error:
+        error.fault = "unreadable"
+        raise
 
 
 def own_segment(sound: Tensor, slot: int, shortest: int, generator: np.random.Generator | None) -> tuple[Tensor, int]:

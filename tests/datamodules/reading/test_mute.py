@@ -1,6 +1,7 @@
 """Recordings without sound track: refused, passed over, or read as mute clips."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,17 @@ def test_they_may_be_passed_over_in_training_too(records: list[ClipRecord]) -> N
 def test_references_are_taken_from_what_has_sound(records: list[ClipRecord]) -> None:
     voices = ReferenceVoices(records, 0.5, 16000, skip_mute=True)
     data = SpeechDataset(records, FORM, "random", voices=voices, mute="silence")
-    assert all(data[SampleKey(k, k)].reference_length == 8000 for k in range(4))
+    for k in range(4):
+        clip = data[SampleKey(k, k)]
+        assert (clip.video_id, clip.reference_length) == (f"r{k}", 8000)
+    assert data.unusable.count == 0
     with pytest.raises(InputError, match=r"\d\.mp4 has no audio track"):
         for index in range(4):
             ReferenceVoices(records, 0.5, 16000).draw(records[index], None)
+    named = [replace(records[0], reference=records[1].path)]
+    strict = SpeechDataset(named, FORM, "random", voices=voices, mute="skip")
+    with pytest.raises(InputError, match=r"1\.mp4 has no audio track"):  # the reference is to blame, not the recording
+        strict[SampleKey(0, 0)]
     own = SpeechDataset(records, FORM, "random", own_reference_s=(0.5, 0.5), mute="silence")
     assert [own[SampleKey(k, k)].reference_length for k in range(4)] == [8000, 0, 8000, 0]
     reference = own[SampleKey(1, 1)].reference

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.media.clock import ClipShape
+from components.media.writer import write_mp4
 from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.overview import duration_in_words, overview
 from datamodules.reading.records import ClipRecord
@@ -42,6 +44,14 @@ def test_headers_agree_with_what_is_read(records: list[ClipRecord]) -> None:
         for index in range(len(records)):
             clips[index]
         assert promised == clips.unusable.counts
+
+
+def test_a_moment_that_the_reader_makes_up_for_is_not_called_short(tmp_path: Path) -> None:
+    video = torch.zeros(24, 3, 16, 16, dtype=torch.uint8)
+    write_mp4(tmp_path / "a.mkv", video, 24, torch.ones(15000) * 0.1, 16000)  # 62 ms of sound are missing
+    clips = ClipDataset([ClipRecord("a", tmp_path / "a.mkv", "", "a")], FORM, "random")
+    assert len(clips[0].audio) == 16000
+    assert clips.reader.promise(clips.records[0]).usable_s == pytest.approx(1.0)
 
 
 def test_many_files_are_looked_at_for_a_while(records: list[ClipRecord]) -> None:
