@@ -28,9 +28,7 @@ _MAX_LAG_S = 0.5
 _GRID_HZ = 200.0
 _PEAK_WIDTH_S = 0.12
 _SMOOTHING_S = 0.02
-# A window that begins in the midst of a sound seems to begin with an onset.
-_EDGE_S = 0.1
-_LEAST_RISE_DB = 1.0
+_LEAST_RISE_DB = 1.0  # a hum or a rustle rises by less, all the time
 # The envelope of `OnsetDetector` tells a click so late at this hop; between two frames nobody knows when things moved.
 _DETECTOR = OnsetDetector(hop=128)
 _DETECTOR_DELAY_S = 0.006
@@ -95,7 +93,7 @@ def sound_offset(windows: Sequence[Window]) -> tuple[float, float] | None:
     half a second either way.
 
     Args:
-        windows: parts of one recording.
+        windows: parts of one recording; those below a second say nothing.
 
     Returns:
         Seconds (positive: the sound is late) and a confidence, 0 to 1: by how much the correlation there is above that
@@ -132,12 +130,14 @@ def _curves(window: Window) -> tuple[np.ndarray, np.ndarray] | None:
     """Change of picture and rise of sound on one grid of `_GRID_HZ`, smoothed alike; None where one has nothing."""
     if len(window.video) < 2 or not len(window.audio) or float(window.audio.abs().max()) < SILENCE_PEAK:
         return None
+    end_s = min(len(window.video) / window.fps, len(window.audio) / window.sample_rate)
+    if end_s < 2 * _MAX_LAG_S:
+        return None
     change = _change(window.video)
     if float(change.max()) < STILL_CHANGE:
         return None
     wave, lengths = _DETECTOR.prepare(window.audio[None], window.sample_rate)
     strength = _DETECTOR.strength(wave, lengths)[0][0].numpy()
-    end_s = min(len(window.video) / window.fps, len(window.audio) / window.sample_rate)
     times = np.arange(0.0, end_s, 1 / _GRID_HZ)
     # what differs in frame n has moved since frame n - 1: on the average half a frame before n is shown
     moves = np.interp(times, (np.arange(len(change)) - 0.5) / window.fps, change.numpy())
@@ -146,11 +146,7 @@ def _curves(window: Window) -> tuple[np.ndarray, np.ndarray] | None:
     width = max(1.0 / window.fps, _SMOOTHING_S) * _GRID_HZ
     kernel = np.hanning(2 * round(width) + 1)
     sounds = np.convolve(sounds, kernel / kernel.sum(), mode="same")
-    edge = round(_EDGE_S * _GRID_HZ)
-    moves, sounds = moves[edge:-edge], sounds[edge:-edge]
-    if not len(moves) or sounds.max() < _LEAST_RISE_DB or moves.max() < STILL_CHANGE:
-        return None
-    return moves, sounds
+    return None if sounds.max() < _LEAST_RISE_DB else (moves, sounds)
 
 
 def _change(video: Tensor) -> Tensor:

@@ -101,7 +101,10 @@ def test_nobody_knows_the_offset_of_what_is_still_silent_or_regular():
     assert sound_offset([Window(jumps(EVENTS), FPS, tone(3.0, 0.3), RATE)]) is None
     rustling = torch.from_numpy(np.random.default_rng(1).normal(0, 0.05, 3 * RATE)).float()
     found = sound_offset([Window(jumps((0.3,)), FPS, rustling, RATE)])
-    assert found is None or found[1] < 0.15, "that the window cuts into a sound is no onset"
+    assert found is None or found[1] < 0.15, "it rustles all the time"
+    for frames in (2, 10, 24):
+        short = Window(jumps((0.04,))[:frames], FPS, clicks((0.04,))[: round(frames / FPS * RATE)], RATE)
+        assert sound_offset([short]) is None, "below a second"
     beats = tuple(np.arange(0.2, 2.9, 0.3).tolist())
     found = sound_offset([Window(jumps(beats), FPS, clicks(beats), RATE)])
     assert found is not None
