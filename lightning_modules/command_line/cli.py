@@ -60,7 +60,7 @@ from lightning_modules.command_line.config_files import (
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
-from lightning_modules.command_line.preflight import check_settings
+from lightning_modules.command_line.preflight import check_clip_is_taken, check_settings
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -190,7 +190,7 @@ class AVSyncCLI(LightningCLI):
                 f"{key.partition('.')[2]} names the metric '{old}', which is called '{new}' in the log as in "
                 f"results.json: write {new}"
             )
-        self.refuse_clips_that_nobody_takes()
+        check_clip_is_taken(self._chosen(self.config, "data"), self._chosen(self.config, "clip"))
         # now, not after minutes of building models
         if self.subcommand is not None:
             check_settings(self.subcommand, self.config[self.subcommand].as_dict())
@@ -208,23 +208,6 @@ class AVSyncCLI(LightningCLI):
                 parser = self._parser(self.subcommand)
                 now = parser.dump(self.config[self.subcommand], skip_none=False)
                 self._changes = changes_since(path, yaml.safe_load(now))
-
-    def refuse_clips_that_nobody_takes(self) -> None:
-        """A section ``clip`` goes with data that have an argument for it.
-
-        Raises:
-            InputError: if they have none.
-        """
-        data = self._chosen(self.config, "data")
-        if (
-            data is not None
-            and self._chosen(self.config, "clip") is not None
-            and "clip" not in data.get("init_args", {})
-        ):
-            raise InputError(
-                f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
-                "'clip: ClipShape | None', or set clip to null"
-            )
 
     def instantiate_classes(self) -> None:
         """Builds everything; the run's folder is made before that, and removed if nothing came of it.

@@ -15,7 +15,7 @@ from lightning_modules.command_line.broken_runs import input_error_sentence
 from lightning_modules.command_line.class_paths import found_at
 from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
-from lightning_modules.command_line.preflight import check_files
+from lightning_modules.command_line.preflight import check_clip_is_taken, check_files
 from lightning_modules.command_line.run_folders import experiment_folder
 
 
@@ -53,8 +53,8 @@ class _DataCLI(AVSyncCLI):
 
     def before_instantiate_classes(self) -> None:
         """Looks at what the data need; the model's weights need not be there."""
-        self.refuse_clips_that_nobody_takes()
         config = self.config["fit"]
+        check_clip_is_taken(config.data, config.get("clip"))
         config.experiment = self.experiment = self._experiment()
         kind = found_at(config.data.class_path)
         if not (isinstance(kind, type) and issubclass(kind, ClipDataModule)):
