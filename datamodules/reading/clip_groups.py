@@ -56,6 +56,14 @@ class ClipGroups(Dataset[AnyClip]):
             surplus -= gone
 
     @property
+    def sets(self) -> dict[str, list[ClipDataset | CachedLatents]]:
+        """The groups of each set, by what goes before its names; those of one keep one book of unusable clips."""
+        found: dict[str, list[ClipDataset | CachedLatents]] = {}
+        for prefix, part in zip(self.prefixes, self.parts, strict=True):
+            found.setdefault(prefix, []).append(part)
+        return found
+
+    @property
     def only_part(self) -> ClipDataset | CachedLatents | None:
         """The one group, where there is one whose clips keep their names."""
         return self.parts[0] if self.prefixes == [""] else None
