@@ -75,7 +75,7 @@ class ClipGroups(Dataset[AnyClip]):
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         group = next(g for g, end in enumerate(self._first[1:]) if key.item < end)
         item = key.item - self._first[group]
-        clip = self.parts[group][key._replace(item=item)]
+        clip = self.parts[group][SampleKey(item, key.position, key.valid, key.cut_as, key.offset)]
         prefix = self.prefixes[group]
         if not prefix or isinstance(clip, DeliveredClip):
             return clip
