@@ -89,3 +89,38 @@ def test_the_setting_of_a_data_set(records: list[ClipRecord], tmp_path: Path) ->
         FolderClips(str(tmp_path), mute="maybe")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="mute is silence but audio_only reads nothing else"):
         FolderClips(str(tmp_path), audio_only=True, mute="silence")
+
+
+def test_a_reference_drawn_of_the_recording_is_not_missed_where_it_is_mute(
+    records: list[ClipRecord], caplog: pytest.LogCaptureFixture
+) -> None:
+    alone = [replace(record, speaker=None) for record in records]
+    voices = ReferenceVoices(alone, 0.5, 16000, shortest_s=0.2, missing="error", skip_mute=True)
+    data = SpeechDataset(alone, FORM, "random", voices=voices, mute="silence")
+    for position in range(8):
+        clip = data[SampleKey(1, position)]
+        assert (clip.mute, clip.reference_length) == (True, 0)
+    lengths = {data[SampleKey(0, position)].reference_length for position in range(8)}
+    assert len(lengths) > 1
+    assert min(lengths) >= 3200
+    assert not caplog.records
+
+
+def test_mute_recordings_are_grouped_by_shape_too(records: list[ClipRecord], tmp_path: Path) -> None:
+    data = FolderClips(
+        str(tmp_path),
+        prompt="a tone",
+        hold_out=0.25,
+        clip=FORM,
+        mute="silence",
+        bucket_sizes=[(16, 16), (16, 32)],
+        bucket_cache=None,
+        num_workers=0,
+        batch_size=1,
+    )
+    data.setup("fit")
+    (part,) = data.dataset("train").parts
+    assert isinstance(part, ClipDataset)
+    assert (part.shape.height, part.shape.width, part.unusable.expected) == (16, 16, {"without sound"})
+    assert len([batch for batch, _ in zip(data.train_dataloader(), range(3), strict=False)]) == 3
+    assert len(list(data.val_dataloader())) == 1

@@ -70,3 +70,8 @@ def test_durations_are_read_at_a_glance() -> None:
         "1 h 0 min",
         "2 h 13 min",
     ]
+
+
+def test_recordings_in_several_shapes_are_counted_together(records: list[ClipRecord]) -> None:
+    parts = [ClipDataset(part, FORM, "random") for part in (records[:2], records[2:])]
+    assert overview(*parts) == overview(ClipDataset(records, FORM, "random"))

@@ -48,3 +48,18 @@ def test_a_long_list_is_cut() -> None:
     for index in range(14):
         clips.report(index, InputError("corrupt"))
     assert str(clips.summary()).endswith("8.mp4, 9.mp4 and 4 more, named above)")
+
+
+def test_sets_that_share_a_book_count_together() -> None:
+    clips = book(max_fraction=0.1, expected=("without sound",))
+    first, second = clips.part(0), clips.part(12)
+    first.report(1, InputError("corrupt"))
+    second.report(1, InputError("mute", "without sound"))
+    second.report(2, InputError("short", "shorter than a clip"))
+    assert [second.known(index) for index in range(3)] == [False, True, True]
+    assert (first.known(1), first.known(13), first.count) == (True, True, 3)
+    assert second.part(2).known(0)
+    wanted = "skipped 3 of 20 recordings: 1 unreadable, 1 shorter than a clip, 1 without sound (1.mp4, 13.mp4, 14.mp4)"
+    assert first.summary() == second.summary() == wanted
+    with pytest.raises(InputError, match=r"3 of 20 clips cannot be used, .* allows: 1\.mp4, 14\.mp4, 15\.mp4; the la"):
+        second.report(3, InputError("corrupt"))

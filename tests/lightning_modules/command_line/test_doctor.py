@@ -179,6 +179,7 @@ def test_no_model_is_built(good: Path, tmp_path: Path, monkeypatch: pytest.Monke
         ([*QUICKSTART, "--data.root", "x", "--nonsense", "3"], "nonsense"),
         (["--config", "configs/quickstart.yaml", "--config", "configs/predict.yaml"], "is no ClipDataModule"),
         ([*QUICKSTART, *folder_options(Path("not/there"))], "not/there"),
+        ([*QUICKSTART, "--data.latents", "some/folder"], "looks at recordings, and data.latents is some/folder"),
     ],
 )
 def test_bad_input_is_one_sentence(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,3 +187,66 @@ def test_bad_input_is_one_sentence(options: list[str], message: str, capsys: pyt
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+MIXTURE = """
+data:
+  class_path: datamodules.mixture.Mixture
+  init_args:
+    sets:
+      beach:
+        class_path: datamodules.folder_clips.FolderClips
+        init_args: {root: ROOT, prompt: a tone}
+      city:
+        class_path: datamodules.folder_clips.FolderClips
+        init_args: {root: ROOT, prompt: a tone, on_corrupt: skip, max_corrupt_fraction: 0.5, SETTING}
+    batch_size: 4
+    val_batch_size: 2
+    num_workers: 0
+"""
+
+
+def test_the_sets_of_a_mixture_are_looked_at_one_by_one(mixed: Path, tmp_path: Path) -> None:
+    """Each under its name, and with its own settings for what cannot be used."""
+
+    def options(setting: str) -> list[str]:
+        text = MIXTURE.replace("ROOT", str(mixed)).replace("SETTING", setting)
+        (tmp_path / "mixture.yaml").write_text(text)
+        return [*QUICKSTART, "--config", str(tmp_path / "mixture.yaml")]
+
+    status, found = doctor(tmp_path / "a", *options("mute: skip"))
+    assert status == 1
+    assert (found["splits"]["train"]["recordings"], found["splits"]["train"]["used"]) == (20, 12)
+    assert {"beach/good0", "city/good0"} < {row["id"] for row in found["recordings"]}
+    wanted = "a training would end at the first of 4 recordings of train (beach) that cannot be used"
+    assert [problem.partition(";")[0] for problem in found["problems"]] == [wanted]
+    _, found = doctor(tmp_path / "b", *options("audio_only: true"))
+    wanted = "the model needs moving pictures, but audio_only leaves them out of train (city); set it to false"
+    assert wanted in found["problems"]
+
+
+def test_recordings_in_several_shapes_are_looked_at(mixed: Path, tmp_path: Path) -> None:
+    write_mp4(mixed / "wide.mp4", torch.randint(0, 255, (72, 3, 16, 32)).to(torch.uint8), 24, torch.rand(48000), 16000)
+    with (mixed / "metadata.csv").open("a") as table:
+        table.write("wide.mp4,train\n")
+    shapes = "--data.bucket_sizes=[[32, 32], [32, 64]]"
+    settings = folder_options(mixed, on_corrupt="skip", max_corrupt_fraction=0.5, bucket_cache=tmp_path / "shapes")
+    status, found = doctor(tmp_path / "out", *QUICKSTART, *settings, shapes)
+    assert status == 0
+    assert (found["splits"]["train"]["recordings"], found["splits"]["train"]["used"]) == (11, 7)
+    rows = {row["id"]: row for row in found["recordings"]}
+    assert rows["wide"]["remarks"] == ["32x16 pixels for clips of 64x32"]
+    assert rows["good0"]["remarks"] == ["16x16 pixels for clips of 32x32"]
+
+
+def test_a_video_tower_alone_needs_no_sound(tmp_path: Path) -> None:
+    root = tmp_path / "unheard"
+    for k in range(3):
+        write_recording(root / f"{k}.mp4", 3.0, k, sound=False)
+    alone = ["--config", "configs/harmony/quickstart_video.yaml", "--callbacks", "null"]
+    options = folder_options(root, mute="silence", reference="voice")
+    status, found = doctor(tmp_path / "a", *alone, *options, "--trainer.limit_val_batches=0")
+    assert (status, found["problems"]) == (0, [])
+    joint = ["--config", "configs/harmony/quickstart.yaml", "--callbacks", "null"]
+    status, found = doctor(tmp_path / "b", *joint, *options, "--trainer.limit_val_batches=0")
+    assert (status, found["problems"]) == (1, ["the model needs audio, but nothing sounds in what is used of train"])

@@ -155,3 +155,8 @@ def test_nothing_is_learnt_from_the_sound_of_a_mute_clip():
     video = batch.video.clone()
     video[1] = 255 - video[1]
     assert loss != step(module, replace(mute, video=video))
+
+
+def test_a_video_tower_alone_learns_from_mute_clips_as_from_others():
+    module, batch = tiny_module(stage="video"), clips(position=0)
+    assert step(module, replace(batch, mute=torch.tensor([False, True]))) == step(module, batch)
