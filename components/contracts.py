@@ -71,6 +71,8 @@ class ClipBatch(Movable):
         audio_features: prepared audio features, or None.
         text_features: prepared text features, or None.
         prepared: what else was prepared; ``video``, ``audio`` and ``reference_audio`` are then empty.
+        mute: bool ``[B]``; True marks a clip without sound track, whose ``audio`` is zeros because nobody knows what
+            was to be heard. None if there is none.
     """
 
     ids: Sequence[str]
@@ -91,6 +93,7 @@ class ClipBatch(Movable):
     reference_lengths: Tensor | None = None
     scenes: Sequence[str] | None = None
     prepared: PreparedClips | None = None
+    mute: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

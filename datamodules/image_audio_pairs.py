@@ -19,7 +19,8 @@ from components.errors import InputError
 from components.media.clock import ClipShape, longest_clip
 from components.media.picture import Color
 from components.media.reader import read_image, read_sound, read_video
-from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
+from components.metrics.recordings.measures import SILENCE_PEAK
+from datamodules.reading.clip_dataset import Clip, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.reference_voices import ReferenceVoices

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from components.errors import InputError
+from components.errors import Fault, InputError
 from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
-from datamodules.reading.clip_dataset import ClipDataset
+from datamodules.reading.clip_dataset import ClipDataset, Mute, passed_over
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
@@ -65,12 +66,14 @@ class SpeechDataset(ClipDataset):
         generator = self._generator(record, key, purpose=2) if self.clipping == "random" else None
         if self._own_samples is not None:
             shortest, longest = self._own_samples
+            if cut.mute:
+                return torch.zeros(longest), 0
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
             return own_segment(cut.audio[:heard], longest, shortest, generator)
         if self.voices is None:
             return None, 0
         clip_s = cut.start_s, cut.start_s + len(cut.audio) / self.shape.sample_rate
-        return self.voices.draw(record, generator, clip_s)
+        return self.voices.draw(record, generator, clip_s, cut.mute)
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
@@ -83,7 +86,8 @@ class SpeechDataset(ClipDataset):
             return None, 0.0
         raise InputError(
             f"{record.id} lasts {cut.usable_s:.3f} s, a clip {duration_s:.3f} s, so its transcript says more"
-            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep"
+            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep",
+            "with more words than a clip",
         )
 
 
@@ -110,6 +114,10 @@ class DescribedClips(ClipDataModule):
             "error", "drop" or "keep".
         audio_only: read the sound alone; clips then have zero frames, and rows need no video.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence instead of refusing them.
+        mute: what becomes of recordings without sound track. "error" refuses them; "skip" passes them over; with
+            "silence" they are trained on and marked as mute (``ClipBatch.mute``), and passed over in evaluation, which
+            listens. Harmony's video learns from mute clips beside a sound that is pure noise, and its sound not at
+            all; other models hear silence. A recording whose track is silent is not mute.
         **kwargs: see ``ClipDataModule``.
     """
 
@@ -124,6 +132,7 @@ class DescribedClips(ClipDataModule):
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
         pad_audio: bool = False,
+        mute: Mute = "error",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -141,6 +150,10 @@ class DescribedClips(ClipDataModule):
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
         if audio_only and self.shape_groups.sizes:
             raise InputError("bucket_sizes is given but audio_only reads no picture; leave one of them out")
+        if mute not in ("error", "silence", "skip"):
+            raise InputError(f"mute is {mute!r}; choose from error, silence and skip")
+        if audio_only and mute == "silence":
+            raise InputError("mute is silence but audio_only reads nothing else; set mute to skip or error")
         if audio_only and self.video_track is not None:
             raise InputError(
                 f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
@@ -163,6 +176,7 @@ class DescribedClips(ClipDataModule):
         self.reference, self.min_reference_s = reference, min_reference_s
         self.missing_references = missing_references
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
+        self.mute: Mute = mute
         self._by_split: RecordsBySplit | None = None
 
     def records(self, split: Split) -> list[ClipRecord]:
@@ -188,7 +202,12 @@ class DescribedClips(ClipDataModule):
     def clip_settings(self) -> dict[str, Any]:
         """See the base class; also what references and transcripts depend on."""
         names = ("reference_s", "reference", "min_reference_s", "long_references", "partial_transcripts", "audio_only")
-        return super().clip_settings() | {name: getattr(self, name) for name in (*names, "pad_audio")}
+        return super().clip_settings() | {name: getattr(self, name) for name in (*names, "pad_audio", "mute")}
+
+    @property
+    def passed_over(self) -> tuple[Fault, ...]:
+        """Recordings without sound track, unless they are an error."""
+        return passed_over(self.mute)
 
     @abstractmethod
     def _read(self) -> RecordsBySplit:
@@ -213,6 +232,7 @@ class DescribedClips(ClipDataModule):
                 self.cache,
                 self.min_reference_s,
                 self.missing_references,
+                skip_mute=self.mute != "error",
             )
         return partial(
             SpeechDataset,
@@ -221,6 +241,7 @@ class DescribedClips(ClipDataModule):
             partial_transcripts=self.partial_transcripts,
             audio_only=self.audio_only,
             pad_audio=self.pad_audio,
+            mute=self.mute,
         )
 
 
@@ -241,6 +262,8 @@ class SpeechClips(DescribedClips):
         hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
         speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
         ignore_columns: for manifests: further columns, which are not read.
+        media_root: for manifests: the folder that media paths are relative to and must lie in; None takes the
+            manifest's, and absolute paths as they are.
         **kwargs: see `DescribedClips`.
     """
 
@@ -251,6 +274,7 @@ class SpeechClips(DescribedClips):
         hold_out_every: int | None = None,
         speaker_pattern: str = r"(.+?)(?:_\d+)+",
         ignore_columns: Sequence[str] = (),
+        media_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -259,13 +283,18 @@ class SpeechClips(DescribedClips):
         self.prompt = prompt
         self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
         self.ignore_columns = tuple(ignore_columns)
+        self.media_root = None if media_root is None else Path(media_root)
 
     def _read(self) -> RecordsBySplit:
         return self._split_by_speaker(self._listed())
 
     def _listed(self) -> RecordsBySplit:
         if not self.root.is_dir():
-            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns)
+            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns, self.media_root)
+        if self.media_root is not None:
+            raise InputError(
+                f"media_root is {self.media_root} but root, {self.root}, is a folder; it goes with manifests alone"
+            )
         if any((self.root / part).is_dir() for part in ("dev", "test")):
             return read_voxceleb2(self.root, self.prompt, self.audio_only)
         return read_hdtf(self.root, self.prompt, self.speaker_pattern)

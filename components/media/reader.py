@@ -158,7 +158,8 @@ class MediaReader:
                 ) from None
             raise InputError(
                 f"{self.path} is too short: its picture ends at {short.end_s:.3f} s but {asked} was asked for;"
-                " ask for fewer frames or remove it from the list"
+                " ask for fewer frames or remove it from the list",
+                "shorter than a clip",
             ) from None
         return torch.from_numpy(frames)
 
@@ -173,7 +174,7 @@ class MediaReader:
             InputError: no audio track, corrupt data, samples that are NaN or infinite, or more of the sound is missing.
         """
         if self._sound is None:
-            raise InputError(f"{self.path} has no audio track; give a recording with sound")
+            raise InputError(f"{self.path} has no audio track; give a recording with sound", "without sound")
         return self._sound.read(start_s, num_samples, sample_rate, max_missing_s)
 
 

@@ -24,6 +24,7 @@ class PreparedClip:
         num_samples: samples of its sound.
         sounding: whether it is not silent.
         moving: whether its picture moves.
+        mute: whether its recording has no sound track.
         rate_hz: of the audio features, if there are any.
         first_center_s: likewise.
         narrowed: names of tensors that were float32 and are kept in fewer bits.
@@ -46,6 +47,7 @@ class PreparedClip:
     num_samples: int = 0
     sounding: bool = True
     moving: bool = True
+    mute: bool = False
     rate_hz: float = 0.0
     first_center_s: float = 0.0
     narrowed: tuple[str, ...] = ()

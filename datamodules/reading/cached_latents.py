@@ -102,6 +102,7 @@ def collate_prepared(delivered: Sequence[DeliveredClip], shape: ClipShape) -> Cl
         position=position if position >= 0 else None,
         scenes=scenes if has_scenes else None,
         video_latents=video,
+        mute=torch.tensor([clip.mute for clip in clips]) if any(clip.mute for clip in clips) else None,
         audio_features=_features(clips, end_s),
         text_features=_texts(clips, "caption", empty),
         prepared=PreparedClips(

@@ -8,17 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from components.errors import InputError
+from components.errors import Fault, InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
 from datamodules.reading.cached_latents import CachedLatents
-from datamodules.reading.clip_dataset import ClipDataset, UnusableClips
+from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.clip_facts import facts_of_clips
 from datamodules.reading.clip_groups import ClipGroups
 from datamodules.reading.ordered_data_module import OrderedDataModule, Split
 from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.shape_groups import ShapeGroups
+from datamodules.reading.unusable import UnusableClips
 
 __all__ = ["ClipDataModule", "Split"]
 
@@ -44,7 +45,8 @@ class ClipDataModule(OrderedDataModule):
         seed: decides order and place of the training clips.
         cache: keep recordings (at the clips' rate and size) in memory after their first use, in each loader process.
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
-        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
+        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on, and says at
+            the end what was skipped.
         max_corrupt_fraction: share of the recordings that may be skipped.
         video_track: number of the track among each file's video tracks, from 0; None for the default, never a cover.
         audio_track: likewise among the audio tracks.
@@ -138,6 +140,11 @@ class ClipDataModule(OrderedDataModule):
         names = ("cache", "video_track", "audio_track", "max_missing_audio_s")
         return {"clip": asdict(self.clip)} | {name: getattr(self, name) for name in names}
 
+    @property
+    def passed_over(self) -> tuple[Fault, ...]:
+        """What is wrong with recordings that were asked to be passed over."""
+        return ()
+
     def training_clips(self) -> ClipDataset:
         """The training clips, to be encoded.
 
@@ -165,7 +172,8 @@ class ClipDataModule(OrderedDataModule):
         writes = getattr(self.trainer, "global_rank", 0) == 0
         groups = self.shape_groups.of(self._chosen(split), self._record_reader, writes)
         make = self._dataset_class(split)
-        book = UnusableClips([record for _, records in groups for record in records], self.max_corrupt_fraction)
+        listed = [record for _, records in groups for record in records]
+        book = UnusableClips(listed, self.max_corrupt_fraction, self.passed_over)
         parts: list[ClipDataset] = []
         for shape, records in groups:
             parts.append(

@@ -56,6 +56,14 @@ class ClipGroups(Dataset[AnyClip]):
             surplus -= gone
 
     @property
+    def sets(self) -> dict[str, list[ClipDataset | CachedLatents]]:
+        """The groups of each set, by what goes before its names; those of one keep one book of unusable clips."""
+        found: dict[str, list[ClipDataset | CachedLatents]] = {}
+        for prefix, part in zip(self.prefixes, self.parts, strict=True):
+            found.setdefault(prefix, []).append(part)
+        return found
+
+    @property
     def only_part(self) -> ClipDataset | CachedLatents | None:
         """The one group, where there is one whose clips keep their names."""
         return self.parts[0] if self.prefixes == [""] else None
@@ -67,7 +75,7 @@ class ClipGroups(Dataset[AnyClip]):
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         group = next(g for g, end in enumerate(self._first[1:]) if key.item < end)
         item = key.item - self._first[group]
-        clip = self.parts[group][key._replace(item=item)]
+        clip = self.parts[group][SampleKey(item, key.position, key.valid, key.cut_as, key.offset)]
         prefix = self.prefixes[group]
         if not prefix or isinstance(clip, DeliveredClip):
             return clip

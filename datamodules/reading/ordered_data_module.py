@@ -12,12 +12,16 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Sampler
 
 from components.errors import InputError
 from components.media.clock import ClipShape
+from datamodules.reading.cached_latents import CachedLatents
+from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.clip_groups import AnyClip, ClipBatches, ClipGroups, collate
 from datamodules.reading.order import ConsumedSampler, EvaluationBatches, EvaluationSampler, rank_and_world_size
+from datamodules.reading.overview import named, overview, recordings
 from datamodules.reading.turns import TurnOrder
 
 Split = Literal["train", "val", "test"]
@@ -28,6 +32,8 @@ SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "predict": ("test",),
 }
 
+_PATIENCE_S = 5.0
+"""So long a start may look at the headers of a split's recordings."""
 _log = logging.getLogger("avsync.data")
 
 
@@ -95,6 +101,20 @@ class OrderedDataModule(L.LightningDataModule):
         for split in SPLITS_OF_STAGE[stage]:
             if split not in self._groups:
                 self._groups[split] = self.groups(split)
+                if stage == "fit" and self.trainer is not None:
+                    self._announce(split)
+
+    def teardown(self, stage: str) -> None:
+        """Says once more what had to be skipped."""
+        del stage
+        for split, groups in self._groups.items():
+            for prefix, parts in groups.sets.items():
+                if isinstance(parts[0], ClipDataset) and (skipped := parts[0].unusable.summary()) is not None:
+                    _log.warning("%s: %s", named(split, prefix), skipped)
+
+    def dataset(self, split: Split) -> ClipGroups:
+        """The clips of a split that is set up."""
+        return self._groups[split]
 
     def train_dataloader(self) -> DataLoader[AnyClip]:
         """Loader of random clips that goes on, at every epoch, after the samples consumed so far."""
@@ -164,6 +184,18 @@ class OrderedDataModule(L.LightningDataModule):
             self._turn = int(turn)
         self._consumed_before = int(state_dict["consumed_samples"])
         self._batches_before = None
+
+    @rank_zero_only
+    def _announce(self, split: Split) -> None:
+        sets = self._groups[split].sets
+        for prefix, parts in sets.items():
+            read = [part for part in parts if isinstance(part, ClipDataset)]
+            encoded = sum(len(part) for part in parts if isinstance(part, CachedLatents))
+            if read:
+                # the first step does not wait longer where there are several sets
+                rank_zero_info(overview(*read, patience_s=_PATIENCE_S / len(sets)).line(named(split, prefix)))
+            else:
+                rank_zero_info(f"{named(split, prefix)}: {recordings(encoded)}, encoded")
 
     def _samples_of_a_turn(self, world_size: int) -> int:
         of_a_step = self.batch_size * world_size

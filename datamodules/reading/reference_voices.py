@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +50,7 @@ class ReferenceVoices:
         cache: keep what was read in memory; utterances that fit the slot are then read once.
         shortest_s: shortest reference that is drawn; None always fills the slot as far as the utterance reaches.
         missing: "none" leaves a record without reference where there is none, "error" ends the run.
+        skip_mute: pass over files without sound track, also where ``on_corrupt`` is "error".
 
     Raises:
         InputError: the slot's length is not positive.
@@ -64,12 +66,14 @@ class ReferenceVoices:
         cache: bool = False,
         shortest_s: float | None = None,
         missing: Literal["none", "error"] = "none",
+        skip_mute: bool = False,
     ) -> None:
         if not 0 < reference_s < float("inf"):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         self.num_samples, self.sample_rate = round(reference_s * sample_rate), sample_rate
         self.shortest = None if shortest_s is None else round(shortest_s * sample_rate)
         self.long_references, self.on_corrupt, self.missing = long_references, on_corrupt, missing
+        self._skips_mute = skip_mute
         self._voices: dict[str, list[ClipRecord]] = {}
         self._recordings: dict[str, list[ClipRecord]] = {}
         self._places: dict[str, int] = {}
@@ -91,7 +95,11 @@ class ReferenceVoices:
         return int(self._without.sum())
 
     def draw(
-        self, record: ClipRecord, generator: np.random.Generator | None, clip_s: Span | None = None
+        self,
+        record: ClipRecord,
+        generator: np.random.Generator | None,
+        clip_s: Span | None = None,
+        is_mute: bool = False,
     ) -> tuple[Tensor, int]:
         """The reference of a record: float32 ``[S_ref]`` in [-1, 1], zeros after its end, and its samples (0: none).
 
@@ -100,6 +108,8 @@ class ReferenceVoices:
             generator: draws which one, its place and its length; None always takes the same one.
             clip_s: begin and end in seconds of the clip, on the recording's clock: no piece of the recording is taken
                 from there. None where no such piece is wanted.
+            is_mute: the recording has no sound track, so that there is no piece of it; where nothing else is found,
+                nothing is missed, as the sound of such a clip is never learnt.
 
         Raises:
             InputError: the utterance cannot be read, is too long where that is an error, or there is none where that is
@@ -108,12 +118,15 @@ class ReferenceVoices:
         # drawn first, so that a skipped utterance does not change where the next one is cut
         draw = PieceDraw.drawn(generator, self.shortest)
         if record.reference is not None:
-            return self._read(record.reference, None, draw)
+            with _blamed_on_the_reference():
+                return self._read(record.reference, None, draw)
         for other in self._others(record, generator):
             try:
                 return self._read(other.sound or other.path, other.span_s, draw)
             except InputError as reason:
                 self._skip(other, reason)
+        if is_mute:
+            return torch.zeros(self.num_samples), 0
         if clip_s is not None and (record.speaker is None or record.transcript is None):
             for other in self._same_recording(record, generator):
                 try:
@@ -127,10 +140,13 @@ class ReferenceVoices:
         return torch.zeros(self.num_samples), 0
 
     def _skip(self, other: ClipRecord, reason: InputError) -> None:
-        if self.on_corrupt == "error":
-            raise reason
+        is_passed_over = self._skips_mute and reason.fault == "without sound"
+        if self.on_corrupt == "error" and not is_passed_over:
+            with _blamed_on_the_reference():
+                raise reason
         self._unusable.add(other.id)
-        _log.warning("skipped unusable reference: %s", reason)
+        if not is_passed_over:
+            _log.warning("skipped unusable reference: %s", reason)
 
     def _others(self, record: ClipRecord, generator: np.random.Generator | None) -> Iterator[ClipRecord]:
         """The speaker's other utterances, in the order in which to try them."""
@@ -228,6 +244,16 @@ class ReferenceVoices:
 
 def _file(record: ClipRecord) -> Path:
     return record.sound or record.path
+
+
+@contextmanager
+def _blamed_on_the_reference() -> Iterator[None]:
+    """What a reference lacks is no fault of the recording: that is not short or mute for it."""
+    try:
+        yield
+    except InputError as error:
+        error.fault = "unreadable"
+        raise
 
 
 def _within(held_s: Span, span_s: Span | None) -> Span:

@@ -60,7 +60,7 @@ from lightning_modules.command_line.config_files import (
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
-from lightning_modules.command_line.preflight import check_settings
+from lightning_modules.command_line.preflight import check_clip_is_taken, check_settings
 from lightning_modules.command_line.prepared_experiment import PreparedExperiment, prepared_experiment
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
@@ -193,15 +193,7 @@ class AVSyncCLI(LightningCLI):
                 f"results.json: write {new}"
             )
         data = self._chosen(self.config, "data")
-        if (
-            data is not None
-            and self._chosen(self.config, "clip") is not None
-            and "clip" not in data.get("init_args", {})
-        ):
-            raise InputError(
-                f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
-                "'clip: ClipShape | None', or set clip to null"
-            )
+        check_clip_is_taken(data, self._chosen(self.config, "clip"))
         # now, not after minutes of building models
         if self.subcommand == "fit":
             self._prepared = prepared_experiment(self._chosen(self.config, "model"), data)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.evaluation import EvaluationCallback
@@ -63,6 +64,19 @@ def check_settings(subcommand: str, config: Section) -> None:
             of_model(model, data, trainer)
     # export reads no clips
     check_files({name: section for name, section in config.items() if subcommand != "export" or name != "data"})
+
+
+def check_clip_is_taken(data: Namespace | None, clip: Namespace | None) -> None:
+    """A section ``clip`` goes with data that have an argument for it.
+
+    Raises:
+        InputError: if they have none.
+    """
+    if data is not None and clip is not None and "clip" not in data.get("init_args", {}):
+        raise InputError(
+            f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
+            "'clip: ClipShape | None', or set clip to null"
+        )
 
 
 def check_files(config: Section) -> None:

@@ -288,7 +288,7 @@ class HarmonyRows:
 
             reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
             prompts, scenes, words = self.inputs.dropped_texts(batch, no_text, no_transcript, video is not None)
-            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths)
+            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths, batch.mute)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips

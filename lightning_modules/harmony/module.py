@@ -66,6 +66,7 @@ from lightning_modules.harmony.stages import (
     check_layouts,
     freeze_for,
     layouts,
+    needed_modalities,
     tower_name,
 )
 
@@ -154,6 +155,8 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         if curriculum.init_from is not None and not builds_shapes_only():
             frozen = {name: identity_of(part) for name, part in self.frozen_modules().items()}
             begin_from(curriculum.init_from, transformer, curriculum, frozen)
+
+    needed_modalities = staticmethod(needed_modalities)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""

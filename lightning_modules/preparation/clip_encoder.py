@@ -111,6 +111,7 @@ class ClipEncoder:
                 num_samples=len(clip.audio),
                 sounding=sounding[row],
                 moving=moving[row],
+                mute=clip.mute,
                 rate_hz=rate_hz,
                 first_center_s=first_center_s,
                 tensors=tensors[row],

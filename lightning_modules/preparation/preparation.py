@@ -69,18 +69,20 @@ class Preparation:
         for read in self._read(keys):
             encoded = iter(self.encoder.encode([clip for clip in read if isinstance(clip, Clip)]))
             for clip in read:
-                skipped += isinstance(clip, str)
-                if skipped > self.max_corrupt_fraction * len(keys) and isinstance(clip, str):
+                # what was asked to be passed over is no part of the share
+                is_lost = isinstance(clip, InputError) and clip.fault not in self.clips.unusable.expected
+                skipped += is_lost
+                if is_lost and skipped > self.max_corrupt_fraction * len(keys):
                     raise InputError(
                         f"{skipped} of {len(keys)} clips of a shard cannot be used, more than data.max_corrupt_fraction"
                         f" = {self.max_corrupt_fraction:g} allows; the last one: {clip}"
                     )
-                item = unusable(clip) if isinstance(clip, str) else next(encoded)
+                item = unusable(str(clip)) if isinstance(clip, InputError) else next(encoded)
                 yield item.narrow(dtype).to_bytes()
         if plan.num_clips in numbers:
             yield self.encoder.empty().narrow(dtype).to_bytes()
 
-    def _read(self, keys: Sequence[SampleKey]) -> Iterator[list[Clip | str]]:
+    def _read(self, keys: Sequence[SampleKey]) -> Iterator[list[Clip | InputError]]:
         """Clips in batches that are the same in every run; a reason in place of one that cannot be used."""
         batches = [list(range(len(keys)))[first : first + _TOGETHER] for first in range(0, len(keys), _TOGETHER)]
         if not batches:
@@ -96,18 +98,18 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class _Read(Dataset[Clip | str]):
+class _Read(Dataset[Clip | InputError]):
     clips: ClipDataset
     keys: Sequence[SampleKey]
     skips: bool
 
-    def __getitem__(self, index: int) -> Clip | str:
+    def __getitem__(self, index: int) -> Clip | InputError:
         try:
             return self.clips.exactly(self.keys[index])
         except InputError as reason:
-            if not self.skips:
+            if not self.skips and reason.fault not in self.clips.unusable.expected:
                 raise
-            return str(reason)
+            return InputError(str(reason), reason.fault)  # without what it was raised from
 
 
 def place_among_processes() -> tuple[int, int]:

@@ -43,6 +43,7 @@ from lightning_modules.syncphony.checks import (
     check_parts_fit,
     check_pyramids_fit,
     columns_not_covered,
+    needed_modalities,
 )
 from lightning_modules.syncphony.init_from import begin_from
 from lightning_modules.syncphony.inputs import encoded_prefixes, prepared_latents, training_prompts
@@ -380,3 +381,4 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         return index * size if batch.position is None else batch.position
 
     check_settings = staticmethod(check_batches_cover_columns)
+    needed_modalities = staticmethod(needed_modalities)

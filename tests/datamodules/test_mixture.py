@@ -280,3 +280,34 @@ def test_the_command_line_builds_it(root: Path) -> None:
     assert isinstance(module, Mixture) and module.weights["rendered"] == 2.0
     assert all(data.clip == module.clip and data.batch_size == 3 for data in module.sets.values())
     assert module.sets["ambient"].max_val_clips == 1
+
+
+def test_a_training_says_what_each_set_holds_and_what_it_skipped(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [json.loads(row) for row in (root / "ambient.jsonl").read_text().splitlines()]
+    (tmp_path / "nonsense.wav").write_text("no sound")
+    bad = [{**row, "audio": str(root / row["audio"])} for row in rows]
+    bad[0]["audio"] = str(tmp_path / "nonsense.wav")
+    (tmp_path / "ambient.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    sets = {
+        "speech": partial(SpeechClips, str(root / "speech.jsonl"), reference_s=0.5),
+        "ambient": partial(
+            SpeechClips,
+            str(tmp_path / "ambient.jsonl"),
+            audio_only=True,
+            reference_s=0.5,
+            on_corrupt="skip",
+            max_corrupt_fraction=0.5,
+        ),
+    }
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, 12, limit_val_batches=0).fit(Recorder(), mixture(root, sets=sets))
+    said = [record.getMessage() for record in caplog.records]
+    begun = [line for line in said if line.startswith(("train", "val"))]
+    assert begun[0].startswith("train (speech): 3 recordings, 4.")
+    assert begun[1].startswith("train (ambient): 6 recordings, 9.")
+    assert begun[1].endswith("; 1 cannot be used: 1 unreadable")
+    assert [line.partition(":")[0] for line in begun[2:4]] == ["val (speech)", "val (ambient)"]
+    assert begun[4].startswith("train (ambient): skipped 1 of 7 recordings: 1 unreadable (")
+    assert len(begun) == 5

@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.codecs.audio.log_mel import LogMelCodec
+from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
+from datamodules.folder_clips import FolderClips
 from datamodules.prepared.prepared_clip import PreparedClip
+from datamodules.prepared.store import Plan, Store
 from datamodules.reading.cached_latents import CachedLatents, collate_prepared
-from datamodules.reading.clip_dataset import collate_clips
+from datamodules.reading.clip_dataset import ClipDataset, collate_clips
+from datamodules.reading.clip_facts import facts_of_clips
 from datamodules.reading.order import SampleKey
+from lightning_modules.preparation.clip_encoder import ClipEncoder
+from lightning_modules.preparation.preparation import Preparation
 from tests.datamodules.conftest import write_recording
 from tests.datamodules.reading.prepared_clips import SHAPE, data, preparation, train
 
@@ -170,3 +177,41 @@ def test_other_clips_and_other_offsets_are_refused(avsync_root, cache):
         data(avsync_root, latents=str(cache), offsets=2).groups("train")
     with pytest.raises(InputError, match=r"clip.num_frames is 13 there, 25 here"):
         data(avsync_root, latents=str(cache), clip=replace(SHAPE, num_frames=25)).groups("train")
+
+
+def test_mute_recordings_are_encoded_as_mute_or_passed_over(tmp_path):
+    for k in range(4):
+        write_recording(tmp_path / f"set/{k}.mp4", 2.0, k, sound=k % 2 == 0)
+
+    def prepared(folder: Path, mute: str) -> tuple[ClipDataset, CachedLatents]:
+        """The recordings' clips, and the same encoded."""
+        options = {"prompt": "a tone", "hold_out": 0.25, "clip": SHAPE, "num_workers": 0, "offsets": 2}
+        source = FolderClips(str(tmp_path / "set"), mute=mute, reference="own", reference_s=0.5, **options)
+        clips = source.training_clips()
+        plan = Plan({}, facts_of_clips(source.clip_settings(), clips.records, 8), {}, 2, len(clips), 5, "float32")
+        encoder = ClipEncoder(SHAPE, torch.device("cpu"), PixelCodec(4), LogMelCodec(num_mels=16))
+        assert Preparation(Store(folder, plan), clips, encoder, 0, "error", 0.0).run()
+        return clips, CachedLatents(str(folder), 0, facts(folder))
+
+    clips, cached = prepared(tmp_path / "silence", "silence")
+    keys = [SampleKey(position % 3, position) for position in range(6)]
+    raw = collate_clips([clips[key] for key in keys], SHAPE)
+    batch = collate_prepared([cached[key] for key in keys], SHAPE)
+    assert batch.mute.tolist() == raw.mute.tolist()
+    assert 0 < raw.mute.sum() < 6
+    assert batch.reference_lengths.tolist() == raw.reference_lengths.tolist()
+    assert batch.prepared.sounding.tolist() == (~raw.mute).tolist()
+    clips, cached = prepared(tmp_path / "skip", "skip")
+    assert [cached[key].clip.id for key in keys] == [clips[key].id for key in keys]
+    assert not any(cached[key].clip.mute for key in keys)
+    with pytest.raises(InputError, match='prepared with another data set: mute is "skip" there, "silence" here'):
+        FolderClips(
+            str(tmp_path / "set"),
+            prompt="a tone",
+            hold_out=0.25,
+            clip=SHAPE,
+            mute="silence",
+            reference="own",
+            reference_s=0.5,
+            latents=str(tmp_path / "skip"),
+        ).groups("train")
