@@ -200,35 +200,35 @@ def _problems(data: ExperimentData, split: Split, findings: list[Finding]) -> It
     """Why a training would fail at a split, the worst first."""
     used = [finding for finding in findings if finding.is_used]
     sets = [
-        (named(split, prefix), parts, [finding for finding in findings if finding.prefix == prefix])
+        (named(split, prefix), prefix, parts, [finding for finding in findings if finding.prefix == prefix])
         for prefix, parts in _sets(data.datamodule, split).items()
     ]
-    for name, _, of_set in sets:
+    for name, _, _, of_set in sets:
         if not any(finding.is_used for finding in of_set):
             yield f"there is nothing to {_PURPOSE[split]}: all {len(of_set)} recordings of {name} are dropped"
     for modality in data.needs if used else ():
-        without = [name for name, parts, _ in sets if modality == "video" and parts[0].reader.audio_only]
+        without = [name for name, _, parts, _ in sets if modality == "video" and parts[0].reader.audio_only]
         for name in without:
             yield f"the model needs moving pictures, but audio_only leaves them out of {name}; set it to false"
         if split == "train" and not without and not any(_has(finding.verdict, modality) for finding in used):
             yield f"the model needs {modality}, but nothing {_CONTENT[modality]} in what is used of {split}"
-    for name, parts, of_set in sets:
+    for name, prefix, parts, of_set in sets:
         if any(finding.is_used for finding in of_set):
-            yield from _losses(name, parts[0], of_set)
+            yield from _losses(name, f"data.sets.{prefix[:-1]}." if prefix else "data.", parts[0], of_set)
 
 
-def _losses(name: str, clips: ClipDataset, findings: list[Finding]) -> Iterator[str]:
+def _losses(name: str, section: str, clips: ClipDataset, findings: list[Finding]) -> Iterator[str]:
     """What recordings that cannot be used would do to a training."""
     lost = sum(finding.verdict.fault not in {None, *clips.unusable.expected} for finding in findings)
     if lost and clips.on_corrupt == "error":
         yield (
             f"a training would end at the first of {lost} recordings of {name} that cannot be used; remove them, or "
-            "set data.on_corrupt to skip"
+            f"set {section}on_corrupt to skip"
         )
     elif lost > clips.unusable.max_fraction * len(findings):
         yield (
             f"a training would end once it has met them: {lost} of {len(findings)} recordings of {name} cannot be "
-            f"used, more than data.max_corrupt_fraction = {clips.unusable.max_fraction:g} allows"
+            f"used, more than {section}max_corrupt_fraction = {clips.unusable.max_fraction:g} allows"
         )
 
 

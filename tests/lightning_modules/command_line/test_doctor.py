@@ -218,8 +218,10 @@ def test_the_sets_of_a_mixture_are_looked_at_one_by_one(mixed: Path, tmp_path: P
     assert status == 1
     assert (found["splits"]["train"]["recordings"], found["splits"]["train"]["used"]) == (20, 12)
     assert {"beach/good0", "city/good0"} < {row["id"] for row in found["recordings"]}
-    wanted = "a training would end at the first of 4 recordings of train (beach) that cannot be used"
-    assert [problem.partition(";")[0] for problem in found["problems"]] == [wanted]
+    wanted = (
+        "a training would end at the first of 4 recordings of train (beach) that cannot be used; remove them, or set "
+    )
+    assert found["problems"] == [wanted + "data.sets.beach.on_corrupt to skip"]
     _, found = doctor(tmp_path / "b", *options("audio_only: true"))
     wanted = "the model needs moving pictures, but audio_only leaves them out of train (city); set it to false"
     assert wanted in found["problems"]
