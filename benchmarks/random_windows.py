@@ -53,13 +53,13 @@ def bare_window(path: Path, start_s: float, seconds: float) -> tuple[list[np.nda
         container.seek(int(start_s * av.time_base))
         frames, blocks = [], []
         for frame in container.decode(video, sound):
-            if frame.time is None or frame.time < start_s:
+            if not isinstance(frame, av.VideoFrame | av.AudioFrame) or frame.time is None or frame.time < start_s:
                 continue
             if isinstance(frame, av.VideoFrame):
                 if frame.time >= start_s + seconds:
                     break
                 frames.append(frame.to_ndarray(format="rgb24", threads=1))
-            elif isinstance(frame, av.AudioFrame):
+            else:
                 blocks.append(frame.to_ndarray()[0])
     return frames, blocks
 

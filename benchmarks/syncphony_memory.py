@@ -43,7 +43,7 @@ def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activati
     num_latents = module.codec.num_latents(data.clip.num_frames)
     num_units = module.pyramid.num_units(num_latents)
     shortest = module.shortest_prefix
-    inputs = {n: _inputs(module, data, n, num_units) for n in range(shortest, num_units + 1)}
+    inputs = {n: training_inputs(module, data, n, num_units) for n in range(shortest, num_units + 1)}
     # every n has about as many tokens; attention and windows make the difference
     costliest = max(inputs, key=lambda n: sum(clip.numel() for column in inputs[n][0] for clip in column.clips))
     checkpoints = module.dit.checkpoint_activations
@@ -57,7 +57,7 @@ def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activati
     return Activations.of(whole, blocks, late, f"costliest batch (high-resolution prefix of {costliest})")
 
 
-def _inputs(
+def training_inputs(
     module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int
 ) -> tuple[list[Column], list[AudioContext] | None]:
     """A training batch's columns and their sound on the meta device."""

@@ -91,12 +91,17 @@ class ComputeLatentStatistics(Callback):
         """This rank's share of the latents, ``[B, C, N]`` each, not normalised."""
         num_seen = 0
         for batch in batches:
-            frames = batch.video.shape[1]  # none where clips are sounds alone; one is a picture, not a duration
-            duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
-            num_latents = codec.num_latents_for(duration_s)
-            waveform = codec.fit(batch.audio.to(device), num_latents, batch.sample_rate)
             # raw latents: the codec's present normalisation is taken off
-            yield normalisation.inverse(codec.encode(waveform))
+            yield normalisation.inverse(_encoded(batch, codec, device))
             num_seen += len(batch) * world_size
             if num_seen >= self.num_clips:  # the training loader may never end
                 return
+
+
+def _encoded(batch: ClipBatch, codec: AudioCodec, device: torch.device) -> Tensor:
+    """Latents ``[B, C, N]`` as the codec normalises them now, prepared beforehand or not."""
+    if batch.prepared is not None and batch.prepared.audio_latents is not None:
+        return batch.prepared.audio_latents.to(device)
+    frames = batch.video.shape[1]  # none where clips are sounds alone; one is a picture, not a duration
+    duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
+    return codec.encode(codec.fit(batch.audio.to(device), codec.num_latents_for(duration_s), batch.sample_rate))

@@ -17,11 +17,11 @@ from callbacks.ema import EMA_PREFIX
 from callbacks.run_record import config_text, run_folder
 from callbacks.step_again import RandomState
 from components.backbones.sharding import reshard, whole
-from components.contracts import AudioFeatures, ClipBatch, TextFeatures
+from components.contracts import AudioFeatures, ClipBatch, PreparedClips, TextFeatures
 from components.errors import InputError
 from components.weights.whole_file import whole_file
 
-_CLASSES = (ClipBatch, AudioFeatures, TextFeatures)
+_CLASSES = (ClipBatch, AudioFeatures, PreparedClips, TextFeatures)
 """What a file may hold beside tensors and plain values; anything else is refused when it is read."""
 
 

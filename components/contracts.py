@@ -11,34 +11,44 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, Self, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import InputError
+from components.features import AudioFeatures, LatentMoments, Movable, PreparedClips, TextFeatures
+
+__all__ = [
+    "MODALITIES",
+    "AudioCodec",
+    "AudioEncoder",
+    "AudioFeatures",
+    "ClipBatch",
+    "Generation",
+    "LatentMoments",
+    "MetricResult",
+    "Modality",
+    "PreparedClips",
+    "ReportsProgress",
+    "ReportsResults",
+    "SyncScorer",
+    "TextEncoder",
+    "TextFeatures",
+    "TranscriptEncoder",
+    "V2AModel",
+    "VideoCodec",
+    "clip_generator",
+    "mixed_seed",
+]
 
 Modality = Literal["video", "audio"]
 MODALITIES: tuple[Modality, ...] = ("video", "audio")
 
 
-class _Movable:
-    """Moves the tensors of a dataclass between devices (Lightning calls ``to`` on whole batches)."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same value with every tensor on ``device``."""
-        moved = copy(self)
-        for name, item in vars(self).items():
-            if isinstance(item, Tensor | _Movable):
-                # frozen dataclasses forbid assignment, but this one is still ours alone
-                object.__setattr__(moved, name, item.to(device, non_blocking=non_blocking))
-        return moved
-
-
 @dataclass(frozen=True)
-class ClipBatch(_Movable):
+class ClipBatch(Movable):
     """A batch of clips as the data modules deliver it.
 
     Attributes:
@@ -60,6 +70,9 @@ class ClipBatch(_Movable):
         video_latents: ``[B, C, L, h, w]`` normalised latents when they were prepared beforehand, or None.
         audio_features: prepared audio features, or None.
         text_features: prepared text features, or None.
+        prepared: what else was prepared; ``video``, ``audio`` and ``reference_audio`` are then empty.
+        mute: bool ``[B]``; True marks a clip without sound track, whose ``audio`` is zeros because nobody knows what
+            was to be heard. None if there is none.
     """
 
     ids: Sequence[str]
@@ -79,9 +92,21 @@ class ClipBatch(_Movable):
     text_features: TextFeatures | None = None
     reference_lengths: Tensor | None = None
     scenes: Sequence[str] | None = None
+    prepared: PreparedClips | None = None
+    mute: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the clips, also where only their latents are there."""
+        return self.video.shape[1] if self.prepared is None else self.prepared.num_frames
+
+    @property
+    def num_samples(self) -> int:
+        """Sound samples of the clips, also where only their latents or features are there."""
+        return self.audio.shape[1] if self.prepared is None else self.prepared.num_samples
 
 
 @dataclass(frozen=True)
@@ -113,45 +138,6 @@ class Generation:
         return self.valid
 
 
-@dataclass(frozen=True)
-class AudioFeatures(_Movable):
-    """Audio tokens on the time axis of the clip.
-
-    Attributes:
-        tokens: ``[B, N, D]``.
-        rate_hz: tokens per second.
-        mask: bool ``[B, N]``, True where the token covers real sound (not padding).
-        first_center_s: time of the centre of token 0; token j is centred at ``first_center_s + j / rate_hz``.
-    """
-
-    tokens: Tensor
-    rate_hz: float
-    mask: Tensor
-    first_center_s: float
-
-    def centers_s(self) -> Tensor:
-        """Centre times of the tokens in seconds: float32 ``[N]``."""
-        index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
-        return self.first_center_s + index / self.rate_hz
-
-    def rows(self, index: Tensor) -> AudioFeatures:
-        """The features of the clips ``index``."""
-        return replace(self, tokens=self.tokens[index], mask=self.mask[index])
-
-
-@dataclass(frozen=True)
-class TextFeatures(_Movable):
-    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (or None)."""
-
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor | None = None
-
-    def rows(self, index: Tensor) -> TextFeatures:
-        """The features of the prompts ``index``."""
-        return TextFeatures(self.tokens[index], self.mask[index], None if self.pooled is None else self.pooled[index])
-
-
 def clip_generator(clip_id: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on the clip's name and the seed alone, whatever batch or rank the clip lands in."""
     return torch.Generator(device).manual_seed(mixed_seed(clip_id, seed))
@@ -177,6 +163,10 @@ class VideoCodec(nn.Module, ABC):
     @abstractmethod
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, T, 3, H, W]`` in [-1, 1] to latents ``[B, C, L, h, w]``; ``generators`` draw the posterior per clip."""
+
+    def moments(self, video: Tensor) -> LatentMoments:
+        """As `encode`, before anything is drawn; a codec with a posterior gives its deviations too."""
+        return LatentMoments(self.encode(video))
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -242,6 +232,10 @@ class AudioCodec(nn.Module, ABC):
     @abstractmethod
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, S]`` in [-1, 1] to ``[B, C, S // latent_hop]``; ``generators`` draw the posterior per clip."""
+
+    def moments(self, waveform: Tensor) -> LatentMoments:
+        """As `encode`, before anything is drawn; a codec with a posterior gives its deviations too."""
+        return LatentMoments(self.encode(waveform))
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,8 @@ from components.errors import InputError
 from components.media.clock import ClipShape, longest_clip
 from components.media.picture import Color
 from components.media.reader import read_image, read_sound, read_video
-from datamodules.reading.clip_dataset import SILENCE_PEAK, Clip, collate_clips
+from components.metrics.recordings.measures import SILENCE_PEAK
+from datamodules.reading.clip_dataset import Clip, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.reference_voices import ReferenceVoices
@@ -46,6 +48,7 @@ class ImageAudioPairs(L.LightningDataModule):
         whole_videos: ``images`` are videos, mute or not, that sounds are to be made for: take a clip's frames of
             each instead of the first one.
         background: colour that is seen behind transparent pictures, by name or as ``#rrggbb``.
+        names: what the videos are called, one per image; None numbers them after their files.
 
     Raises:
         InputError: if a file is missing, the lists differ in length or ``clip`` is not given; when the trainer sets the
@@ -65,6 +68,7 @@ class ImageAudioPairs(L.LightningDataModule):
         batch_size: int = 1,
         whole_videos: bool = False,
         background: str = "white",
+        names: list[str] | None = None,
     ) -> None:
         super().__init__()
         if not images:
@@ -80,6 +84,7 @@ class ImageAudioPairs(L.LightningDataModule):
             "scenes": scenes,
             "transcripts": transcripts,
             "references": references,
+            "names": names,
         }
         for name, given in lists.items():
             if given is not None and len(given) != len(images):
@@ -90,14 +95,20 @@ class ImageAudioPairs(L.LightningDataModule):
                 if not file.is_file():
                     state = "is a folder" if file.is_dir() else "does not exist"
                     raise InputError(f"{file} {state}; data.{name} has to name files that are there")
+        if twice := [name for name, times in Counter(names or ()).items() if times > 1]:
+            raise InputError(f"names has {twice[0]!r} more than once; each video needs a name of its own")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
         self.clip = clip
         lists["whole_videos"] = ["true"] if whole_videos else None
-        self._given_names = [name for name, given in lists.items() if given is not None and name != "captions"]
+        every_model_reads = ("captions", "names")
+        self._given_names = [
+            name for name, given in lists.items() if given is not None and name not in every_model_reads
+        ]
         self.batch_size = batch_size
         pairs = [
             _Given(
+                _name(k, image, sounds) if names is None else names[k],
                 Path(image),
                 captions[k],
                 None if sounds is None else Path(sounds[k]),
@@ -142,12 +153,18 @@ class ImageAudioPairs(L.LightningDataModule):
 class _Given:
     """What is given for one video."""
 
+    name: str
     image: Path
     caption: str
     sound: Path | None
     scene: str | None
     transcript: str | None
     reference: Path | None
+
+
+def _name(number: int, image: str, sounds: Sequence[str] | None) -> str:
+    """After the files; the number keeps names apart where files are given twice."""
+    return "_".join([f"{number:03d}", Path(image).stem, *([Path(sounds[number]).stem] if sounds else [])])
 
 
 def _color(name: str) -> Color:
@@ -178,8 +195,7 @@ class _Pairs(Dataset[Clip]):
 
     def __getitem__(self, key: SampleKey) -> Clip:
         given = self._given[key.item]
-        # the number keeps names apart where files are given twice
-        name = "_".join([f"{key.item:03d}", given.image.stem, *([given.sound.stem] if given.sound else [])])
+        name = given.name
         reference, length = None, 0
         if self._voices is not None and given.reference is not None:
             voice = ClipRecord(name, given.image, given.caption, name, reference=given.reference)

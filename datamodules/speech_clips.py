@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from components.errors import InputError
+from components.errors import Fault, InputError
 from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
-from datamodules.reading.clip_dataset import ClipDataset, sample_generator
+from datamodules.reading.clip_dataset import ClipDataset, Mute, passed_over
 from datamodules.reading.order import SampleKey
-from datamodules.reading.record_reader import Cut
+from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.reference_voices import ReferenceVoices, own_segment
+from datamodules.reading.reference_pieces import own_segment
+from datamodules.reading.reference_voices import ReferenceVoices
 from datamodules.reading.speech_manifest import RecordsBySplit, read_manifest
 from datamodules.reading.talking_heads import read_hdtf, read_voxceleb2
 
@@ -60,12 +63,17 @@ class SpeechDataset(ClipDataset):
             self._own_samples = round(shortest_s * shape.sample_rate), round(longest_s * shape.sample_rate)
 
     def _reference(self, record: ClipRecord, cut: Cut, key: SampleKey) -> tuple[Tensor | None, int]:
-        generator = sample_generator(self.seed, key, purpose=2) if self.clipping == "random" else None
+        generator = self._generator(record, key, purpose=2) if self.clipping == "random" else None
         if self._own_samples is not None:
             shortest, longest = self._own_samples
+            if cut.mute:
+                return torch.zeros(longest), 0
             heard = min(len(cut.audio), round(cut.usable_s * self.shape.sample_rate))  # silence may follow (pad_audio)
             return own_segment(cut.audio[:heard], longest, shortest, generator)
-        return (None, 0) if self.voices is None else self.voices.draw(record, generator)
+        if self.voices is None:
+            return None, 0
+        clip_s = cut.start_s, cut.start_s + len(cut.audio) / self.shape.sample_rate
+        return self.voices.draw(record, generator, clip_s, cut.mute)
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         if record.transcript is None or self.partial_transcripts == "keep":
@@ -78,7 +86,8 @@ class SpeechDataset(ClipDataset):
             return None, 0.0
         raise InputError(
             f"{record.id} lasts {cut.usable_s:.3f} s, a clip {duration_s:.3f} s, so its transcript says more"
-            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep"
+            " than is heard; cut the row, raise clip.num_frames, or set partial_transcripts to drop or keep",
+            "with more words than a clip",
         )
 
 
@@ -91,16 +100,24 @@ class DescribedClips(ClipDataModule):
         root: where the clips are.
         reference_s: length in seconds of the slot for the reference sound, or None to deliver none. Clips without
             reference have a ``reference_length`` of 0.
-        reference: where references come from: ``voice`` takes another row of the same speaker (or the row's
-            ``reference_audio``), ``own`` a piece of the clip itself (Harmony's stage 1): in training one of a random
-            length and place, in evaluation its beginning.
-        min_reference_s: shortest piece that ``reference: own`` cuts in training; None always fills the slot.
+        reference: where references come from: ``voice`` takes the row's ``reference_audio`` or another row of the same
+            speaker, for rows without speaker (or without both transcript and another row) a piece of the same recording
+            outside the clip (Harmony's stages 2 and 3); ``own`` takes a piece of the clip itself (stage 1). In training
+            place and length are random, in evaluation it is the beginning of what there is.
+        min_reference_s: shortest reference that is drawn in training (what is shorter is taken whole), and shortest
+            piece of a recording; None always fills the slot.
+        missing_references: "none" trains rows for which there is no reference without one, which is counted and said;
+            "error" ends the run.
         long_references: "cut" (in training to a random part, in evaluation to the beginning) or "error" for
             references longer than the slot.
         partial_transcripts: what becomes of a transcript that says over half a second more than a clip can hold:
             "error", "drop" or "keep".
         audio_only: read the sound alone; clips then have zero frames, and rows need no video.
         pad_audio: with ``audio_only``, let recordings shorter than a clip end in silence instead of refusing them.
+        mute: what becomes of recordings without sound track. "error" refuses them; "skip" passes them over; with
+            "silence" they are trained on and marked as mute (``ClipBatch.mute``), and passed over in evaluation, which
+            listens. Harmony's video learns from mute clips beside a sound that is pure noise, and its sound not at
+            all; other models hear silence. A recording whose track is silent is not mute.
         **kwargs: see ``ClipDataModule``.
     """
 
@@ -110,10 +127,12 @@ class DescribedClips(ClipDataModule):
         reference_s: float | None = None,
         reference: Literal["voice", "own"] = "voice",
         min_reference_s: float | None = None,
+        missing_references: Literal["none", "error"] = "none",
         long_references: Literal["cut", "error"] = "cut",
         partial_transcripts: Literal["error", "drop", "keep"] = "error",
         audio_only: bool = False,
         pad_audio: bool = False,
+        mute: Mute = "error",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -121,13 +140,20 @@ class DescribedClips(ClipDataModule):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         if reference not in ("voice", "own"):
             raise InputError(f"reference is {reference!r}; choose from voice and own")
-        if min_reference_s is not None and (reference == "voice" or not 0 < min_reference_s <= (reference_s or 0)):
+        if min_reference_s is not None and not 0 < min_reference_s <= (reference_s or 0):
             raise InputError(
-                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s}), and goes"
-                " with reference: own alone"
+                f"min_reference_s is {min_reference_s}; it must lie between 0 and reference_s ({reference_s})"
             )
+        if missing_references not in ("none", "error"):
+            raise InputError(f"missing_references is {missing_references!r}; choose from none and error")
         if pad_audio and not audio_only:
             raise InputError("pad_audio is true but audio_only is not; a clip with a picture cannot be padded")
+        if audio_only and self.shape_groups.sizes:
+            raise InputError("bucket_sizes is given but audio_only reads no picture; leave one of them out")
+        if mute not in ("error", "silence", "skip"):
+            raise InputError(f"mute is {mute!r}; choose from error, silence and skip")
+        if audio_only and mute == "silence":
+            raise InputError("mute is silence but audio_only reads nothing else; set mute to skip or error")
         if audio_only and self.video_track is not None:
             raise InputError(
                 f"video_track is {self.video_track} but audio_only reads no picture; leave one of them out"
@@ -138,15 +164,19 @@ class DescribedClips(ClipDataModule):
                     "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
             # a transcript that was checked for its own clip may be too long for a batch that is cut
-            if partial_transcripts == "error" and max(self.batch_size, self.val_batch_size) > 1:
+            one_by_one = max(self.batch_size, self.val_batch_size) == 1
+            if partial_transcripts == "error" and not one_by_one and not self.shape_groups.by_length:
                 raise InputError(
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
-                    " and its transcripts are not; set partial_transcripts to drop or keep, or both batch sizes to 1"
+                    " and its transcripts are not; set partial_transcripts to drop or keep, bucket_lengths to true, or"
+                    " both batch sizes to 1"
                 )
         self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references
         self.reference, self.min_reference_s = reference, min_reference_s
+        self.missing_references = missing_references
         self.partial_transcripts, self.audio_only, self.pad_audio = partial_transcripts, audio_only, pad_audio
+        self.mute: Mute = mute
         self._by_split: RecordsBySplit | None = None
 
     def records(self, split: Split) -> list[ClipRecord]:
@@ -169,9 +199,23 @@ class DescribedClips(ClipDataModule):
             f"{self.root} has nothing in the split {' or '.join(choices[split])}; give some of its rows that split"
         )
 
+    def clip_settings(self) -> dict[str, Any]:
+        """See the base class; also what references and transcripts depend on."""
+        names = ("reference_s", "reference", "min_reference_s", "long_references", "partial_transcripts", "audio_only")
+        return super().clip_settings() | {name: getattr(self, name) for name in (*names, "pad_audio", "mute")}
+
+    @property
+    def passed_over(self) -> tuple[Fault, ...]:
+        """Recordings without sound track, unless they are an error."""
+        return passed_over(self.mute)
+
     @abstractmethod
     def _read(self) -> RecordsBySplit:
         """All recordings by their split."""
+
+    @property
+    def _record_reader(self) -> RecordReader:
+        return replace(super()._record_reader, audio_only=self.audio_only, pad_audio=self.pad_audio)
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
         voices, own = None, None
@@ -186,6 +230,9 @@ class DescribedClips(ClipDataModule):
                 self.long_references,
                 self.on_corrupt,
                 self.cache,
+                self.min_reference_s,
+                self.missing_references,
+                skip_mute=self.mute != "error",
             )
         return partial(
             SpeechDataset,
@@ -194,6 +241,7 @@ class DescribedClips(ClipDataModule):
             partial_transcripts=self.partial_transcripts,
             audio_only=self.audio_only,
             pad_audio=self.pad_audio,
+            mute=self.mute,
         )
 
 
@@ -214,6 +262,8 @@ class SpeechClips(DescribedClips):
         hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
         speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
         ignore_columns: for manifests: further columns, which are not read.
+        media_root: for manifests: the folder that media paths are relative to and must lie in; None takes the
+            manifest's, and absolute paths as they are.
         **kwargs: see `DescribedClips`.
     """
 
@@ -224,6 +274,7 @@ class SpeechClips(DescribedClips):
         hold_out_every: int | None = None,
         speaker_pattern: str = r"(.+?)(?:_\d+)+",
         ignore_columns: Sequence[str] = (),
+        media_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -232,13 +283,18 @@ class SpeechClips(DescribedClips):
         self.prompt = prompt
         self.hold_out_every, self.speaker_pattern = hold_out_every, speaker_pattern
         self.ignore_columns = tuple(ignore_columns)
+        self.media_root = None if media_root is None else Path(media_root)
 
     def _read(self) -> RecordsBySplit:
         return self._split_by_speaker(self._listed())
 
     def _listed(self) -> RecordsBySplit:
         if not self.root.is_dir():
-            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns)
+            return read_manifest(self.root, self.audio_only, self.prompt, self.ignore_columns, self.media_root)
+        if self.media_root is not None:
+            raise InputError(
+                f"media_root is {self.media_root} but root, {self.root}, is a folder; it goes with manifests alone"
+            )
         if any((self.root / part).is_dir() for part in ("dev", "test")):
             return read_voxceleb2(self.root, self.prompt, self.audio_only)
         return read_hdtf(self.root, self.prompt, self.speaker_pattern)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
@@ -15,8 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from components.backbones.sharding import is_sharded
-from components.contracts import ClipBatch, Generation, VideoCodec
+from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.errors import InputError
+from components.weights.unloaded import load
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 
 Conditions = TypeVar("Conditions")
@@ -56,14 +57,18 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
         lr_scheduler: builds a schedule stepped after every optimizer step, or None for a constant rate.
         variants: what validation generates besides the guided clips.
         noise_seed: see `SeededModule`.
+        sample_posterior: draw training latents from the codecs' posteriors instead of taking their means.
 
     Attributes:
+        frozen_arguments: arguments of the constructor that take codecs and encoders, and the role of each
+            (`lightning_modules.command_line.frozen_parts`): what a training on encoded clips does without.
         logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
         gradient_norm: of the step in progress, where `NaNGuard` has found it; whoever changes gradients after that sets
             it to None.
     """
 
+    frozen_arguments: ClassVar[Mapping[str, str]] = {}
     logged_names: ClassVar[tuple[str, ...]] = ()
     why_nothing_trains: str
 
@@ -73,8 +78,10 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
         lr_scheduler: LRSchedulerCallable | None,
         variants: Sequence[str],
         noise_seed: int | None,
+        sample_posterior: bool = False,
     ) -> None:
         super().__init__(noise_seed)
+        self.sample_posterior = sample_posterior
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.variants = tuple(variants)
@@ -188,6 +195,29 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
         if self.run is None:
             return batch_idx
         return batch_idx * self.run.world_size + self.global_rank
+
+    def on_validation_start(self) -> None:
+        """Reads the codecs and encoders that a training on encoded clips did without."""
+        self._load_parts()
+
+    def on_test_start(self) -> None:
+        """As `on_validation_start`."""
+        self._load_parts()
+
+    def on_predict_start(self) -> None:
+        """As `on_validation_start`."""
+        self._load_parts()
+
+    def _load_parts(self) -> None:
+        for part in self.frozen_modules().values():
+            load(part, self.device)
+
+    def _posterior_seeds(self, batch: ClipBatch, index: int) -> list[int] | None:
+        """One for each clip, by its place in the training order; None where means are taken."""
+        if not self.sample_posterior:
+            return None
+        first = index * len(batch)
+        return [mixed_seed("posterior", self.noise_seed, first + row) for row in range(len(batch))]
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """Guided generation and the variants asked for; callbacks judge them."""

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "lightning_modules": set(PACKAGES),
 }
 LAYERS = (
-    ("contracts", "errors"),
+    ("contracts", "errors", "features"),
     ("weights",),
     ("media",),
     ("schedules",),
@@ -107,6 +107,7 @@ def test_components_hold_their_layers_and_nothing_else():
         "__init__.py",
         "contracts.py",
         "errors.py",
+        "features.py",
     ]
 
 

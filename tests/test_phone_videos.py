@@ -1,4 +1,4 @@
-"""docs/phone_videos.md, walked by its own commands: videos as a phone leaves them, a judge, a scored model, a video."""
+"""docs/phone_videos.md, walked by its own commands: videos of a phone, a look, a judge, a scored model, a video."""
 
 import json
 import re
@@ -67,7 +67,12 @@ def test_the_page_leads_from_a_folder_to_a_scored_model_and_a_video(tmp_path: Pa
         monkeypatch.setattr(sys, "argv", [*words, *more])
         assert main() == 0, shlex.join(words)
 
-    judge, train, predict, *_full = commands()
+    doctor, judge, train, predict, *_full = commands()
+    run(doctor, "--workers", "0")
+    seen = json.loads((tmp_path / "runs/quickstart/doctor/doctor.json").read_text())
+    assert seen["problems"] == []
+    assert sum(split["used"] for split in seen["splits"].values()) == 6
+    assert {row["caption"] for row in seen["recordings"]} == {"a block jumps"}
     run(judge, *SHORT)
     assert (tmp_path / "weights/my_judge/model.safetensors").is_file()
     run(train, *SHORT, "--callbacks.checkpoint.init_args.every_n_train_steps", "2")

@@ -193,6 +193,11 @@ class ChannelNormalisation(nn.Module):
         mean, std = self._like(latents)
         return (latents.float() - mean) / std
 
+    def scale(self, deviations: Tensor) -> Tensor:
+        """Deviations of raw latents ``[B, C, ...]`` to those of normalised ones."""
+        _, std = self._like(deviations)
+        return deviations.float() / std
+
     def inverse(self, latents: Tensor) -> Tensor:
         """Normalised latents ``[B, C, ...]`` to raw ones."""
         mean, std = self._like(latents)

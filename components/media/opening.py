@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
-from components.errors import InputError
+from components.errors import Fault, InputError
 
 # A wav's header says everything; by default FFmpeg also searches its first 5 MB for coded sound, ten times as slowly.
 _WAV_OPTIONS = {"probesize": "65536"}
@@ -97,7 +97,8 @@ def choose_stream(file: MediaFile, kind: Literal["video", "audio"], wanted: int 
         )
     found = [streams[wanted]] if wanted is not None else [s for s in streams if not s.disposition & _COVER]
     if not found:
-        raise InputError(f"{file.path} has no {kind} track; give a file with {_WORDS[kind]}")
+        fault: Fault = "without sound" if kind == "audio" else "unreadable"
+        raise InputError(f"{file.path} has no {kind} track; give a file with {_WORDS[kind]}", fault)
     # the first of the best: `min` keeps the order of the file
     stream = min(found, key=_rank)
     if not _has_decoder(stream):
@@ -129,3 +130,25 @@ def decoding(path: Path, part: str) -> Iterator[None]:
         raise InputError(
             f"the {part} of {path} cannot be used: {error}; replace it or remove it from the list"
         ) from None
+
+
+def described_tracks(path: Path) -> tuple[str, ...]:
+    """What a file holds, by its header: ``video h264``, ``audio aac 48000 Hz stereo`` ..., covers too.
+
+    Raises:
+        InputError: the file is missing or no media file.
+    """
+    file = MediaFile(path)
+    try:
+        pictures, sounds = file.container.streams.video, file.container.streams.audio
+        found = [f"video {_codec(stream)}{' (cover)' if stream.disposition & _COVER else ''}" for stream in pictures]
+        for stream in sounds:
+            layout = f" {stream.rate} Hz {stream.layout.name}" if _has_decoder(stream) else ""
+            found.append(f"audio {_codec(stream)}{layout}")
+        return tuple(found)
+    finally:
+        file.close()
+
+
+def _codec(stream: VideoStream | AudioStream) -> str:
+    return stream.codec_context.name if _has_decoder(stream) else "of an unknown codec"

@@ -63,6 +63,13 @@ class CoverCrop:
             out[:, channel] = image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
+def shown_size(frame: VideoFrame, pixel_aspect: float) -> tuple[float, float]:
+    """Height and width of a picture as it is seen: upright, with square pixels."""
+    swap, _, _ = _orientation(frame)
+    size = float(frame.height), frame.width * pixel_aspect
+    return (size[1], size[0]) if swap else size
+
+
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """What makes the frame upright: rows and columns swapped, then the rows and then the columns reversed.
 

@@ -23,7 +23,7 @@ from components.media.opening import MediaFile, choose_stream, decoding
 from components.media.picture import WHITE, Color
 from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
 from components.media.track import Track
-from components.media.video_decoding import ClipTooShortError, decode_frames
+from components.media.video_decoding import ClipTooShortError, decode_frames, first_shown_size
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,18 @@ class MediaReader:
             audio_span_s=self._sound.span_s if self._sound is not None else None,
         )
 
+    def shown_size(self) -> tuple[float, float]:
+        """Height and width of the picture as it is seen, upright and with square pixels; decodes its first frame.
+
+        Raises:
+            InputError: the file is corrupt or has no frame.
+        """
+        try:
+            with decoding(self.path, "picture"):
+                return first_shown_size(self._video, self._origin_s)
+        except ClipTooShortError:
+            raise InputError(f"{self.path} has no frame of its picture; remove it from the list") from None
+
     def video(
         self, start_s: float, num_frames: int, fps: float, height: int, width: int, background: Color = WHITE
     ) -> Tensor:
@@ -146,7 +158,8 @@ class MediaReader:
                 ) from None
             raise InputError(
                 f"{self.path} is too short: its picture ends at {short.end_s:.3f} s but {asked} was asked for;"
-                " ask for fewer frames or remove it from the list"
+                " ask for fewer frames or remove it from the list",
+                "shorter than a clip",
             ) from None
         return torch.from_numpy(frames)
 
@@ -161,7 +174,7 @@ class MediaReader:
             InputError: no audio track, corrupt data, samples that are NaN or infinite, or more of the sound is missing.
         """
         if self._sound is None:
-            raise InputError(f"{self.path} has no audio track; give a recording with sound")
+            raise InputError(f"{self.path} has no audio track; give a recording with sound", "without sound")
         return self._sound.read(start_s, num_samples, sample_rate, max_missing_s)
 
 

@@ -96,7 +96,8 @@ class SoundReader:
             end_s = start_s + num_samples / sample_rate
             raise InputError(
                 f"{self.path} lacks {error.missing_s:.3f} s of sound between {start_s:.3f} and {end_s:.3f} s;"
-                " ask for a shorter clip or remove it from the list"
+                " ask for a shorter clip or remove it from the list",
+                "with holes in the sound",
             ) from None
         return torch.from_numpy(samples)
 
@@ -116,7 +117,8 @@ class SoundReader:
         except MissingSoundError as error:
             raise InputError(
                 f"{self.path} has holes of {error.missing_s:.3f} s in its sound, more than the {max_missing_s:g} s"
-                " allowed; allow more or remove it from the list"
+                " allowed; allow more or remove it from the list",
+                "with holes in the sound",
             ) from None
         if not len(samples):
             raise InputError(f"{self.path} holds no sound at all; give a file with sound")

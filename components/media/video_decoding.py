@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from components.media.opening import UnusableMediaError
-from components.media.picture import WHITE, Color, CoverCrop
+from components.media.picture import WHITE, Color, CoverCrop, shown_size
 from components.media.track import LandedLateError, Track
 
 # Time stamps in whole milliseconds (Matroska, WebM) may lie half a tick after the true time of their frame.
@@ -66,6 +66,19 @@ def decode_frames(
             if from_begin:
                 raise
     raise AssertionError("the last approach returns or raises")
+
+
+def first_shown_size(track: Track[VideoStream], origin_s: float) -> tuple[float, float]:
+    """Height and width of the first frame as it is seen, which only the frame itself says (turns, mirrors).
+
+    Raises:
+        ClipTooShortError: there is no frame.
+        av.error.FFmpegError: the data cannot be decoded.
+    """
+    for from_begin in track.approaches(origin_s):
+        if (timed := next(_timed_frames(track, origin_s, from_begin), None)) is not None:
+            return shown_size(timed.frame, float(track.stream.sample_aspect_ratio or 1))
+    raise ClipTooShortError(0.0)
 
 
 @dataclass(frozen=True)

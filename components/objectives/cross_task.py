@@ -249,15 +249,25 @@ class CrossTaskSynergy:
         )
 
     def rows(
-        self, video: Tensor | None, audio: Tensor | None, draws: TaskDraws, audio_lengths: Tensor | None = None
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        draws: TaskDraws,
+        audio_lengths: Tensor | None = None,
+        mute: Tensor | None = None,
     ) -> TaskRows:
         """Rows of B clips.
+
+        Nobody knows what a mute clip was to sound like. Its sound is pure noise in every row and never learnt, so that
+        its video is learnt beside any sound at all; driven by the video it learns nothing. (Ours; as UniDiffuser,
+        arXiv 2303.06555, has a marginal: the other modality at the highest noise level.)
 
         Args:
             video: clean latents ``[B, C, T_v, h, w]``, or None.
             audio: clean latents ``[B, C, T_a]``, or None.
             draws: the random numbers; a clip's rows share them.
             audio_lengths: real latents of each sound ``[B]``, the rest is padding; None if all are.
+            mute: bool ``[B]``, clips without sound track; None if there is none.
         """
         num, device = len(draws.tasks), draws.tasks.device  # B
         alone = video is None or audio is None
@@ -283,12 +293,16 @@ class CrossTaskSynergy:
             video_rows = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
         if audio is not None and draws.audio_noise is not None:
             clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])  # [R, T_a]: t_a = 0
+            sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
             learnt = ~clean
+            if mute is not None:
+                unknown = mute.repeat(repeats)  # [R]
+                sigma = sigma.masked_fill(unknown, 1.0)
+                clean, learnt = clean & ~unknown[:, None], learnt & ~unknown[:, None]
             if audio_lengths is not None:
                 # padding behind a short sound is noised and attended to, but its velocity is not learnt
                 at = torch.arange(audio.shape[2], device=device)
                 learnt = learnt & (at < audio_lengths[:, None]).repeat(repeats, 1)
-            sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
             audio_rows = _noisy(audio, draws.audio_noise, sigma, clean, learnt, weight * self.audio_weight)
         return TaskRows(repeats, tasks, first_frame, video_rows, audio_rows)
 

@@ -77,6 +77,11 @@ def inherit_identity(module: nn.Module, part: nn.Module) -> None:
         setattr(module, _ATTRIBUTE, recorded)
 
 
+def assume_identity(module: nn.Module, identity: Identity) -> None:
+    """Stores on ``module``, whose weights are not read, what they are known to be."""
+    setattr(module, _ATTRIBUTE, identity)
+
+
 def recorded_identity(module: nn.Module) -> Identity | None:
     """What was recorded when ``module`` was loaded; None for a module that came from no file."""
     recorded = getattr(module, _ATTRIBUTE, None)

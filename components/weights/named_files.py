@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from components.errors import InputError
-from components.weights.pretrained import builds_shapes_only, check_found, located
+from components.weights.identity import sha256_of
+from components.weights.pretrained import builds_shapes_only, check_found, find_file, find_folder, located
 
 _ATTRIBUTE = "_names_files"
+_OF_NO_CONSEQUENCE = "_of_no_consequence"
+_READ = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".json", ".model", ".txt")
 T = TypeVar("T")
 
 
@@ -58,3 +63,48 @@ def check_named_files(target: object, arguments: Mapping[str, Any], key: str) ->
                 check_found(value, arguments.get(subfolder) if subfolder else None)
             except InputError as error:
                 raise InputError(f"{key}.{name}: {error}") from None
+
+
+def of_no_consequence(*arguments: str) -> Callable[[T], T]:
+    """Marks a class or function: these arguments decide how fast and where it computes, but not what."""
+
+    def marked(target: T) -> T:
+        setattr(target, _OF_NO_CONSEQUENCE, arguments)
+        return target
+
+    return marked
+
+
+def consequential(target: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that values depend on, files not among them: these are told by their bytes (`named_weights`)."""
+    paths, folders = getattr(target, _ATTRIBUTE, ((), {}))
+    files = {*paths, *folders, *(subfolder for subfolder in folders.values() if subfolder)}
+    passed_over = files | set(getattr(target, _OF_NO_CONSEQUENCE, ()))
+    return {name: value for name, value in arguments.items() if name not in passed_over and "sha256" not in name}
+
+
+def named_weights(target: object, arguments: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Argument -> the ``name`` of what it names, and its ``sha256`` where it lies on this disk.
+
+    Of a folder all files count that a loader may read, in subfolders too.
+    """
+    paths, folders = getattr(target, _ATTRIBUTE, ((), {}))
+    found = {}
+    passed_over = getattr(target, _OF_NO_CONSEQUENCE, ())
+    for argument, subfolder in {**dict.fromkeys(paths), **folders}.items():
+        if (name := arguments.get(argument)) is None or argument in passed_over:
+            continue
+        within = arguments.get(subfolder) if subfolder else None
+        place = find_file(name) or find_folder(name, within)
+        found[argument] = {"name": f"{name}/{within}" if within else str(name)}
+        if place is not None:
+            found[argument]["sha256"] = _digest_of(place)
+    return found
+
+
+def _digest_of(place: Path) -> str:
+    if place.is_file():
+        return sha256_of(place)
+    files = sorted(file for file in place.rglob("*") if file.suffix in _READ and file.is_file())
+    lines = "".join(f"{sha256_of(file)}  {file.relative_to(place).as_posix()}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()

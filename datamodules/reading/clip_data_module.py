@@ -1,30 +1,30 @@
-"""What all data modules of recordings share: loaders, sharding over ranks, exact resumption."""
+"""Clips out of lists of recordings: what all data sets of recordings share."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
-import torch
-from torch.utils.data import DataLoader, Sampler
-
-from components.errors import InputError
+from components.errors import Fault, InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from datamodules.reading.clip_dataset import Clip, ClipDataset, collate_clips
-from datamodules.reading.order import ConsumedSampler, EvaluationSampler, rank_and_world_size
+from datamodules.reading.cached_latents import CachedLatents
+from datamodules.reading.clip_dataset import ClipDataset
+from datamodules.reading.clip_facts import facts_of_clips
+from datamodules.reading.clip_groups import ClipGroups
+from datamodules.reading.ordered_data_module import OrderedDataModule, Split
+from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
+from datamodules.reading.shape_groups import ShapeGroups
+from datamodules.reading.unusable import UnusableClips
 
-Split = Literal["train", "val", "test"]
+__all__ = ["ClipDataModule", "Split"]
 
 
-class ClipDataModule(L.LightningDataModule):
+class ClipDataModule(OrderedDataModule):
     """Random clips for training and fixed clips for evaluation out of lists of recordings.
 
     An epoch is one pass over the training list where the run counts epochs: with ``max_epochs``, or where validation
@@ -45,12 +45,26 @@ class ClipDataModule(L.LightningDataModule):
         seed: decides order and place of the training clips.
         cache: keep recordings (at the clips' rate and size) in memory after their first use, in each loader process.
         max_val_clips: evaluate only this many clips, taken evenly over the split, or None for all.
-        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on.
+        on_corrupt: "error" ends the run at a recording that cannot be used; "skip" reports it and goes on, and says at
+            the end what was skipped.
         max_corrupt_fraction: share of the recordings that may be skipped.
         video_track: number of the track among each file's video tracks, from 0; None for the default, never a cover.
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
+        bucket_lengths: fill each batch with clips of one length where ``clip.min_frames`` lets them differ, so that
+            none is cut to the shortest one. Every recording is opened at the first start.
+        bucket_sizes: heights and widths in place of the clip's own, such as ``[[480, 832], [832, 480], [640, 640]]``: a
+            recording is scaled to the one whose ratio of sides is nearest to its picture's, and each batch has one.
+            None for one size.
+        bucket_cache: folder where the lengths and sizes of recordings are kept from one start to the next; None looks
+            at every recording each time.
+        samples_in_a_row: where there are such groups, training samples that come from one in a row, a multiple of
+            ``batch_size`` times the number of ranks; None takes just these.
+        offsets: train on so many clips of each recording, drawn once by its name and always the same, in place of ever
+            new ones; what ``avsync prepare`` encodes. None draws anew, or takes as many as ``latents`` hold.
+        latents: folder or address (``s3://...``) that ``avsync prepare`` has filled: training clips come encoded from
+            there, in the same order. Evaluation reads its recordings as ever.
     """
 
     def __init__(
@@ -69,31 +83,49 @@ class ClipDataModule(L.LightningDataModule):
         video_track: int | None = None,
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
+        bucket_lengths: bool = False,
+        bucket_sizes: Sequence[tuple[int, int]] | None = None,
+        bucket_cache: str | None = "~/.cache/avsync/shapes",
+        samples_in_a_row: int | None = None,
+        offsets: int | None = None,
+        latents: str | None = None,
     ) -> None:
-        super().__init__()
-        self.clip = clip or ClipShape()
+        super().__init__(clip or ClipShape(), batch_size, val_batch_size, num_workers, seed, samples_in_a_row)
         for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("val_batch_size", val_batch_size, 1),
-            ("num_workers", num_workers, 0),
             ("clips_per_video", clips_per_video, 1),
-            ("seed", seed, 0),
             ("max_val_clips", 1 if max_val_clips is None else max_val_clips, 1),
             ("video_track", video_track or 0, 0),
             ("audio_track", audio_track or 0, 0),
             ("max_missing_audio_s", max_missing_audio_s, 0),
+            ("offsets", 1 if offsets is None else offsets, 1),
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; it must be at least {least}")
-        self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.clips_per_video, self.single_clip = clips_per_video, single_clip
-        self.seed, self.cache, self.max_val_clips = seed, cache, max_val_clips
+        self.cache, self.max_val_clips = cache, max_val_clips
         self.on_corrupt, self.max_corrupt_fraction = on_corrupt, max_corrupt_fraction
         self.video_track, self.audio_track = video_track, audio_track
         self.max_missing_audio_s = max_missing_audio_s
-        self._datasets: dict[Split, ClipDataset] = {}
-        self._consumed_before = 0
-        self._batches_before: int | None = None
+        if bucket_lengths and self.clip.min_frames is None:
+            raise InputError(
+                f"bucket_lengths is true but all clips have {self.clip.num_frames} frames; set clip.min_frames, or"
+                " leave it out"
+            )
+        sizes = tuple((int(height), int(width)) for height, width in bucket_sizes or ())
+        folder = None if bucket_cache is None else Path(bucket_cache).expanduser()
+        self.shape_groups = ShapeGroups(bucket_lengths, sizes, folder)
+        if samples_in_a_row is not None and not (bucket_lengths or sizes):
+            raise InputError(
+                "samples_in_a_row is given, but all clips are of one group; leave it out, or set bucket_lengths or"
+                " bucket_sizes"
+            )
+        if latents is not None and (bucket_lengths or sizes):
+            raise InputError(
+                f"latents is {latents}, but encoded clips are not grouped by shapes; leave bucket_lengths and"
+                " bucket_sizes out, or train on the recordings"
+            )
+        self.offsets, self.latents = offsets, latents
+        self.codec_step: int | None = None
 
     @abstractmethod
     def records(self, split: Split) -> Sequence[ClipRecord]:
@@ -103,106 +135,95 @@ class ClipDataModule(L.LightningDataModule):
             InputError: a folder, list or file is missing or empty.
         """
 
-    def setup(self, stage: str) -> None:
-        """Reads the lists of the splits the stage needs."""
-        splits: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("test",),
-        }
-        for split in splits[stage]:
-            if split not in self._datasets:
-                self._datasets[split] = self._dataset(split)
-
-    def train_dataloader(self) -> DataLoader[Clip]:
-        """Loader of random clips that goes on, at every epoch, after the samples consumed so far."""
-        dataset = self._datasets["train"]
-        # what was consumed so far is the new beginning; batches count from here
-        self._consumed_before = self.consumed_samples
-        self._batches_before = self._batches_seen
-        rank, world_size = rank_and_world_size(self.trainer)
-        sampler = ConsumedSampler(
-            len(dataset),
-            self.seed,
-            rank,
-            world_size,
-            start=lambda: self.consumed_samples,
-            batch_size=self.batch_size,
-            passes_end=self._counts_epochs,
-        )
-        if overfit := self._overfit_batches:
-            batches = overfit if isinstance(overfit, int) else max(1, int(overfit * sampler.batches_of_a_pass))
-            sampler.held = batches * world_size * self.batch_size
-        return self._loader(dataset, sampler, self.batch_size)
-
-    def val_dataloader(self) -> DataLoader[Clip]:
-        """Fixed clips of the validation split."""
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Clip]:
-        """Fixed clips of the test split."""
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Clip]:
-        """Fixed clips of the test split."""
-        return self._evaluation_loader("test")
+    def clip_settings(self) -> dict[str, Any]:
+        """What training clips depend on beside the recordings; latents of other settings are refused."""
+        names = ("cache", "video_track", "audio_track", "max_missing_audio_s")
+        return {"clip": asdict(self.clip)} | {name: getattr(self, name) for name in names}
 
     @property
-    def _counts_epochs(self) -> bool:
-        """Whether anything in the run waits for an epoch's end; progress bars and schedules do not."""
-        if self.trainer is None:
-            return False
-        at_the_end = isinstance(self.trainer.val_check_interval, float)
-        by_epochs = at_the_end and self.trainer.check_val_every_n_epoch is not None
-        of_a_pass = isinstance(self._overfit_batches, float) and self._overfit_batches > 0
-        return self.trainer.max_epochs not in (None, -1) or by_epochs or of_a_pass
+    def passed_over(self) -> tuple[Fault, ...]:
+        """What is wrong with recordings that were asked to be passed over."""
+        return ()
 
-    @property
-    def _overfit_batches(self) -> int | float:
-        """The trainer's setting, a number of batches or a share of a pass; Lightning sets it without declaring it."""
-        found: int | float = getattr(self.trainer, "overfit_batches", 0)
+    def training_clips(self) -> ClipDataset:
+        """The training clips, to be encoded.
+
+        Raises:
+            InputError: they are of several shapes.
+        """
+        parts = self._read_clips("train").parts
+        if len(parts) > 1:
+            raise InputError(
+                f"the training clips have {len(parts)} shapes, but clips of one shape are encoded; leave bucket_lengths"
+                " and bucket_sizes out"
+            )
+        (clips,) = parts
+        assert isinstance(clips, ClipDataset)
+        return clips
+
+    def groups(self, split: Split) -> ClipGroups:
+        """The clips of a split: one group, or one of each shape; encoded ones are one group."""
+        if split != "train" or self.latents is None:
+            return self._read_clips(split)
+        facts = facts_of_clips(self.clip_settings(), self.records(split), self.frame_step)
+        return ClipGroups([CachedLatents(self.latents, self.seed, facts, self.offsets)])
+
+    def _read_clips(self, split: Split) -> ClipGroups:
+        writes = getattr(self.trainer, "global_rank", 0) == 0
+        groups = self.shape_groups.of(self._chosen(split), self._record_reader, writes)
+        make = self._dataset_class(split)
+        listed = [record for _, records in groups for record in records]
+        book = UnusableClips(listed, self.max_corrupt_fraction, self.passed_over)
+        parts: list[ClipDataset] = []
+        for shape, records in groups:
+            parts.append(
+                make(
+                    records,
+                    shape,
+                    "random" if split == "train" else "fixed",
+                    clips_per_video=self.clips_per_video,
+                    single_clip=self.single_clip,
+                    seed=self.seed,
+                    cache=self.cache,
+                    on_corrupt=self.on_corrupt,
+                    max_corrupt_fraction=self.max_corrupt_fraction,
+                    frame_step=self.frame_step,
+                    video_track=self.video_track,
+                    audio_track=self.audio_track,
+                    max_missing_audio_s=self.max_missing_audio_s,
+                    offsets=self.offsets,
+                    unusable=book.part(sum(len(part.records) for part in parts)),
+                )
+            )
+        found = ClipGroups(parts)
+        if split != "train" and self.max_val_clips is not None:
+            found.show_at_most(self.max_val_clips)
         return found
 
     @property
-    def consumed_samples(self) -> int:
-        """Training samples consumed by all ranks since the very beginning."""
-        if self._batches_before is None:
-            return self._consumed_before
-        batches = self._batches_seen - self._batches_before
-        _, world_size = rank_and_world_size(self.trainer)
-        return self._consumed_before + batches * self.batch_size * world_size
+    def _datasets(self) -> dict[Split, ClipDataset | CachedLatents]:
+        """The (first) data sets of the splits that were set up."""
+        return {split: groups.parts[0] for split, groups in self._groups.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of consumed samples: all that the training order depends on besides the seed."""
-        return {"consumed_samples": self.consumed_samples}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after ``consumed_samples``."""
-        self._consumed_before = int(state_dict["consumed_samples"])
-        self._batches_before = None
-
-    def _dataset(self, split: Split) -> ClipDataset:
+    def _chosen(self, split: Split) -> Sequence[ClipRecord]:
+        """The recordings of a split that are used."""
         records = self.records(split)
         if split != "train" and self.max_val_clips is not None:
             keep = -(-self.max_val_clips // self.clips_per_video)
             if keep < len(records):
                 # evenly spread: lists are often sorted by class
                 records = [records[i * len(records) // keep] for i in range(keep)]
-        return self._dataset_class(split)(
-            records,
+        return records
+
+    @property
+    def _record_reader(self) -> RecordReader:
+        """What looks at recordings before their clips are read."""
+        return RecordReader(
             self.clip,
-            "random" if split == "train" else "fixed",
-            clips_per_video=self.clips_per_video,
-            single_clip=self.single_clip,
-            seed=self.seed,
-            cache=self.cache,
-            on_corrupt=self.on_corrupt,
-            max_corrupt_fraction=self.max_corrupt_fraction,
-            frame_step=self._frame_step,
+            frame_step=self.frame_step,
             video_track=self.video_track,
             audio_track=self.audio_track,
-            max_missing_audio_s=self.max_missing_audio_s,
+            max_missing_s=self.max_missing_audio_s,
         )
 
     def _dataset_class(self, split: Split) -> Callable[..., ClipDataset]:
@@ -210,62 +231,12 @@ class ClipDataModule(L.LightningDataModule):
         del split
         return ClipDataset
 
-    def _evaluation_loader(self, split: Split) -> DataLoader[Clip]:
-        dataset = self._datasets[split]
-        length = len(dataset) if self.max_val_clips is None else min(len(dataset), self.max_val_clips)
-        rank, world_size = rank_and_world_size(self.trainer)
-        return self._loader(dataset, EvaluationSampler(length, rank, world_size), self.val_batch_size)
-
-    def _loader(self, dataset: ClipDataset, sampler: Sampler[Any], batch_size: int) -> DataLoader[Clip]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=partial(collate_clips, shape=self.clip),
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_leave_signals_to_the_run,
-            # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
-            # change the training that follows.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-
     @property
-    def _frame_step(self) -> int:
+    def frame_step(self) -> int:
         """Frames by which clips may differ in length: the temporal factor of the video codec that will encode them.
 
-        Where the model has no video codec, or there is none at all, Pyramid Flow's 8.
+        Where the model has no video codec, or there is none at all, Pyramid Flow's 8. ``codec_step`` says it where
+        clips are encoded without a model.
         """
         model = None if self.trainer is None else self.trainer.lightning_module
-        return getattr(model, "frame_step", None) or 8
-
-    @property
-    def _batches_seen(self) -> int:
-        """Training batches this rank has worked through, over all resumptions."""
-        if self.trainer is None:
-            return 0
-        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        # "processed" counts the batch whose end is just announced (where checkpoints are written) but not one that
-        # failed half way.
-        return int(vars(total).get("processed", total.completed))
-
-
-def _leave_signals_to_the_run(_worker: int) -> None:
-    """A scheduler signals every process of a run; the run's own ends with a checkpoint and takes its workers along.
-
-    A worker that died of the signal first would end the run with an error instead. From the run itself SIGTERM is
-    obeyed, as it is how the run ends its workers.
-    """
-    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
-    run = os.getppid()
-
-    def obey_the_run() -> None:
-        while True:
-            received = signal.sigwaitinfo(signals)
-            if received.si_signo == signal.SIGTERM and received.si_pid == run:
-                os._exit(0)
-
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        # blocked in this thread and in all that it starts, so that the one that waits takes them
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        threading.Thread(target=obey_the_run, daemon=True).start()
+        return self.codec_step or getattr(model, "frame_step", None) or 8

@@ -1,12 +1,8 @@
-"""Clips cut out of recordings, and batches of them.
-
-Keeps book of recordings that cannot be used, across the worker processes of a loader.
-"""
+"""Clips cut out of recordings, and batches of them."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,73 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from components.contracts import ClipBatch
-from components.errors import InputError
+from components.contracts import ClipBatch, mixed_seed
+from components.errors import Fault, InputError
 from components.media.clock import ClipShape
 from components.media.sound_reader import MAX_MISSING_AUDIO_S
-from datamodules.reading.order import SampleKey
+from components.metrics.recordings.measures import SILENCE_PEAK
+from datamodules.reading.order import SampleKey, drawn_offset, sample_generator, stand_ins
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
+from datamodules.reading.unusable import UnusableClips
 
-_log = logging.getLogger("avsync.data")
-
-
-class UnusableClips:
-    """Reports each unusable recording once, by name and with a running count, and ends the run when they are too many.
-
-    The marks live in shared memory, so all worker processes of one training process count together.
-
-    Args:
-        records: the recordings of the set.
-        max_fraction: more than this share of the recordings raises.
-    """
-
-    def __init__(self, records: Sequence[ClipRecord], max_fraction: float) -> None:
-        self._records = records
-        self._max_fraction = max_fraction
-        # shared memory: workers are processes of their own, and their marks must add up
-        self._unusable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
-        self._silent = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
-
-    @property
-    def count(self) -> int:
-        """Recordings found unusable so far."""
-        return int(self._unusable.sum())
-
-    @property
-    def silent_count(self) -> int:
-        """Recordings in which a silent clip was met so far."""
-        return int(self._silent.sum())
-
-    def known(self, index: int) -> bool:
-        """True if the recording was found unusable before."""
-        return bool(self._unusable[index])
-
-    def report(self, index: int, reason: InputError) -> None:
-        """Marks a recording as unusable.
-
-        Raises:
-            InputError: if now more than the allowed share is unusable; names them all.
-        """
-        if not self._unusable[index]:
-            self._unusable[index] = 1
-            _log.warning("skipped unusable clip %d of %d: %s", self.count, len(self._records), reason)
-        if self.count > self._max_fraction * len(self._records):
-            names = ", ".join(str(self._records[i].path) for i in self._unusable.nonzero().flatten().tolist())
-            raise InputError(
-                f"{self.count} of {len(self._records)} clips cannot be used, more than max_corrupt_fraction ="
-                f" {self._max_fraction:g} allows: {names}; the last one: {reason}"
-            ) from reason
-
-    def report_silent(self, index: int, span: str) -> None:
-        """Notes a silent clip of a recording; it is used all the same."""
-        if not self._silent[index]:
-            self._silent[index] = 1
-            path = self._records[index].path
-            _log.warning("silent sound in %s (%s), silent recordings so far: %d", path, span, self.silent_count)
+Mute = Literal["error", "silence", "skip"]
 
 
-SILENCE_PEAK = 10 ** (-60 / 20)
+def passed_over(mute: Mute) -> tuple[Fault, ...]:
+    """What is passed over where recordings without sound track are to be treated so; it counts as no failure."""
+    return () if mute == "error" else ("without sound",)
 
 
 @dataclass(frozen=True)
@@ -89,7 +34,7 @@ class Clip:
     """One item of a ``ClipDataset``; see ``ClipBatch`` for the fields.
 
     ``reference`` is ``[S_ref]``, of which ``reference_length`` samples are sound; None where no set of voices is given.
-    A clip of a batch that ends before ``spoken_s`` seconds keeps no transcript.
+    A clip of a batch that ends before ``spoken_s`` seconds keeps no transcript. A ``mute`` clip has no sound track.
     """
 
     id: str
@@ -105,6 +50,12 @@ class Clip:
     reference_length: int = 0
     spoken_s: float = 0.0
     scene: str | None = None
+    mute: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing in it is louder than -60 dBFS."""
+        return float(self.audio.abs().max()) < SILENCE_PEAK
 
 
 class ClipDataset(Dataset[Clip]):
@@ -130,6 +81,12 @@ class ClipDataset(Dataset[Clip]):
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
+        offsets: with "random", cut one of so many clips of a recording that are always the same; the sample says
+            which. None cuts anywhere.
+        mute: what becomes of recordings without sound track: "error" makes them unusable, "skip" passes them over,
+            "silence" trains on them as mute clips and passes them over in evaluation.
+        unusable: keeps book of recordings that cannot be used, for sets that count together; None for a book of its
+            own.
     """
 
     def __init__(
@@ -150,6 +107,9 @@ class ClipDataset(Dataset[Clip]):
         video_track: int | None = None,
         audio_track: int | None = None,
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
+        offsets: int | None = None,
+        mute: Mute = "error",
+        unusable: UnusableClips | None = None,
     ) -> None:
         if clips_per_video < 1:
             raise InputError(f"clips_per_video is {clips_per_video}; it must be at least 1")
@@ -158,10 +118,19 @@ class ClipDataset(Dataset[Clip]):
         self.records, self.shape, self.clipping, self.seed = list(records), shape, clipping, seed
         self.clips_per_video = clips_per_video if clipping == "fixed" else 1
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
+        self.offsets = offsets if clipping == "random" else None
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
-        self.unusable = UnusableClips(self.records, max_corrupt_fraction)
-        self._reader = RecordReader(
-            shape, audio_only, pad_audio, frame_step, video_track, audio_track, max_missing_audio_s
+        self.unusable = unusable or UnusableClips(self.records, max_corrupt_fraction, passed_over(mute))
+        self.reader = RecordReader(
+            shape,
+            audio_only,
+            pad_audio,
+            frame_step,
+            video_track,
+            audio_track,
+            max_missing_audio_s,
+            # what is generated cannot be judged by a sound that nobody knows
+            mute_is_silence=mute == "silence" and clipping == "random",
         )
         self._cache: dict[tuple[int, int], Cut] | None = {} if cache else None
 
@@ -171,35 +140,67 @@ class ClipDataset(Dataset[Clip]):
     def __getitem__(self, key: SampleKey | int) -> Clip:
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         index, part = divmod(key.item, self.clips_per_video)
-        for candidate in self._candidates(index, key):
+        for candidate in stand_ins(self.seed, key, index, len(self.records)):
             if self.unusable.known(candidate):
                 continue
             try:
                 # In evaluation a stand-in must not be counted: its own turn comes anyway.
                 stand_in = key.position < 0 and candidate != index
-                return self._clip(candidate, part, key, valid=key.valid and not stand_in)
+                cut = self._cut(candidate, self._place(candidate, part, key), part)
+                clip = self._clip(self.records[candidate], cut, part, key, valid=key.valid and not stand_in)
             except InputError as reason:
-                if self.on_corrupt == "error":
+                if self.on_corrupt == "error" and reason.fault not in self.unusable.expected:
                     raise
                 self.unusable.report(candidate, reason)
+                continue
+            # one that is known to hold no onset is silent on purpose
+            if clip.is_silent and not clip.mute and self.records[candidate].onsets != ():
+                self.unusable.report_silent(candidate, self._span(cut))
+            return clip
         raise InputError(f"none of the {len(self.records)} clips can be used; see the reports above")
 
-    def _candidates(self, index: int, key: SampleKey) -> Iterator[int]:
-        """The record itself, then the others in an order that depends on the seed and the sample alone."""
-        yield index
-        yield from sample_generator(self.seed, key, purpose=1).permutation(len(self.records)).tolist()
+    def exactly(self, key: SampleKey) -> Clip:
+        """The clip that ``key`` asks for and no other.
 
-    def _clip(self, index: int, part: int, key: SampleKey, valid: bool) -> Clip:
-        record, shape = self.records[index], self.shape
-        cut = self._cut(index, part, key)
-        audio = cut.audio
+        Raises:
+            InputError: if its recording cannot be used.
+        """
+        index, part = divmod(key.item, self.clips_per_video)
+        cut = self._cut(index, self._place(index, part, key), part)
+        return self._clip(self.records[index], cut, part, key, key.valid)
+
+    def trial(self, index: int) -> list[Clip]:
+        """Clips of a recording as a run makes them, read anew: what a run would say of it.
+
+        In training those at its start, middle and end, in evaluation all.
+
+        Raises:
+            InputError: the recording cannot be used.
+        """
+        record, key = self.records[index], SampleKey(index)
+        if self._cache is not None and self.clipping == "random":
+            self.reader.read(record, 0.0, whole=True)  # all of it will be
+        random = self.clipping == "random"
+        places = [0.0, 0.5, 1.0] if random else [self._place(index, part, key) for part in range(self.clips_per_video)]
+        clips: list[Clip] = []
+        for part, place in enumerate(places):
+            cut = self.reader.read(record, place)
+            clips.append(self._clip(record, cut, part, key, valid=True))
+            if cut.usable_s - len(cut.audio) / self.shape.sample_rate < 1 / self.shape.fps:
+                break  # there is no other
+        return clips
+
+    def forget(self) -> None:
+        """Gives the memory of recordings back."""
+        if self._cache is not None:
+            self._cache.clear()
+
+    def _span(self, cut: Cut) -> str:
+        return f"{cut.start_s:.3f}..{cut.start_s + self.shape.frames_of(len(cut.audio)) / self.shape.fps:.3f} s"
+
+    def _clip(self, record: ClipRecord, cut: Cut, part: int, key: SampleKey, valid: bool) -> Clip:
+        shape, audio = self.shape, cut.audio
         start_s, end_s = cut.start_s, cut.start_s + shape.frames_of(len(audio)) / shape.fps
-        if float(audio.abs().max()) < SILENCE_PEAK:
-            span = f"{start_s:.3f}..{end_s:.3f} s"
-            if not self.allow_silence:
-                raise InputError(f"{record.path} is silent in {span} (peak below -60 dBFS); remove it from the list")
-            if record.onsets != ():  # known to hold none, it is silent on purpose
-                self.unusable.report_silent(index, span)
         onsets = None
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
@@ -210,12 +211,12 @@ class ClipDataset(Dataset[Clip]):
             name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
         transcript, spoken_s = self._transcript(record, cut)
         reference, reference_length = self._reference(record, cut, key)
-        return Clip(
+        clip = Clip(
             id=name,
             video_id=record.video_id,
             video=cut.video,
             audio=audio,
-            caption=record.caption,
+            caption=self._caption(record, key),
             transcript=transcript,
             onsets=onsets,
             position=key.position,
@@ -224,7 +225,20 @@ class ClipDataset(Dataset[Clip]):
             reference_length=reference_length,
             spoken_s=spoken_s,
             scene=record.scene,
+            mute=cut.mute,
         )
+        if clip.is_silent and not self.allow_silence:
+            raise InputError(
+                f"{record.path} is silent in {self._span(cut)} (peak below -60 dBFS); remove it from the list", "silent"
+            )
+        return clip
+
+    def _caption(self, record: ClipRecord, key: SampleKey) -> str:
+        """One of a clip's captions, each as likely; the first where nothing is random."""
+        if self.clipping == "fixed" or not record.other_captions:
+            return record.caption
+        captions = (record.caption, *record.other_captions)
+        return captions[int(sample_generator(self.seed, key, purpose=3).integers(len(captions)))]
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         """The words of a clip, and the least length in seconds of which they are true."""
@@ -236,23 +250,23 @@ class ClipDataset(Dataset[Clip]):
         del record, cut, key
         return None, 0
 
-    def _cut(self, index: int, part: int, key: SampleKey) -> Cut:
+    def _cut(self, index: int, place: float, part: int) -> Cut:
         """One clip of a recording, from memory where it is kept."""
         shape, record = self.shape, self.records[index]
         if self._cache is None:
-            return self._reader.read(record, self._place(part, key))
+            return self.reader.read(record, place)
         if self.clipping == "fixed":
             if (index, part) not in self._cache:
-                self._cache[index, part] = self._reader.read(record, self._place(part, key))
+                self._cache[index, part] = self.reader.read(record, place)
             return self._cache[index, part]
         if (index, 0) not in self._cache:
-            self._cache[index, 0] = self._reader.read(record, 0.0, whole=True)
-        begin_s, video, audio, usable_s = self._cache[index, 0]
+            self._cache[index, 0] = self.reader.read(record, 0.0, whole=True)
+        begin_s, video, audio, usable_s, mute = self._cache[index, 0]
         held = shape.frames_of(len(audio))
-        length = shape.longest(held, self._reader.frame_step)
+        length = shape.longest(held, self.reader.frame_step)
         num_samples = shape.samples_of(length)
         # every start is equally likely; ``min`` for a place of exactly 1
-        frame = min(int(self._place(part, key) * (held - length + 1)), held - length)
+        frame = min(int(place * (held - length + 1)), held - length)
         # rounding may leave the sound a sample short of the picture's end
         sample = min(shape.samples_of(frame), len(audio) - num_samples)
         return Cut(
@@ -260,15 +274,29 @@ class ClipDataset(Dataset[Clip]):
             video[frame : frame + length],
             audio[sample : sample + num_samples],
             usable_s,
+            mute,
         )
 
-    def _place(self, part: int, key: SampleKey) -> float:
+    def _place(self, index: int, part: int, key: SampleKey) -> float:
         """Where between the first and the last possible start the clip begins, 0 to 1."""
         if self.clipping == "random":
-            return float(sample_generator(self.seed, key, purpose=0).uniform())
+            place = float(self._generator(self.records[index], key, purpose=0).uniform())
+            if self.offsets is None:
+                return place
+            # one in each part of the recording, but not evenly spaced: what repeats in it would always be cut alike
+            return (drawn_offset(self.seed, key, self.offsets) + place) / self.offsets
         if self.clips_per_video == 1:
             return 0.0 if self.single_clip == "start" else 0.5
         return part / (self.clips_per_video - 1)
+
+    def _generator(self, record: ClipRecord, key: SampleKey, purpose: int) -> np.random.Generator:
+        """Random numbers of a training clip: of the sample alone, or where clips are fixed of the recording's name.
+
+        Neither the seed of the order nor the other recordings decide what a fixed clip is: it may be encoded once.
+        """
+        if self.offsets is None:
+            return sample_generator(self.seed, key, purpose)
+        return np.random.default_rng([mixed_seed(record.id), drawn_offset(self.seed, key, self.offsets), purpose])
 
 
 def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
@@ -296,11 +324,5 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
         valid=torch.tensor([clip.valid for clip in clips]),
         position=clips[0].position if clips[0].position >= 0 else None,
         scenes=scenes if any(clip.scene is not None for clip in clips) else None,
+        mute=torch.tensor([clip.mute for clip in clips]) if any(clip.mute for clip in clips) else None,
     )
-
-
-def sample_generator(seed: int, key: SampleKey, purpose: int) -> np.random.Generator:
-    """Random numbers that depend on the seed and the sample alone, not on what was drawn before."""
-    # + 1, because seeds cannot be negative and -1 stands for evaluation
-    place = key.position if key.cut_as is None else key.cut_as
-    return np.random.default_rng([seed, place + 1, key.item if place < 0 else 0, purpose])

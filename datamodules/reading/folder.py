@@ -9,11 +9,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.errors import InputError
 from datamodules.reading.clip_data_module import Split
+from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.speech_manifest import COLUMNS, RecordsBySplit, Row, record_of, rows_of, text_of
 
@@ -53,7 +55,7 @@ class HeldOut:
             raise InputError(f"hold_out is {self.share}; it must lie between 0 and 1")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Said:
     """All that is said of one file: fields under our names, and under the names they came by for grouping."""
 
@@ -100,15 +102,16 @@ def read_folder(
             "%s does not name %d of the %d media files below it; they are not used", tables[0], left, len(media)
         )
     found: list[tuple[_Said, ClipRecord]] = []
+    named = NamedMedia(root)
     for row in said:
-        _add_sidecars(root, row, columns)
-        found.append((row, record_of(Row(row.source, root, row.fields), audio_only, prompt or "")))
+        _add_sidecars(named, row, columns)
+        found.append((row, record_of(Row(row.source, named, row.fields), audio_only, prompt or "")))
         if prompt is None and not found[-1][1].caption:
             raise InputError(
                 f"{found[-1][1].path} has no caption; write it to {found[-1][1].path.with_suffix('.txt').name} beside "
                 "it, or set prompt to a caption for all clips that have none"
             )
-    _check_unique([record for _, record in found])
+    _check_unique(found)
     return _by_split(root, found, held_out)
 
 
@@ -118,10 +121,12 @@ def _media_files(root: Path, audio_only: bool) -> list[str]:
     found, others = [], 0
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(folder).relative_to(root).as_posix()
+        below = "" if below == "." else f"{below}/"
         for name in files:
-            suffix = PurePosixPath(name).suffix.lower()
+            suffix = _split_suffix(name)[1].lower()
             if not name.startswith(".") and suffix in wanted:
-                found.append((Path(folder) / name).relative_to(root).as_posix())
+                found.append(below + name)
             elif suffix in SOUNDS:
                 others += 1
     if not found:
@@ -137,11 +142,16 @@ def _media_files(root: Path, audio_only: bool) -> list[str]:
     return sorted(found)
 
 
+def _split_suffix(name: str) -> tuple[str, str]:
+    """Stem and suffix of a file's name, as `pathlib` has them but for hundreds of thousands."""
+    return os.path.splitext(name)  # noqa: PTH122
+
+
 def _one_each(root: Path, media: Sequence[str], audio_only: bool) -> Iterator[_Said]:
-    stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in media)
+    stems = Counter(_split_suffix(name)[0] for name in media)
     for name in media:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        kind = "audio" if audio_only and PurePosixPath(name).suffix.lower() in SOUNDS else "video"
+        stem, suffix = _split_suffix(name)
+        kind = "audio" if audio_only and suffix.lower() in SOUNDS else "video"
         # a.mp4 beside a.mkv: the suffix tells them apart
         yield _Said(str(root / name), {kind: name, "id": stem if stems[stem] == 1 else name})
 
@@ -149,15 +159,15 @@ def _one_each(root: Path, media: Sequence[str], audio_only: bool) -> Iterator[_S
 def _rows_of_table(root: Path, table: Path, columns: Mapping[str, str]) -> Iterator[_Said]:
     for line, fields in rows_of(table):
         source = f"{table}, line {line}"
-        row = _Said(source, _under_our_names(fields, columns, source), dict(fields))
+        row = _Said(source, _under_our_names(fields, columns, source), fields)
         for ours in ("video", "audio"):
             name = row.fields.get(ours)
             if not isinstance(name, str) or not name:
                 continue
-            inside = Path(os.path.normpath(name))
-            if inside.is_absolute() or inside.parts[0] == os.pardir:
+            inside = os.path.normpath(name)
+            if inside.startswith(("/", "../")) or inside == os.pardir:
                 raise InputError(f"{source}: the row names {name}, which lies outside {root}; move the file into it")
-            row.fields[ours] = inside.as_posix()
+            row.fields[ours] = inside
         yield row
 
 
@@ -166,22 +176,29 @@ def _under_our_names(fields: Mapping[str, Any], columns: Mapping[str, str], sour
         if theirs not in fields:
             there = ", ".join(map(str, fields))
             raise InputError(f"{source}: columns takes {ours} from {theirs!r}, which is not there; it has {there}")
-    named = {}
+    return {ours: fields[theirs] for ours, theirs in _names(tuple(fields), tuple(columns.items()))}
+
+
+@lru_cache(maxsize=64)  # rows of a table have the same names
+def _names(there: tuple[str, ...], columns: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """Our names of the columns that are there, and those they go by."""
+    named = []
     for ours in COLUMNS:
         usual = _USUAL.get(ours, (ours,))
-        found = columns.get(ours) or next((name for name in usual if name in fields), None)
+        found = dict(columns).get(ours) or next((name for name in usual if name in there), None)
         if found is not None:
-            named[ours] = fields[found]
+            named.append((ours, found))
     return named
 
 
-def _add_sidecars(root: Path, row: _Said, columns: Mapping[str, str]) -> None:
+def _add_sidecars(media: NamedMedia, row: _Said, columns: Mapping[str, str]) -> None:
     """What ``x.json`` and ``x.txt`` beside the file say; a field that is said twice must be said alike."""
     name = row.fields.get("video") or row.fields.get("audio")
     if not isinstance(name, str):
         return  # told as an error where the row is read
-    beside = (root / name).with_suffix(".json")
-    if beside.is_file():
+    stem = media.place(_split_suffix(name)[0])
+    if media.is_file(f"{stem}.json"):
+        beside = Path(f"{stem}.json")
         try:
             content = json.loads(text_of(beside))
         except ValueError as error:
@@ -193,8 +210,7 @@ def _add_sidecars(root: Path, row: _Said, columns: Mapping[str, str]) -> None:
             if ours not in ("id", "video", "audio"):
                 _say(row, ours, value, beside)
         row.named = {**content, **row.named}
-    beside = beside.with_suffix(".txt")
-    if beside.is_file() and (text := " ".join(text_of(beside).split())):
+    if media.is_file(f"{stem}.txt") and (text := " ".join(text_of(beside := Path(f"{stem}.txt")).split())):
         _say(row, "caption", text, beside)
 
 
@@ -205,15 +221,18 @@ def _say(row: _Said, ours: str, value: Any, source: Path) -> None:
     row.fields[ours] = value
 
 
-def _check_unique(records: Sequence[ClipRecord]) -> None:
-    for name, times in Counter(record.id for record in records).items():
-        if times > 1:
-            files = ", ".join(str(record.path) for record in records if record.id == name)
-            raise InputError(f"{times} clips have the id {name!r} ({files}); ids must be unique")
+def _check_unique(found: Sequence[tuple[_Said, ClipRecord]]) -> None:
+    seen: dict[str, _Said] = {}
+    for said, record in found:
+        if (before := seen.setdefault(record.id, said)) is not said:
+            raise InputError(
+                f"{said.source} has the id {record.id!r}, which {before.source} has too; ids must be unique"
+            )
 
 
 def _by_split(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut) -> RecordsBySplit:
-    splits = [Row(said.source, root, said.fields).split() for said, _ in found]
+    named = NamedMedia(root)
+    splits = [Row(said.source, named, said.fields).split() for said, _ in found]
     if any(split is None for split in splits):
         if any(split is not None for split in splits):
             missing = next(said.source for (said, _), split in zip(found, splits, strict=True) if split is None)
@@ -256,8 +275,10 @@ def _drawn(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: Held
         )
     order = sorted(sizes, key=lambda name: hashlib.sha256(f"{held_out.seed} {name}".encode()).digest())
     test: set[str] = set()
+    held = 0
     for name in order[:-1]:
-        if sum(sizes[other] for other in test) >= held_out.share * len(found):
+        if held >= held_out.share * len(found):
             break
         test.add(name)
+        held += sizes[name]
     return iter(["test" if group in test else "train" for group in groups])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,12 +31,54 @@ class Cut(NamedTuple):
         video: uint8 ``[T, 3, H, W]``, T = 0 where only the sound is read.
         audio: float32 ``[S]``.
         usable_s: length of all of the recording that clips may be cut from.
+        mute: the recording has no sound track; ``audio`` is zeros.
     """
 
     start_s: float
     video: Tensor
     audio: Tensor
     usable_s: float
+    mute: bool = False
+
+
+class Promise(NamedTuple):
+    """What the header of a recording promises.
+
+    Attributes:
+        usable_s: seconds that clips may be cut from.
+        mute: it has no sound track, and is read all the same.
+    """
+
+    usable_s: float
+    mute: bool = False
+
+
+class _Window(NamedTuple):
+    """What clips of a recording may be cut from, by its header.
+
+    Attributes:
+        begin_s: where it begins.
+        end_s: where it ends; where the header has too little, so late that the reader is asked for a whole clip.
+        length: frames of a clip.
+        is_short: the header has too little; the decoder has the last word.
+    """
+
+    begin_s: float
+    end_s: float
+    length: int
+    is_short: bool = False
+
+
+class ClipForm(NamedTuple):
+    """What all clips of a recording have in common.
+
+    Attributes:
+        num_frames: frames of a clip.
+        size: height and width of the picture as it is seen, None where nobody looked.
+    """
+
+    num_frames: int
+    size: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +93,7 @@ class RecordReader:
         video_track: number of the track among each file's video tracks, from 0; None for the default one.
         audio_track: likewise among the audio tracks.
         max_missing_s: so many seconds of a clip's sound may be missing; they are silent.
+        mute_is_silence: read recordings without sound track, as digital silence.
 
     Raises:
         InputError: a number is negative, or a track of the picture is chosen where only the sound is read.
@@ -61,6 +106,7 @@ class RecordReader:
     video_track: int | None = None
     audio_track: int | None = None
     max_missing_s: float = MAX_MISSING_AUDIO_S
+    mute_is_silence: bool = False
 
     def __post_init__(self) -> None:
         if self.audio_only and self.video_track is not None:
@@ -86,40 +132,117 @@ class RecordReader:
         """
         return self._read_sound(record, place, whole) if self.audio_only else self._read(record, place, whole)
 
+    def promise(self, record: ClipRecord) -> Promise:
+        """What can be said of a recording by its header alone.
+
+        Raises:
+            InputError: it cannot be opened, has no sound where that is needed, or is too short as its header has it.
+        """
+        mute = False
+        if self.audio_only:
+            with SoundReader(record.sound or record.path, self.audio_track) as sound:
+                window = self._sound_window(record, sound)
+        else:
+            with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
+                info = media.info
+                window, mute = self._window(record, info), info.audio_span_s is None
+        if window.is_short:
+            clip_s = window.length / self.shape.fps
+            raise InputError(
+                f"{record.path} is shorter than a clip of {clip_s:.3f} s; remove it from the list or lower"
+                " clip.num_frames",
+                "shorter than a clip",
+            )
+        return Promise(window.end_s - window.begin_s, mute)
+
     def _read(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape
         with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
             info = media.info
-            begin_s, end_s = 0.0, info.duration_s
-            if info.audio_span_s is not None:
-                # only seconds that have both picture and sound
-                begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
-            begin_s, end_s = self._within_span(record, begin_s, end_s)
-            length = self._clip_length(begin_s, end_s)
-            if record.span_s is None:
-                if length < shape.num_frames and self._is_nearly_whole(info):
-                    length = shape.num_frames
-                slack_s = _HEADER_SLACK_S if length < shape.num_frames else 0.0
-                if end_s - begin_s < length / shape.fps - slack_s:
-                    # the reader says what is missing
-                    begin_s, end_s = 0.0, max(info.duration_s, length / shape.fps)
+            begin_s, end_s, length, is_short = self._window(record, info)
             start_s, num_frames = self._place(begin_s, end_s, place, length, whole)
-            video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
-            audio = media.audio(start_s, shape.samples_of(num_frames), shape.sample_rate, self.max_missing_s)
-        return Cut(start_s, video, audio, end_s - begin_s)
+            samples, mute = shape.samples_of(num_frames), info.audio_span_s is None
+            with _called_short(is_short):
+                video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
+                audio = torch.zeros(samples) if mute else self._sound(media, start_s, samples)
+        return Cut(start_s, video, audio, end_s - begin_s, mute)
+
+    def _sound(self, media: MediaReader, start_s: float, num_samples: int) -> Tensor:
+        return media.audio(start_s, num_samples, self.shape.sample_rate, self.max_missing_s)
+
+    def _usable(self, record: ClipRecord, info: MediaInfo) -> tuple[float, float, int]:
+        """What clips may be cut from, in seconds, and the frames of one."""
+        begin_s, end_s = 0.0, info.duration_s
+        if info.audio_span_s is not None:
+            # only seconds that have both picture and sound
+            begin_s, end_s = max(begin_s, info.audio_span_s[0]), min(end_s, info.audio_span_s[1])
+        begin_s, end_s = self._within_span(record, begin_s, end_s)
+        length = self._clip_length(begin_s, end_s)
+        if record.span_s is None and length < self.shape.num_frames and self._is_nearly_whole(info):
+            length = self.shape.num_frames
+        return begin_s, end_s, length
+
+    def clip_form(self, record: ClipRecord, with_size: bool) -> ClipForm:
+        """How long the record's clips are and what size its picture has, before any clip is read.
+
+        Whether it has the sound that is needed is another question.
+
+        Args:
+            record: the recording.
+            with_size: look at the first frame; otherwise, and where only the sound is read, the size is None.
+
+        Raises:
+            InputError: the recording cannot be opened, or its own part is too short.
+        """
+        if self.audio_only:
+            with SoundReader(record.sound or record.path, self.audio_track) as sound:
+                begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
+            return ClipForm(self._clip_length(begin_s, end_s), None)
+        with MediaReader(record.path, record.sound, self.video_track, self.audio_track) as media:
+            *_, length = self._usable(record, media.info)
+            return ClipForm(length, media.shown_size() if with_size else None)
 
     def _read_sound(self, record: ClipRecord, place: float, whole: bool) -> Cut:
         shape = self.shape
         with SoundReader(record.sound or record.path, self.audio_track) as sound:
-            begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
-            start_s, num_frames = self._place(begin_s, end_s, place, self._clip_length(begin_s, end_s), whole)
+            begin_s, end_s, length, is_short = self._sound_window(record, sound)
+            start_s, num_frames = self._place(begin_s, end_s, place, length, whole)
             wanted = shape.samples_of(num_frames)
             # without a picture the clip may end in silence, from the file's end on
             held = min(wanted, round((end_s - start_s) * shape.sample_rate)) if self.pad_audio else wanted
             if held < 1:
                 raise InputError(f"{sound.path} has no sound after {start_s:.3f} s; remove {record.id} from the list")
-            audio = pad(sound.read(start_s, held, shape.sample_rate, self.max_missing_s), (0, wanted - held))
+            with _called_short(is_short):
+                audio = pad(sound.read(start_s, held, shape.sample_rate, self.max_missing_s), (0, wanted - held))
         return Cut(start_s, torch.empty(0, 3, shape.height, shape.width, dtype=torch.uint8), audio, end_s - begin_s)
+
+    def _window(self, record: ClipRecord, info: MediaInfo) -> _Window:
+        """What clips with a picture may be cut from.
+
+        Raises:
+            InputError: there is no sound, or too little in the record's own span.
+        """
+        shape = self.shape
+        if info.audio_span_s is None and not self.mute_is_silence:
+            raise InputError(
+                f"{record.path} has no audio track; give a recording with sound, or set mute where the data set has it",
+                "without sound",
+            )
+        begin_s, end_s, length = self._usable(record, info)
+        if record.span_s is not None:
+            return _Window(begin_s, end_s, length)
+        slack_s = _HEADER_SLACK_S if length < shape.num_frames else 0.0
+        if end_s - begin_s >= length / shape.fps - slack_s:
+            return _Window(begin_s, end_s, length)
+        # the reader says what is missing, and makes up for a moment
+        begin_s, end_s = 0.0, max(info.duration_s, length / shape.fps)
+        return _Window(begin_s, end_s, length, is_short=length < shape.num_frames or not self._is_nearly_whole(info))
+
+    def _sound_window(self, record: ClipRecord, sound: SoundReader) -> _Window:
+        begin_s, end_s = self._within_span(record, max(0.0, sound.span_s[0]), sound.span_s[1])
+        length = self._clip_length(begin_s, end_s)
+        missing_s = length / self.shape.fps - (end_s - begin_s)
+        return _Window(begin_s, end_s, length, is_short=not self.pad_audio and missing_s > self.max_missing_s)
 
     def _within_span(self, record: ClipRecord, begin_s: float, end_s: float) -> tuple[float, float]:
         """The part of ``begin_s..end_s`` that the record's own span leaves."""
@@ -133,7 +256,8 @@ class RecordReader:
             raise InputError(
                 f"{record.path} has {max(0.0, end_s - begin_s):.3f} s to offer for {record.id} between {first_s:.3f} s"
                 f" and {end}, less than a clip's {least_s:.3f} s; widen start and end, remove the row or"
-                " lower clip.num_frames"
+                " lower clip.num_frames",
+                "shorter than a clip",
             )
         return begin_s, end_s
 
@@ -154,3 +278,14 @@ class RecordReader:
         if whole:
             return begin_s, max(length, int((end_s - begin_s + _HEADER_SLACK_S) * self.shape.fps))
         return begin_s + place * max(0.0, end_s - begin_s - length / self.shape.fps), length
+
+
+@contextmanager
+def _called_short(is_short: bool) -> Iterator[None]:
+    """Where a recording is too short by its header, what it lacks at its end is not called a hole."""
+    try:
+        yield
+    except InputError as error:
+        if is_short and error.fault == "with holes in the sound":
+            error.fault = "shorter than a clip"
+        raise

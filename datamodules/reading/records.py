@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be hundreds of thousands
 class ClipRecord:
     """One recording of a data set.
 
@@ -22,6 +22,8 @@ class ClipRecord:
         speaker: name of the voice, or None.
         reference: a file with another utterance of the same voice, or None.
         scene: what the acoustic scene is, or None where the caption says it.
+        other_captions: what else it was called; in training one of ``caption`` and these is drawn, in evaluation it is
+            ``caption``.
     """
 
     id: str
@@ -35,3 +37,4 @@ class ClipRecord:
     speaker: str | None = None
     reference: Path | None = None
     scene: str | None = None
+    other_captions: tuple[str, ...] = ()

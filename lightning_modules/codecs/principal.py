@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from components.codecs.video.principal import PrincipalCodec, PrincipalComponents
-from components.contracts import ClipBatch
+from components.contracts import ClipBatch, Modality
 from components.errors import InputError
 
 
@@ -26,6 +28,11 @@ class PrincipalCodecModule(L.LightningModule):
     """
 
     logged_names = ("train/clips",)
+
+    @staticmethod
+    def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
+        """Pictures alone."""
+        return ("video",)
 
     def __init__(self, codec: PrincipalCodec) -> None:
         super().__init__()

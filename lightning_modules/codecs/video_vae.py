@@ -5,7 +5,7 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.codecs.video.causal_vae.checkpoint import save_vae
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.causal_vae.normalisation import LatentNormalisation, VideoLatentStatistics
-from components.contracts import ClipBatch, Generation, MetricResult, clip_generator
+from components.contracts import ClipBatch, Generation, MetricResult, Modality, clip_generator
 from components.errors import InputError
 from components.metrics.bootstrap import bootstrap_interval
 from components.metrics.truth.pictures import psnr_scores
@@ -72,6 +72,11 @@ class VideoVAEModule(SeededModule):
         "train/discriminator",
         *("psnr", "psnr_low", "psnr_high", "psnr_moving", "psnr_moving_low", "psnr_moving_high"),
     )
+
+    @staticmethod
+    def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
+        """Pictures alone."""
+        return ("video",)
 
     def __init__(
         self,

@@ -60,7 +60,8 @@ from lightning_modules.command_line.config_files import (
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
-from lightning_modules.command_line.preflight import check_settings
+from lightning_modules.command_line.preflight import check_clip_is_taken, check_settings
+from lightning_modules.command_line.prepared_experiment import PreparedExperiment, prepared_experiment
 from lightning_modules.command_line.run_folders import (
     experiment_folder,
     given_version,
@@ -130,6 +131,7 @@ class AVSyncCLI(LightningCLI):
         self._run_folder: Path | None = None
         self._goes_on_from: Path | None = None
         self._changes: list[Change] = []
+        self._prepared: PreparedExperiment | None = None
         super().__init__(args=args, **kwargs)
 
     def setup_parser(
@@ -191,16 +193,10 @@ class AVSyncCLI(LightningCLI):
                 f"results.json: write {new}"
             )
         data = self._chosen(self.config, "data")
-        if (
-            data is not None
-            and self._chosen(self.config, "clip") is not None
-            and "clip" not in data.get("init_args", {})
-        ):
-            raise InputError(
-                f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
-                "'clip: ClipShape | None', or set clip to null"
-            )
+        check_clip_is_taken(data, self._chosen(self.config, "clip"))
         # now, not after minutes of building models
+        if self.subcommand == "fit":
+            self._prepared = prepared_experiment(self._chosen(self.config, "model"), data)
         if self.subcommand is not None:
             check_settings(self.subcommand, self.config[self.subcommand].as_dict())
         if self.subcommand == "export":
@@ -236,6 +232,9 @@ class AVSyncCLI(LightningCLI):
             name_loggers(self._chosen(self.config, "trainer"), self._experiment(), self._run_folder)
             keep_tracebacks_in(self._run_folder)
         try:
+            if self._prepared is not None:
+                self.config = self.config.clone()
+                self._prepared.leave_unloaded(self._chosen(self.config, "model"))
             super().instantiate_classes()
         except BaseException:
             if self._run_folder is not None:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.evaluation import EvaluationCallback
 from components.errors import InputError
 from components.weights.named_files import check_named_files
-from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.ordered_data_module import OrderedDataModule
 from lightning_modules.command_line.class_paths import did_you_mean, found_at
 from lightning_modules.command_line.startup import OWN_PACKAGES
 
@@ -65,6 +66,19 @@ def check_settings(subcommand: str, config: Section) -> None:
     check_files({name: section for name, section in config.items() if subcommand != "export" or name != "data"})
 
 
+def check_clip_is_taken(data: Namespace | None, clip: Namespace | None) -> None:
+    """A section ``clip`` goes with data that have an argument for it.
+
+    Raises:
+        InputError: if they have none.
+    """
+    if data is not None and clip is not None and "clip" not in data.get("init_args", {}):
+        raise InputError(
+            f"clip describes the clips, but {data.class_path} takes no clip: give it an argument "
+            "'clip: ClipShape | None', or set clip to null"
+        )
+
+
 def check_files(config: Section) -> None:
     """Looks for everything that the classes of ``config`` read.
 
@@ -109,7 +123,7 @@ def _check_loggers(config: Section) -> None:
 
 def _check_precision(config: Section) -> None:
     data = _class_of(config.get("data"))
-    if not (isinstance(data, type) and issubclass(data, ClipDataModule)):
+    if not (isinstance(data, type) and issubclass(data, OrderedDataModule)):
         return  # a user's own batches may be of any form
     precision = str(_arguments(config.get("trainer")).get("precision"))
     if instead := _PRECISIONS.get(precision):

@@ -20,20 +20,17 @@ from components.backbones.harmony.model import HarmonyTransformer
 from components.contracts import (
     AudioCodec,
     ClipBatch,
+    LatentMoments,
     Modality,
     TextEncoder,
     TextFeatures,
     TranscriptEncoder,
     VideoCodec,
 )
-from components.encoders.text.rows import stack_text
+from components.encoders.text.rows import emptied_rows, stack_text
 from components.errors import InputError
 from components.media.clock import LatentClock
 from components.objectives.cross_task import CrossTaskSynergy, TaskRows
-
-_AUDIBLE = 1e-3  # -60 dB of full scale
-_MOVING = 0.5  # grey levels of 255, mean over a frame: less is the noise of a video codec
-_MOVING_LATENT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -68,20 +65,26 @@ class HarmonyInputs:
         """Rates of the clips' latents."""
         return LatentClock(batch.fps, self.temporal_factor, self.audio_codec.latent_rate_hz)
 
-    def video(self, batch: ClipBatch) -> Tensor:
+    def video(self, batch: ClipBatch, seeds: Sequence[int] | None = None) -> Tensor:
         """Latents ``[B, C, T_v, h, w]`` of the videos.
+
+        Args:
+            batch: the clips.
+            seeds: of the draws from the posterior, one for each clip; None takes its mean.
 
         Raises:
             InputError: if the clips have no moving picture, or do not fit codec and transformer.
         """
         if batch.video_latents is not None:
-            return batch.video_latents
+            self._check_sides(*(side * self.codec().spatial_factor for side in batch.video_latents.shape[-2:]))
+            std = None if batch.prepared is None else batch.prepared.video_std
+            return LatentMoments(batch.video_latents, std).draw(seeds)
         if batch.video.shape[1] < 2:
             raise InputError(
                 f"clip {batch.ids[0]} has {batch.video.shape[1]} video frames, so it is a sound alone, but this task "
                 "needs videos: give videos, or train with stage audio or timbre."
             )
-        return self.codec().encode(self.pixels(batch.video))
+        return self.codec().moments(self.pixels(batch.video)).draw(seeds)
 
     def pixels(self, video: Tensor) -> Tensor:
         """uint8 frames ``[B, T, 3, H, W]`` to [-1, 1].
@@ -89,40 +92,52 @@ class HarmonyInputs:
         Raises:
             InputError: if the sides of the frames do not fit.
         """
-        for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
+        self._check_sides(*video.shape[-2:])
+        return video.float().div_(127.5).sub_(1)
+
+    def _check_sides(self, height: int, width: int) -> None:
+        """Sides in pixels."""
+        for name, side in (("height", height), ("width", width)):
             if side % self.side_step:
                 low = max(self.side_step, side // self.side_step * self.side_step)
                 raise InputError(
                     f"{name} {side} cannot be divided by codec and patches: it must be a multiple of {self.side_step}; "
                     f"set clip.{name} to {low} or {low + self.side_step}."
                 )
-        return video.float().div_(127.5).sub_(1)
 
-    def audio(self, batch: ClipBatch) -> Sound:
+    def audio(self, batch: ClipBatch, seeds: Sequence[int] | None = None) -> Sound:
         """Latents of the sounds.
+
+        Args:
+            batch: the clips.
+            seeds: of the draws from the posterior, one for each clip; None takes its mean.
 
         Raises:
             InputError: if there is no sound, or its rate does not fit.
         """
-        num_samples = batch.audio.shape[1]
+        num_samples = batch.num_samples
         if not num_samples:
             raise InputError(
                 f"clip {batch.ids[0]} has no sound, but this task needs one: give clips with a sound track."
             )
-        num = self.num_latents(batch)
-        waveform = self.audio_codec.fit(batch.audio, num, batch.sample_rate)
+        num, prepared = self.num_latents(batch), batch.prepared
+        if prepared is not None and prepared.audio_latents is not None:
+            moments = LatentMoments(prepared.audio_latents, prepared.audio_std)
+        else:
+            moments = self.audio_codec.moments(self.audio_codec.fit(batch.audio, num, batch.sample_rate))
+        latents = moments.draw(seeds)[..., :num]  # a batch is cut to its shortest clip
         # a begun latent counts: its sound is real
         real = math.ceil(num_samples / self.audio_codec.latent_hop)
         lengths = None
         if real < num:
-            lengths = torch.full((len(batch),), real, device=waveform.device)
-        return Sound(self.audio_codec.encode(waveform), lengths)
+            lengths = torch.full((len(batch),), real, device=latents.device)
+        return Sound(latents, lengths)
 
     def num_latents(self, batch: ClipBatch) -> int:
         """T_a of the clips: as many as fit into the pictures' duration, or into the sound's where there are none."""
-        frames = batch.video.shape[1]
+        frames = batch.num_frames
         # one frame is a picture, not a duration
-        duration_s = frames / batch.fps if frames > 1 else batch.audio.shape[1] / batch.sample_rate
+        duration_s = frames / batch.fps if frames > 1 else batch.num_samples / batch.sample_rate
         return self.audio_codec.num_latents_for(duration_s)
 
     def reference(self, batch: ClipBatch, dropped: Tensor | None = None) -> tuple[Tensor | None, Tensor]:
@@ -135,15 +150,47 @@ class HarmonyInputs:
             dropped: bool ``[B]``, clips whose reference is not shown.
         """
         waveform, samples = batch.reference_audio, batch.reference_lengths
-        if waveform is None or samples is None:
-            return None, torch.zeros(len(batch), dtype=torch.long, device=batch.audio.device)
+        latents = None if batch.prepared is None else batch.prepared.reference_latents
         hop = self.audio_codec.latent_hop
-        slot = math.ceil(waveform.shape[1] / hop)
+        if samples is not None and waveform is not None:
+            slot = math.ceil(waveform.shape[1] / hop)
+            latents = self.audio_codec.encode(self.audio_codec.fit(waveform, slot, batch.sample_rate))
+        if samples is None or latents is None:
+            return None, torch.zeros(len(batch), dtype=torch.long, device=batch.audio.device)
+        slot = latents.shape[-1]
         # Whole latents only, so that none holds a part of the padding; but at least one, as 0 means no reference.
         lengths = (samples // hop).clamp(min=1, max=slot).masked_fill(samples == 0, 0)
         if dropped is not None:
             lengths = lengths.masked_fill(dropped, 0)
-        return self.audio_codec.encode(self.audio_codec.fit(waveform, slot, batch.sample_rate)), lengths
+        return latents, lengths
+
+    def dropped_texts(
+        self, batch: ClipBatch, no_text: Tensor, no_transcript: Tensor, with_video: bool
+    ) -> tuple[TextFeatures, TextFeatures, TextFeatures | None]:
+        """Prompts, scenes and transcripts of training clips, some of them dropped.
+
+        Args:
+            batch: the clips.
+            no_text: bool ``[B]``, clips that show neither prompt nor scene.
+            no_transcript: bool ``[B]``, clips that show no transcript.
+            with_video: whether prompts are read; they are the scenes otherwise.
+
+        Raises:
+            InputError: if a transcript is too long.
+        """
+        own_prompts = with_video and batch.scenes is not None
+        prepared = batch.prepared
+        if prepared is not None and batch.text_features is not None:
+            described = prepared.scene_features or batch.text_features
+            scenes = emptied_rows(described, prepared.null_text, no_text)
+            prompts = emptied_rows(batch.text_features, prepared.null_text, no_text) if own_prompts else scenes
+            words = prepared.transcript_features
+            if words is not None:
+                words = emptied_rows(words, prepared.null_transcript, no_transcript)
+            return prompts, scenes, None if self.transcript_encoder is None else words
+        scenes = self.prompts(_emptied(scenes_of(batch), no_text))
+        prompts = self.prompts(_emptied(batch.captions, no_text)) if own_prompts else scenes
+        return prompts, scenes, self.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
 
     def prompts(self, captions: Sequence[str]) -> TextFeatures:
         """Encoded prompts."""
@@ -210,20 +257,23 @@ class HarmonyRows:
     needs_reference: bool
     dropout: DropoutConfig
 
-    def draw(self, batch: ClipBatch, generator: torch.Generator) -> tuple[TaskRows, dict[str, Any]]:
+    def draw(
+        self, batch: ClipBatch, generator: torch.Generator, seeds: Sequence[int] | None = None
+    ) -> tuple[TaskRows, dict[str, Any]]:
         """Rows of all tasks and the transformer's arguments for them.
 
         Args:
             batch: B clips.
             generator: decides everything random, on the clips' device.
+            seeds: of the draws from the codecs' posteriors, one for each clip; None takes their means.
 
         Raises:
             InputError: if the clips do not fit the experiment.
         """
         with torch.no_grad():
-            video = self.inputs.video(batch) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
-            sound = self.inputs.audio(batch) if "audio" in self.modalities else None  # [B, C_a, T_a]
-            if self.needs_reference and batch.reference_audio is None:
+            video = self.inputs.video(batch, seeds) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
+            sound = self.inputs.audio(batch, seeds) if "audio" in self.modalities else None  # [B, C_a, T_a]
+            if self.needs_reference and batch.reference_lengths is None:
                 raise InputError(
                     "stage timbre learns voices from reference sounds, but the data module gives none: set its "
                     "reference_s, or train stage audio."
@@ -237,12 +287,8 @@ class HarmonyRows:
             no_transcript = uniform[2] < self.dropout.transcript
 
             reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
-            scenes = None if sound is None else self.inputs.prompts(_emptied(scenes_of(batch), no_text))
-            prompts = scenes  # one text says both where the batch has no scenes
-            if video is not None and (scenes is None or batch.scenes is not None):
-                prompts = self.inputs.prompts(_emptied(batch.captions, no_text))
-            words = self.inputs.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
-            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths)
+            prompts, scenes, words = self.inputs.dropped_texts(batch, no_text, no_transcript, video is not None)
+            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths, batch.mute)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips
@@ -277,27 +323,6 @@ def transcripts_of(batch: ClipBatch) -> list[str]:
 def scenes_of(batch: ClipBatch) -> list[str]:
     """What each clip sounds like, in words; its caption where nothing else is said."""
     return list(batch.captions if batch.scenes is None else batch.scenes)
-
-
-def carries_sound(batch: ClipBatch) -> Tensor:
-    """Bool ``[B]``: clips that are not silent (some sample beyond -60 dB)."""
-    if not batch.audio.shape[1]:
-        return torch.zeros(len(batch), dtype=torch.bool, device=batch.audio.device)
-    return batch.audio.abs().amax(dim=1) > _AUDIBLE
-
-
-def carries_motion(batch: ClipBatch) -> Tensor:
-    """Bool ``[B]``: clips in which some frame differs from the first by half a grey level on average."""
-    if batch.video.shape[1] < 2:
-        latents = batch.video_latents
-        if latents is None or latents.shape[2] < 3:
-            return torch.zeros(len(batch), dtype=torch.bool, device=batch.video.device)
-        change = (latents[:, :, 2:] - latents[:, :, 1:2]).abs()  # latent 0 is one frame and never like the others
-        return change.flatten(1).amax(dim=1) > _MOVING_LATENT
-    first = batch.video[:, :1].float()
-    # eight frames at a time: all of them as floats would take four times the memory of the batch
-    different = [(frames.float() - first).abs().mean(dim=(2, 3, 4)) for frames in torch.split(batch.video, 8, dim=1)]
-    return torch.cat(different, dim=1).amax(dim=1) > _MOVING
 
 
 def check_parts_fit(

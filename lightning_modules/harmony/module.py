@@ -35,6 +35,7 @@ from components.contracts import (
 )
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.activity import carries_motion, carries_sound
 from components.objectives.cross_task import CrossTaskSynergy
 from components.objectives.task_losses import TASKS
 from components.samplers.joint_sampler import JointSampler
@@ -54,8 +55,6 @@ from lightning_modules.harmony.inputs import (
     DropoutConfig,
     HarmonyInputs,
     HarmonyRows,
-    carries_motion,
-    carries_sound,
     check_parts_fit,
 )
 from lightning_modules.harmony.modality_watch import ModalityWatch
@@ -67,6 +66,7 @@ from lightning_modules.harmony.stages import (
     check_layouts,
     freeze_for,
     layouts,
+    needed_modalities,
     tower_name,
 )
 
@@ -91,11 +91,16 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         negatives: what text guidance pushes away from.
         noise_seed: seed of everything random in training and sampling; None takes the experiment's
             ``seed_everything``, and 0 without one.
+        sample_posterior: draw the latents of training clips from the codecs' posteriors, anew in every step; their
+            means are taken otherwise, as they are where a codec has none.
 
     Raises:
         InputError: if parts do not fit each other or the stage.
     """
 
+    frozen_arguments = {  # noqa: RUF012
+        name: name for name in ("audio_codec", "text_encoder", "video_codec", "transcript_encoder")
+    }
     logged_names = ("loss", "train/loss", "train/*/*", "train/clips*")
     why_nothing_trains = (
         "curriculum.train_video and curriculum.train_audio are false and the transformer has no interaction"
@@ -117,8 +122,9 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         generation: GenerationConfig = GenerationConfig(),  # noqa: B008
         negatives: NegativesConfig = NegativesConfig(),  # noqa: B008
         noise_seed: int | None = None,
+        sample_posterior: bool = False,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, generation.variants, noise_seed)
+        super().__init__(optimizer, lr_scheduler, generation.variants, noise_seed, sample_posterior)
         task = generation.task_of(curriculum.stage)
         trained = freeze_for(transformer, curriculum)
         if "video" in curriculum.modalities and video_codec is None:
@@ -150,10 +156,12 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             frozen = {name: identity_of(part) for name, part in self.frozen_modules().items()}
             begin_from(curriculum.init_from, transformer, curriculum, frozen)
 
+    needed_modalities = staticmethod(needed_modalities)
+
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""
         index = self.global_batch_index(batch, batch_idx)
-        rows, arguments = self.rows.draw(batch, self._generator(index))
+        rows, arguments = self.rows.draw(batch, self._generator(index), self._posterior_seeds(batch, index))
         # Dropout inside adapters is the one draw that torch makes itself: from a seed of its own, so that a resumed run
         # repeats it.
         drops = any(config.dropout for config in self.curriculum.lora.values())
@@ -170,7 +178,8 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
 
     def drawn_for(self, batch: ClipBatch, batch_idx: int) -> list[str]:
         """Tasks of each clip, each with the noise levels of what it learns."""
-        rows, _ = self.rows.draw(batch, self._generator(self.global_batch_index(batch, batch_idx)))
+        index = self.global_batch_index(batch, batch_idx)
+        rows, _ = self.rows.draw(batch, self._generator(index), self._posterior_seeds(batch, index))
         told: list[list[str]] = [[] for _ in batch.ids]
         for row, task in enumerate(rows.tasks.tolist()):
             noisy = {"video": rows.video, "audio": rows.audio}

@@ -53,6 +53,18 @@ _BOTH_TOWERS = "load_harmony loads the transformer"
 _ONE_TOWER = "harmony_{side}_tower loads the {side} tower"
 
 
+def modalities_of(stage: str) -> tuple[Modality, ...]:
+    """The modalities that are learnt in a stage."""
+    if stage == "joint":
+        return ("video", "audio")
+    return ("video",) if stage == "video" else ("audio",)
+
+
+def needed_modalities(model: Mapping[str, Any]) -> tuple[Modality, ...]:
+    """What clips must have for a module with these arguments."""
+    return modalities_of((model.get("curriculum") or {}).get("stage", CurriculumConfig.stage))
+
+
 @dataclass(frozen=True)
 class CurriculumConfig:
     """The stage of the curriculum, what trains in it and what it begins with.
@@ -107,9 +119,7 @@ class CurriculumConfig:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The modalities that are learnt."""
-        if self.stage == "joint":
-            return ("video", "audio")
-        return ("video",) if self.stage == "video" else ("audio",)
+        return modalities_of(self.stage)
 
     @property
     def trains(self) -> dict[str, bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from components.backbones.syncphony.model import SyncphonyDiT
-from components.contracts import AudioEncoder, TextEncoder, VideoCodec
+from components.contracts import AudioEncoder, Modality, TextEncoder, VideoCodec
 from components.errors import InputError
 from components.objectives.pyramid_columns import AutoregressivePyramid
 from components.samplers.pyramid_sampler import PyramidSampler
@@ -74,6 +74,11 @@ def check_batches_cover_columns(model: Mapping[str, Any], data: Mapping[str, Any
     batches = (trainer.get("accumulate_grad_batches") or 1) * processes * (trainer.get("num_nodes") or 1)
     if size % columns and size * batches % columns:
         raise InputError(columns_not_covered(size, columns))
+
+
+def needed_modalities(model: Mapping[str, Any]) -> tuple[Modality, ...]:
+    """What clips must have for a module with these arguments; a backbone without audio layers needs no sound."""
+    return ("video",) if model.get("audio_encoder") is None else ("video", "audio")
 
 
 def columns_not_covered(size: int, columns: int) -> str:

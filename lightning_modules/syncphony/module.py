@@ -43,8 +43,10 @@ from lightning_modules.syncphony.checks import (
     check_parts_fit,
     check_pyramids_fit,
     columns_not_covered,
+    needed_modalities,
 )
 from lightning_modules.syncphony.init_from import begin_from
+from lightning_modules.syncphony.inputs import encoded_prefixes, prepared_latents, training_prompts
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -89,6 +91,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         variants: what validation generates besides the guided video: ``w0`` (no audio sync guidance), ``off_sync``.
         noise_seed: seed of everything random in training and sampling; None takes the experiment's
             ``seed_everything``, and 0 without one.
+        sample_posterior: draw the latents of training clips from the codec's posterior, anew in every step; their mean
+            is taken otherwise, as it is where the codec has none.
         export_dtype: precision of the weights `save_pretrained` writes.
         init_from: a checkpoint (whole or slim) of another training, or a folder that ``avsync export`` wrote, to begin
             with its weights alone; steps count from 0.
@@ -97,6 +101,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         InputError: if a variant is unknown, or codec, encoders or ``init_from`` do not fit the transformer.
     """
 
+    frozen_arguments = {"codec": "video_codec", "text_encoder": "text_encoder", "audio_encoder": "audio_encoder"}  # noqa: RUF012
     logged_names = ("loss", "train/loss", "train/base", "train/motion", "train/base_stage?", "train/motion_stage?")
     why_nothing_trains = "dit.first_late_block leaves no late block and dit.train_head is off"
 
@@ -117,10 +122,11 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         prompt_suffix: str = "",
         variants: Sequence[str] = (),
         noise_seed: int | None = None,
+        sample_posterior: bool = False,
         export_dtype: str = "float32",
         init_from: str | None = None,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, variants, noise_seed)
+        super().__init__(optimizer, lr_scheduler, variants, noise_seed, sample_posterior)
         unknown = sorted(set(variants) - set(_VARIANT_SETTINGS))
         if unknown:
             raise InputError(f"variants names {unknown}: choose from {list(_VARIANT_SETTINGS)}.")
@@ -289,16 +295,20 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
 
     def _pixels(self, video: Tensor) -> Tensor:
         """uint8 frames to [-1, 1], after checking that codec, patches and pyramid can divide their sides."""
+        self._check_sides(*video.shape[-2:])
+        return video.float().div_(127.5).sub_(1)
+
+    def _check_sides(self, height: int, width: int) -> None:
+        """Sides in pixels."""
         # every stage below the finest halves the sides once more
         step = self.codec.spatial_factor * self.dit.backbone.patch * 2 ** (self.pyramid.schedule.stages - 1)
-        for name, side in zip(("height", "width"), video.shape[-2:], strict=True):
+        for name, side in (("height", height), ("width", width)):
             if side % step:
                 low = max(step, side // step * step)
                 raise InputError(
                     f"{name} {side} cannot be divided by codec, patches and pyramid: it must be a multiple of {step}; "
                     f"set clip.{name} to {low} or {low + step}."
                 )
-        return video.float().div_(127.5).sub_(1)
 
     def _frames_of_sound(self, batch: ClipBatch) -> int:
         """Frames of the longest clip that the sound covers and the codec can make."""
@@ -335,10 +345,14 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
         # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
         dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
-        prompts = ["" if drop else caption for drop, caption in zip(dropped.tolist(), batch.captions, strict=True)]
-        text = self.text_encoder(prompts)
-        latents = batch.video_latents
-        num_latents = self.codec.num_latents(batch.video.shape[1]) if latents is None else latents.shape[2]
+        text = training_prompts(self.text_encoder, batch, dropped)
+        seeds = self._posterior_seeds(batch, index)
+        latents = prepared_latents(batch, seeds)
+        if latents is None:
+            num_latents = self.codec.num_latents(batch.video.shape[1])
+        else:
+            num_latents = latents.shape[2]
+            self._check_sides(*(side * self.codec.spatial_factor for side in latents.shape[-2:]))
         num_units = self.pyramid.num_units(num_latents)
         # As rank 0 of 1: the index counts the batches of all processes already.
         position = self._position_among_columns(batch, index)
@@ -348,27 +362,9 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         if latents is None:
-            latents = self._encoded_prefixes(batch.video, num_latents, units, position)
+            prefixes = self.pyramid.prefixes(len(batch), num_latents, units, position)
+            latents = encoded_prefixes(self.codec, self._pixels, batch.video, num_latents, prefixes, seeds)
         return latents, text, units, position
-
-    def _encoded_prefixes(self, video: Tensor, num_latents: int, units: Sequence[int], position: int | None) -> Tensor:
-        """Latents ``[B, C, L, h, w]`` as far as the clip's column reads them, which is half of the frames on average.
-
-        Zeros stand behind. Exact, because codecs are causal: no latent depends on later frames.
-        """
-        clips = torch.arange(len(video))
-        by_length: dict[int, list[Tensor]] = {}
-        for of_column, length in self.pyramid.prefixes(len(video), num_latents, units, position):
-            by_length.setdefault(length, []).append(clips[of_column])
-        latents: Tensor | None = None
-        for length, columns in by_length.items():
-            rows = torch.cat(columns).to(video.device)
-            encoded = self.codec.encode(self._pixels(video[rows, : self.codec.num_frames(length)]))
-            if latents is None:
-                latents = encoded.new_zeros(len(video), encoded.shape[1], num_latents, *encoded.shape[3:])
-            latents[rows, :, :length] = encoded
-        assert latents is not None  # every clip has its column
-        return latents
 
     def _position_among_columns(self, batch: ClipBatch, index: int) -> int | None:
         """Place of the batch in the training order, or None where it covers all columns evenly by itself.
@@ -385,3 +381,4 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         return index * size if batch.position is None else batch.position
 
     check_settings = staticmethod(check_batches_cover_columns)
+    needed_modalities = staticmethod(needed_modalities)

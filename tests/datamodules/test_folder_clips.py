@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -133,7 +134,11 @@ def test_a_list_or_a_column_divides(folder: Path):
         ),
         ({"metadata.csv": "file_name\n../a.mp4"}, {}, r"line 2: the row names \.\./a\.mp4, which lies outside"),
         ({"metadata.csv": "file_name\n/etc/a.mp4"}, {}, r"line 2: the row names /etc/a\.mp4, which lies outside"),
-        ({"metadata.csv": "file_name\na.mp4\na.mp4"}, {}, r"2 clips have the id 'a' .* ids must be unique"),
+        (
+            {"metadata.csv": "file_name\na.mp4\na.mp4"},
+            {},
+            r"line 3 has the id 'a', which .*line 2 has too; ids must be unique",
+        ),
         ({"metadata.csv": "name,x\na.mp4,x"}, {"video": "file"}, r"takes video from 'file', which is not there"),
         ({"metadata.csv": "name,x\na.mp4,x"}, {}, r"line 2: the row has neither id nor video nor audio"),
         ({"a.txt": "one"}, {"picture": "file"}, r"columns names 'picture', which is no column of ours"),
@@ -186,3 +191,13 @@ def test_clips_and_captions_come_out(tmp_path: Path):
     for name, caption in zip((*batch.ids, *held.ids), (*batch.captions, *held.captions), strict=True):
         assert caption == f"tone {name.split('@')[0].removeprefix('phone/')}"
     assert not {name.split("@")[0] for name in batch.ids} & {name.split("@")[0] for name in held.ids}
+
+
+def test_holding_out_many_clips_takes_no_square_of_their_number(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    rows = "".join(f"a.mp4,a bell,{number}\n" for number in range(40_000))
+    (tmp_path / "metadata.csv").write_text(f"file_name,caption,id\n{rows}")
+    begin = process_time()
+    data = FolderClips(str(tmp_path), group="id", hold_out=0.5)
+    assert [len(data.records(split)) for split in ("train", "test")] == [20_000, 20_000]
+    assert process_time() - begin < 5  # one second where nothing else is at work; a square took ten and more

@@ -98,7 +98,7 @@ def test_avsyncds_layout_lists_file_names_and_needs_neither_times_nor_sounds(tmp
 
 def clip_sounds(module: TheGreatestHits, place: float) -> torch.Tensor:
     dataset = ClipDataset(module.records("test"), module.clip, "fixed")
-    dataset._place = lambda part, key: place  # type: ignore[method-assign]
+    dataset._place = lambda index, part, key: place  # type: ignore[method-assign]
     return torch.stack([dataset[k].audio for k in range(len(dataset))])
 
 

@@ -175,7 +175,11 @@ def test_own_references_do_not_reach_into_the_silence_behind_a_short_sound(tmp_p
     [
         ({"reference": "speaker"}, "reference is 'speaker'; choose from voice and own"),
         ({"reference": "own", "min_reference_s": 2.0}, "min_reference_s is 2.0; it must lie between 0 and reference_s"),
-        ({"min_reference_s": 1.0}, "goes with reference: own alone"),
+        (
+            {"reference_s": None, "min_reference_s": 1.0},
+            r"min_reference_s is 1\.0; it must lie between .*\(None\)",
+        ),
+        ({"missing_references": "drop"}, "missing_references is 'drop'; choose from none and error"),
     ],
 )
 def test_impossible_references_are_named(corpus: Path, wrong: dict[str, Any], message: str) -> None:
@@ -245,13 +249,13 @@ def test_the_same_seconds_are_no_other_utterance(tmp_path: Path) -> None:
     write_speech(tmp_path / "long.mp4", 0, 3, seconds=6.0)
     spans = {"a": (0.0, 2.0), "b": (1.0, 3.0), "c": (3.0, 5.0)}
     rows = [
-        {"id": k, "video": "long.mp4", "start": s, "end": e, "speaker": "x", "split": "test"}
+        {"id": k, "video": "long.mp4", "start": s, "end": e, "speaker": "x", "split": "test", "transcript": "ho"}
         for k, (s, e) in spans.items()
     ]
-    module = data(manifest(tmp_path, rows[:2]))
+    module = data(manifest(tmp_path, rows[:2]), partial_transcripts="keep")
     module.setup("test")
     assert [clip.reference_length for clip in (module._datasets["test"][k] for k in range(2))] == [0, 0]
-    module = data(manifest(tmp_path, rows), reference_s=4.0)
+    module = data(manifest(tmp_path, rows), reference_s=4.0, partial_transcripts="keep")
     module.setup("test")
     lengths = [module._datasets["test"][k].reference_length for k in range(3)]
     assert lengths == pytest.approx([2 * RATE] * 3, abs=2)  # a and b hear c, c hears a

@@ -18,10 +18,13 @@ from components.codecs.latent_statistics import ChannelNormalisation
 from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioCodec
 from components.errors import InputError
+from components.weights.named_files import names_files, of_no_consequence
 
 _LOUDEST = math.log(2.0)  # 6 dB above full scale, in natural logarithms
 
 
+@names_files("statistics")
+@of_no_consequence("gate_db", "iterations", "momentum")
 class LogMelCodec(AudioCodec):
     """``frames_per_latent`` log-mel frames side by side are one latent.
 

@@ -18,15 +18,16 @@ from components.codecs.audio.mmaudio_checkpoint import VARIANTS, VariantName, lo
 from components.codecs.latent_statistics import ChannelNormalisation
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
-from components.contracts import AudioCodec
+from components.contracts import AudioCodec, LatentMoments
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of, inherit_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, of_no_consequence
 from components.weights.pretrained import builds_shapes_only, dtype_named
 
 
 @names_files("statistics", vae="vae_subfolder", vocoder="vocoder_subfolder")
+@of_no_consequence("vocoder", "vocoder_subfolder")
 class MMAudioCodec(AudioCodec):
     """Waveform to log-mel spectrogram to VAE latents, and back through the VAE and a BigVGAN vocoder.
 
@@ -84,10 +85,12 @@ class MMAudioCodec(AudioCodec):
         inherit_identity(self, network)  # latents depend on the VAE alone
         weights = "no weights" if builds_shapes_only() else identity_of(self).sha256
         self.latent_identity = f"{weights} on {'log10' if self.log10 else 'ln'} mels"
+        # whose statistics they are can be told where there are weights alone
+        owner = "" if builds_shapes_only() else self.latent_identity
         self.normalisation = (
             ChannelNormalisation.scaled(self.latent_channels, network.config.scaling_factor)
             if statistics is None
-            else ChannelNormalisation.from_file(statistics, self.latent_channels, self.latent_identity)
+            else ChannelNormalisation.from_file(statistics, self.latent_channels, owner)
         )
 
     def encode(self, waveform: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -106,6 +109,11 @@ class MMAudioCodec(AudioCodec):
         """
         result: Tensor = self.normalisation(latents_of(self.posterior(waveform), generators))
         return result
+
+    def moments(self, waveform: Tensor) -> LatentMoments:
+        """Normalised mean and deviation of the posterior; see `encode`."""
+        posterior = self.posterior(waveform)
+        return LatentMoments(self.normalisation(posterior.mean), self.normalisation.scale(posterior.std))
 
     def posterior(self, waveform: Tensor) -> DiagonalGaussian:
         """Posterior over the raw (not normalised) latents of ``waveform`` ``[B, S]``, in float32.

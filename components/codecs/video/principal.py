@@ -15,6 +15,7 @@ from components.codecs.no_autocast import no_autocast
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
+from components.weights.named_files import names_files
 from components.weights.pretrained import load_small, write_small
 
 _COLOURS = 3
@@ -59,6 +60,7 @@ class PrincipalCodec(VideoCodec):
         self.register_buffer("scale", torch.ones(()))
 
     @classmethod
+    @names_files(folder=None)
     def from_pretrained(cls, folder: str | Path, sha256: Sha256 = None) -> PrincipalCodec:
         """Reads what `save_pretrained` wrote.
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.codecs.video.tiling import map_tiles
-from components.contracts import VideoCodec
+from components.contracts import LatentMoments, VideoCodec
 from components.errors import InputError
 from components.weights.diffusers_folder import load_diffusers
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, of_no_consequence
 from components.weights.pretrained import dtype_named
 
 PUBLIC_ARCHITECTURE: dict[str, object] = {
@@ -40,6 +40,7 @@ PUBLIC_ARCHITECTURE: dict[str, object] = {
 
 
 @names_files(folder="subfolder")
+@of_no_consequence("encode_window", "slicing")
 class WanVideoCodec(VideoCodec):
     """Frozen ``AutoencoderKLWan`` with latents normalised per channel by the means and deviations of its config.
 
@@ -116,6 +117,11 @@ class WanVideoCodec(VideoCodec):
             InputError: if the video's shape does not suit.
         """
         return (latents_of(self.posterior(video), generators) - self.mean) / self.std
+
+    def moments(self, video: Tensor) -> LatentMoments:
+        """Normalised mean and deviation of the posterior; see `encode`."""
+        posterior = self.posterior(video)
+        return LatentMoments((posterior.mean - self.mean) / self.std, posterior.std / self.std)
 
     def posterior(self, video: Tensor) -> DiagonalGaussian:
         """Posterior over the raw (not normalised) latents of ``video`` ``[B, T, 3, H, W]``, in float32.

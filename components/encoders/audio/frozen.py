@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioEncoder, AudioFeatures
 from components.errors import InputError
 
@@ -64,7 +65,7 @@ class FrozenAudioEncoder(AudioEncoder):
                 f"{name} hears at most {self.max_samples / sample_rate:.5g} s but got {samples / sample_rate:.5g} s: "
                 "give shorter clips."
             )
-        with torch.autocast(waveform.device.type, enabled=False):
+        with no_autocast(waveform.device):
             tokens = self.encode(waveform.float()).float()
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return AudioFeatures(tokens, self.rate_hz, mask, self.first_center_s)

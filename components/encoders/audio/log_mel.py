@@ -31,7 +31,10 @@ class LogMelEncoder(AudioEncoder):
         self.window = window
         self.n_fft = 1 << (window - 1).bit_length()
         self.dim = 2 * num_mels
-        filters = melscale_fbanks(self.n_fft // 2 + 1, 50.0, sample_rate / 2, num_mels, sample_rate, "slaney", "slaney")
+        with torch.device("cpu"):  # torchaudio looks at what it computed, which the meta device has not
+            filters = melscale_fbanks(
+                self.n_fft // 2 + 1, 50.0, sample_rate / 2, num_mels, sample_rate, "slaney", "slaney"
+            )
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 

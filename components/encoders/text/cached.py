@@ -23,9 +23,11 @@ from components.encoders.text.rows import TextRow, split_rows, stack_rows
 from components.encoders.text.source import TextEncoderSource
 from components.errors import InputError
 from components.weights.identity import identity_of, record_identity, sha256_of_tensors
+from components.weights.named_files import of_no_consequence
 from components.weights.pretrained import builds_shapes_only
 
 
+@of_no_consequence("folder", "device", "unload", "batch_size", "num_in_memory")
 class CachedText(TextEncoder):
     """Encodes each prompt once, ever.
 

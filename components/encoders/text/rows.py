@@ -49,6 +49,22 @@ def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
     return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None)
 
 
+def emptied_rows(features: TextFeatures, empty: TextFeatures | None, dropped: Tensor) -> TextFeatures:
+    """Prepared texts, the empty one in place of those that are dropped, padded as if they were encoded together.
+
+    Args:
+        features: of B texts.
+        empty: of the empty text, one row that is as long as its encoder makes every text at least; None if none is
+            dropped.
+        dropped: bool ``[B]``.
+    """
+    if empty is None:
+        return features
+    (null,) = split_rows(empty)
+    rows = [null if drop else row for drop, row in zip(dropped.tolist(), split_rows(features), strict=True)]
+    return stack_rows(rows, empty.tokens.shape[1])
+
+
 def stack_text(*batches: TextFeatures) -> TextFeatures:
     """The rows of all batches, one batch behind the other; shorter ones are padded with masked tokens.
 

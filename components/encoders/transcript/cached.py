@@ -20,6 +20,7 @@ from components.encoders.transcript.pretrained import (
 )
 from components.errors import InputError
 from components.weights.file import open_weights
+from components.weights.named_files import of_no_consequence
 from components.weights.pretrained import (
     CONFIG_FILE,
     Sha256,
@@ -112,6 +113,7 @@ class TranscriptFolder(TextEncoderSource):
         return width
 
 
+@of_no_consequence("folder", "device", "unload", "batch_size", "num_in_memory")
 class CachedTranscript(TranscriptEncoder):
     """Encodes each transcript once, ever (see `CachedText`).
 

@@ -179,6 +179,8 @@ def test_pixels_that_are_not_square_are_undone(mux: Mux) -> None:
     squeezed[:, 8:24] = 255  # shown 128 wide... the white part fills the middle 64 of a 64 x 128 picture
     path = mux("sar.mp4", [0.0, 0.1], images=[squeezed, squeezed], pixel_aspect=Fraction(4, 1))
     assert read_video(path, 0, 1, 10, 64, 64)[0].float().min() > 150
+    with MediaReader(path) as media:
+        assert media.shown_size() == (64, 128)
 
 
 def test_rotation_of_phone_recordings_is_applied(mux: Mux) -> None:
@@ -190,6 +192,10 @@ def test_rotation_of_phone_recordings_is_applied(mux: Mux) -> None:
     turn = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
     data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turn)
     path.write_bytes(data)
+    with MediaReader(path) as media:
+        assert media.shown_size() == (96, 64)
+        assert media.shown_size() == (96, 64)  # as often as asked
+        assert media.video(0, 1, 10, 96, 64)[0, :, 4:44].min() > 200
     video = read_video(path, 0, 1, 10, 96, 64)[0].float()
     assert video[:, 4:44].min() > 200
     assert video[:, 52:].max() < 50

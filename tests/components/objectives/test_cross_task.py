@@ -292,3 +292,23 @@ def test_no_draw_gives_level_zero():
 def test_numbers_out_of_range_are_named(settings: dict, message: str):
     with pytest.raises(InputError, match=message):
         NoiseLevels(**settings)
+
+
+@pytest.mark.parametrize("mode", ["all", "sample"])
+def test_the_sound_of_a_mute_clip_is_noise_and_never_learnt(mode: str):
+    video, audio = clips()
+    mute = torch.tensor([False, True, False, True])
+    tasks = CrossTaskSynergy(mode)
+    draws = tasks.draw(video, audio, generator(0))
+    rows, plain = tasks.rows(video, audio, draws, mute=mute), tasks.rows(video, audio, draws)
+    of_mute = mute.repeat(rows.repeats)
+    assert torch.equal(rows.audio.latents[of_mute], draws.audio_noise.repeat(rows.repeats, 1, 1)[of_mute])
+    assert (rows.audio.timesteps[of_mute] == 1000).all()
+    assert not rows.audio.mask[of_mute].any()
+    for mine, theirs in ((rows.audio, plain.audio), (rows.video, plain.video)):
+        others = ~of_mute if mine is rows.audio else slice(None)  # the video is learnt as ever
+        for name in ("latents", "timesteps", "target", "mask", "weight"):
+            assert torch.equal(getattr(mine, name)[others], getattr(theirs, name)[others])
+    _, errors = tasks.loss(rows, torch.zeros_like(rows.video.latents), torch.zeros_like(rows.audio.latents))
+    assert not errors["audio"].error[of_mute].any()
+    assert not errors["audio"].counted[of_mute].any()

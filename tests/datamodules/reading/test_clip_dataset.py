@@ -72,7 +72,7 @@ def test_cached_clips_begin_on_frames_and_equal_what_the_file_gives(records: lis
     start = round(float(clip.id.split("@")[1]) * 24) / 24
     assert float(clip.id.split("@")[1]) == pytest.approx(start, abs=5e-4)
     place = start / 1.5
-    bare._place = lambda part, key: place  # type: ignore[method-assign]
+    bare._place = lambda index, part, key: place  # type: ignore[method-assign]
     same = bare[2]
     assert torch.equal(same.video, clip.video)
     assert (same.audio - clip.audio).abs().max() < 1e-6

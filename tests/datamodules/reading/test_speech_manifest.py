@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -151,4 +152,36 @@ def test_a_video_and_a_caption_are_enough(media: Path) -> None:
     )
     path.write_bytes("video,caption\na.mp4,Glöckchen\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"set\.csv is neither UTF-8 nor UTF-16 .* \(byte 22\); save it as UTF-8"):
+        read_manifest(path)
+
+
+def test_a_path_that_leaves_its_root_is_named(media: Path) -> None:
+    inner = media / "media" / "inner"
+    inner.mkdir()
+    path = write(inner, [BARE | {"video": "../a.mp4"}], "jsonl")
+    with pytest.raises(InputError, match=r"set\.jsonl, line 1: the row names \.\./a\.mp4 as video, which lies outside"):
+        read_manifest(path)
+    path = write(inner, [BARE | {"video": "b.mp4", "reference_audio": str(media / "media" / "voice.wav")}], "jsonl")
+    (inner / "b.mp4").touch()
+    with pytest.raises(InputError, match=r"line 1: the row names /.*voice\.wav as reference_audio, which lies outside"):
+        read_manifest(path, media_root=inner)
+    (record,) = read_manifest(path)["val"]  # an absolute path says itself where it leads
+    assert record.reference == media / "media" / "voice.wav"
+    (record,) = read_manifest(write(inner, [BARE | {"video": "inner/../a.mp4"}], "jsonl"), media_root=inner.parent)[
+        "val"
+    ]
+    assert record.path.resolve() == media / "media" / "a.mp4"
+
+
+def test_many_rows_take_seconds(tmp_path: Path) -> None:
+    """A file that is listed, not asked for, is found all the same, and one that is not there is named."""
+    for number in range(200):
+        (tmp_path / f"{number}.mp4").touch()
+    rows = [{"id": number, "video": f"{number % 200}.mp4", "caption": "a bell"} for number in range(20_000)]
+    path = write(tmp_path, rows, "jsonl")
+    begin = process_time()
+    assert len(read_manifest(path)[None]) == 20_000
+    assert process_time() - begin < 3  # a third of a second where nothing else is at work
+    path = write(tmp_path, [*rows, {"id": "last", "video": "200.mp4"}], "jsonl")
+    with pytest.raises(InputError, match=r"line 20001: the row names 200\.mp4 as video but .*200\.mp4 does not exist"):
         read_manifest(path)

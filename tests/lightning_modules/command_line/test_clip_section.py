@@ -61,6 +61,39 @@ def test_another_data_set_keeps_the_shape(tmp_path: Path, monkeypatch: pytest.Mo
     assert shapes == [(49, 3, 32, 32)]
 
 
+def test_the_sets_of_a_mixture_keep_the_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two sets in a file, of which an option changes one; a step of training on each."""
+    write_avsync15(tmp_path / "AVSync15", num_train=4, num_test=1, height=64, width=128, seconds=3.0)
+    sets = {
+        name: {"class_path": "datamodules.avsync15.AVSync15", "init_args": {"root": str(tmp_path / root)}}
+        for name, root in (("one", "AVSync15"), ("other", "nowhere"))
+    }
+    arguments = {"sets": sets, "weights": {"one": 1, "other": 1}, "batch_size": 4, "num_workers": 0}
+    mixture = {"data": {"class_path": "datamodules.mixture.Mixture", "init_args": arguments}}
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    options = [*QUICKSTART, "--config", str(tmp_path / "mixture.yaml")]
+    assert "data.sets.other.root: " in refused(options, capsys)
+    seen = []
+    from lightning_modules.syncphony import SyncphonyModule
+
+    real = SyncphonyModule.training_step
+
+    def noting(self, batch, batch_idx):
+        seen.append((batch.ids[0].split("/")[0], tuple(batch.video.shape[1:])))
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(SyncphonyModule, "training_step", noting)
+    options += [
+        f"--data.sets.other.root={tmp_path / 'AVSync15'}",
+        *("--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--callbacks=null"),
+        f"--trainer.default_root_dir={tmp_path / 'runs'}",
+    ]
+    assert main(["fit", *options]) == 0
+    assert {name for name, _ in seen} == {"one", "other"} and {shape for _, shape in seen} == {(49, 3, 32, 32)}
+
+
 def test_the_old_places_name_the_new_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "set clip.num_frames" in refused([*QUICKSTART, "--data.num_frames=25"], capsys)
     (tmp_path / "old.yaml").write_text("data: {init_args: {fps: 12.0}}\n")

@@ -9,8 +9,10 @@ from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
+from components.media.activity import carries_motion, carries_sound
 from components.media.clock import LatentClock
-from lightning_modules.harmony.inputs import DropoutConfig, carries_motion, carries_sound
+from components.objectives.cross_task import CrossTaskSynergy
+from lightning_modules.harmony.inputs import DropoutConfig
 from tests.lightning_modules.harmony.tiny_harmony_module import (
     AUDIO_CHANNELS,
     NUM_AUDIO,
@@ -137,3 +139,24 @@ def test_rates_come_from_clips_and_codecs():
     step(alone, clips())
     alone.generate(clips())
     assert {call["clock"] for call in calls} == {LatentClock(24.0, 8, 62.5)}
+
+
+def test_nothing_is_learnt_from_the_sound_of_a_mute_clip():
+    """Whatever stands in its place; the other clip's sound, and both pictures, count."""
+    module, batch = tiny_module(tasks=CrossTaskSynergy("all")), clips(position=0)
+    mute = replace(batch, mute=torch.tensor([False, True]))
+    other = mute.audio.clone()
+    other[1] += 0.1
+    loss = step(module, mute)
+    assert loss != step(module, batch)
+    assert loss == step(module, replace(mute, audio=other))
+    other[0] += 0.1
+    assert loss != step(module, replace(mute, audio=other))
+    video = batch.video.clone()
+    video[1] = 255 - video[1]
+    assert loss != step(module, replace(mute, video=video))
+
+
+def test_a_video_tower_alone_learns_from_mute_clips_as_from_others():
+    module, batch = tiny_module(stage="video"), clips(position=0)
+    assert step(module, replace(batch, mute=torch.tensor([False, True]))) == step(module, batch)

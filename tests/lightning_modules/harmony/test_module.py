@@ -237,7 +237,7 @@ def test_one_field_of_a_section_is_set_over_files_that_set_others(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stage": "video"}, r"^curriculum\.stage is 'video': give audio, timbre or joint"),
+        ({"stage": "text"}, r"^curriculum\.stage is 'text': give audio, timbre, video or joint"),
         ({"patience": 0}, r"^curriculum\.patience is 0: give at least 1"),
         ({"future_temporal_factor": 0}, r"^curriculum\.future_temporal_factor is 0"),
         (

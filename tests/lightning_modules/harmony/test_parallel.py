@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.backbones.harmony import harmony_video_tower
 from tests.lightning_modules.strategies.parallel_runs import (
     HERE,
     ROOT,
@@ -110,7 +111,7 @@ def test_two_processes_do_what_one_does(folder: Path, alone: dict[str, Any], sha
 
 
 def test_a_pair_of_layers_is_the_unit(alone: dict[str, Any], sharded: list[dict[str, Any]]):
-    num_layers = MODEL["transformer"]["init_args"]["video"]["init_args"]["num_layers"]
+    num_layers = len(harmony_video_tower(str(ROOT / "configs/weights/quickstart_harmony_video")).blocks)
     assert alone["units"] == [] and num_layers > 1
     for rank in sharded:
         assert rank["units"].count("FSDPHarmonyLayer") == num_layers

@@ -17,13 +17,14 @@ from components.codecs.video.causal_vae.checkpoint import load_vae, stored_norma
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.causal_vae.normalisation import MINIFLUX_NORMALISATION, LatentNormalisation
 from components.codecs.video.tiling import map_tiles
-from components.contracts import VideoCodec
+from components.contracts import LatentMoments, VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
 from components.weights.identity import inherit_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, of_no_consequence
 
 
+@of_no_consequence("encode_window", "decode_window", "clips_at_once")
 class CausalVideoCodec(VideoCodec):
     """Frozen causal video VAE with normalised latents (8x in height, width and time, 16 channels in the public one).
 
@@ -67,6 +68,7 @@ class CausalVideoCodec(VideoCodec):
 
     @classmethod
     @names_files(folder="subfolder")
+    @of_no_consequence("encode_window", "decode_window", "clips_at_once")
     def from_pretrained(
         cls,
         folder: str | Path,
@@ -119,6 +121,11 @@ class CausalVideoCodec(VideoCodec):
             InputError: if the video's shape or type does not suit.
         """
         return self.normalisation.normalise(latents_of(self.posterior(video), generators))
+
+    def moments(self, video: Tensor) -> LatentMoments:
+        """Normalised mean and deviation of the posterior; see `encode`."""
+        posterior = self.posterior(video)
+        return LatentMoments(self.normalisation.normalise(posterior.mean), self.normalisation.scale(posterior.std))
 
     def posterior(self, video: Tensor) -> DiagonalGaussian:
         """Posterior over the raw (not normalised) latents of ``video`` ``[B, T, 3, H, W]``, in float32.

@@ -38,6 +38,11 @@ class LatentNormalisation:
         # ``sub`` makes a new tensor, which ``div_`` may change
         return latents.float().sub(shift).div_(std)
 
+    def scale(self, deviations: Tensor) -> Tensor:
+        """Deviations of raw latents ``[B, C, L, h, w]``, from the video's start on, to those of normalised ones."""
+        _, std = self._per_frame(deviations)
+        return deviations.float().div(std)
+
     def denormalise(self, latents: Tensor) -> Tensor:
         """Inverse of `normalise`, in float32."""
         shift, std = self._per_frame(latents)

@@ -14,6 +14,7 @@ from components.codecs.audio.mmaudio_checkpoint import VARIANTS, load_vae, load_
 from components.codecs.latent_statistics import LatentStatistics
 from components.errors import InputError
 from components.weights.identity import identity_of
+from components.weights.unloaded import Unloaded, unloaded
 from tests.public_folders.harmony_codecs import write_bigvgan_folder, write_diffusers_folder, write_pickle
 
 VAE = {variant: dict(release.vae) | {"hidden_channels": 8} for variant, release in VARIANTS.items()}
@@ -167,6 +168,20 @@ def test_statistics_normalise_and_belong_to_their_vae(release: Path, tmp_path: P
     LatentStatistics.of(latents, "of another VAE").save(tmp_path / "other.json")
     with pytest.raises(InputError, match="of another VAE"):
         codec_of(release, "16k", statistics=tmp_path / "other.json")
+
+
+def test_moments_are_the_posterior_normalised_and_statistics_need_no_weights_to_be_read(release: Path, tmp_path: Path):
+    raw, waveform = codec_of(release, "16k"), noise(512 * 20)
+    LatentStatistics.of(raw.encode(waveform), raw.latent_identity).save(tmp_path / "stats.json")
+    codec = codec_of(release, "16k", statistics=tmp_path / "stats.json")
+    moments, posterior = codec.moments(waveform), codec.posterior(waveform)
+    assert torch.equal(moments.mean, codec.encode(waveform))
+    torch.testing.assert_close(codec.normalisation(posterior.mean + posterior.std), moments.mean + moments.std)
+    part = unloaded(
+        lambda: codec_of(release, "16k", statistics=tmp_path / "stats.json"), "audio_codec", identity_of(codec)
+    )
+    assert part.num_latents_for(1.0) == 31 and part.latent_channels == 20 and isinstance(part, Unloaded)
+    assert torch.equal(part.encode(waveform), codec.encode(waveform))
 
 
 def test_draws_are_the_clips_own(release: Path):

@@ -9,6 +9,8 @@ from diffusers import AutoencoderKLWan
 
 from components.codecs.video.wan import WanVideoCodec
 from components.errors import InputError
+from components.weights.identity import identity_of
+from components.weights.unloaded import Unloaded, unloaded
 from tests.public_folders.harmony import WAN_VAE as CONFIG
 from tests.public_folders.harmony_codecs import write_diffusers_folder
 
@@ -105,6 +107,16 @@ def test_shapes_without_a_folder_have_the_precision_that_was_asked_for():
     with torch.device("meta"):
         codec = WanVideoCodec("no/such", dtype="bfloat16")
     assert {parameter.dtype for parameter in codec.parameters()} == {torch.bfloat16}
+
+
+def test_moments_are_the_posterior_normalised_and_a_codec_is_known_without_its_weights(release: Path):
+    codec, video = WanVideoCodec(release), random_video()
+    moments, posterior = codec.moments(video), codec.posterior(video)
+    assert torch.equal(moments.mean, codec.encode(video))
+    torch.testing.assert_close((posterior.mean + posterior.std - codec.mean) / codec.std, moments.mean + moments.std)
+    part = unloaded(lambda: WanVideoCodec(release), "video_codec", identity_of(codec))
+    assert part.num_latents(13) == 4 and not list(part.parameters()) and isinstance(part, Unloaded)
+    assert torch.equal(part.encode(video), moments.mean)
 
 
 def test_nothing_trains(release: Path):

@@ -1,0 +1,124 @@
+"""What codecs and encoders make of clips, as it is handed on: latents, tokens of sound and text.
+
+Legend for shapes: as in `components.contracts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class Movable:
+    """Moves the tensors of a dataclass between devices (Lightning calls ``to`` on whole batches)."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same value with every tensor on ``device``."""
+        moved = copy(self)
+        for name, item in vars(self).items():
+            if isinstance(item, Tensor | Movable):
+                # frozen dataclasses forbid assignment, but this one is still ours alone
+                object.__setattr__(moved, name, item.to(device, non_blocking=non_blocking))
+        return moved
+
+
+@dataclass(frozen=True)
+class AudioFeatures(Movable):
+    """Audio tokens on the time axis of the clip.
+
+    Attributes:
+        tokens: ``[B, N, D]``.
+        rate_hz: tokens per second.
+        mask: bool ``[B, N]``, True where the token covers real sound (not padding).
+        first_center_s: time of the centre of token 0; token j is centred at ``first_center_s + j / rate_hz``.
+    """
+
+    tokens: Tensor
+    rate_hz: float
+    mask: Tensor
+    first_center_s: float
+
+    def centers_s(self) -> Tensor:
+        """Centre times of the tokens in seconds: float32 ``[N]``."""
+        index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
+        return self.first_center_s + index / self.rate_hz
+
+    def rows(self, index: Tensor) -> AudioFeatures:
+        """The features of the clips ``index``."""
+        return replace(self, tokens=self.tokens[index], mask=self.mask[index])
+
+
+@dataclass(frozen=True)
+class TextFeatures(Movable):
+    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (or None)."""
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor | None = None
+
+    def rows(self, index: Tensor) -> TextFeatures:
+        """The features of the prompts ``index``."""
+        return TextFeatures(self.tokens[index], self.mask[index], None if self.pooled is None else self.pooled[index])
+
+
+@dataclass(frozen=True)
+class LatentMoments(Movable):
+    """Normalised latents as a codec knows them: the ``mean`` of a posterior and its ``std``, None for one value."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def draw(self, seeds: Sequence[int] | None) -> Tensor:
+        """The mean, or one draw for every clip.
+
+        Args:
+            seeds: one for each clip; None takes the mean. Latents are drawn one after the other, so that the first of
+                a clip are the same however many follow.
+        """
+        if seeds is None or self.std is None:
+            return self.mean
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        # [B, C, N, ...]: latent by latent, on the CPU, whose numbers every machine has
+        shape = self.mean.shape[1:2] + self.mean.shape[3:]
+        noise = [
+            torch.stack([torch.randn(shape, generator=g) for _ in range(self.mean.shape[2])], dim=1) for g in generators
+        ]
+        return torch.addcmul(self.mean, self.std, torch.stack(noise).to(self.mean))
+
+
+@dataclass(frozen=True)
+class PreparedClips(Movable):
+    """What ``avsync prepare`` knows of B clips beside the prepared fields of `ClipBatch`; None for what a model lacks.
+
+    Attributes:
+        num_frames: frames of the pictures, which are not there any more; 0 for sounds alone.
+        num_samples: samples of the sound, which is not there either.
+        sounding: bool ``[B]``, clips that are not silent.
+        moving: bool ``[B]``, clips whose picture moves.
+        video_std: deviations of the posterior whose means are `ClipBatch.video_latents`; None where that is one value.
+        audio_latents: ``[B, C, N]`` normalised latents of the sound: means of their posterior.
+        audio_std: their deviations.
+        reference_latents: ``[B, C, N_ref]`` of the reference voices.
+        scene_features: texts of the acoustic scenes.
+        transcript_features: spoken words.
+        null_text: the empty prompt, one row.
+        null_transcript: the empty transcript, one row.
+    """
+
+    num_frames: int
+    num_samples: int
+    sounding: Tensor
+    moving: Tensor
+    video_std: Tensor | None = None
+    audio_latents: Tensor | None = None
+    audio_std: Tensor | None = None
+    reference_latents: Tensor | None = None
+    scene_features: TextFeatures | None = None
+    transcript_features: TextFeatures | None = None
+    null_text: TextFeatures | None = None
+    null_transcript: TextFeatures | None = None

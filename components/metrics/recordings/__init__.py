@@ -1,0 +1,1 @@
+"""What recordings are like, before anything is generated."""

@@ -1,0 +1,33 @@
+"""What decides which training clips there are, as plain values that a cache of them keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from datamodules.prepared.identity import Facts, as_json
+from datamodules.reading.records import ClipRecord
+
+
+def facts_of_clips(settings: Mapping[str, Any], records: Sequence[ClipRecord], frame_step: int) -> Facts:
+    """What decides which clips there are.
+
+    Args:
+        settings: of the data module (`ClipDataModule.clip_settings`).
+        records: the training recordings.
+        frame_step: frames by which clips may differ in length.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        # not where files lie: a data set may be moved
+        facts = asdict(record) | {
+            name: None if path is None else [path.name, path.stat().st_size]
+            for name, path in (("path", record.path), ("sound", record.sound), ("reference", record.reference))
+        }
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    facts = dict(settings) | {"recordings": f"{len(records)} (sha256 {digest.hexdigest()[:12]})"}
+    # lengths alike do not depend on it
+    return as_json(facts | ({"frame_step": frame_step} if settings["clip"]["min_frames"] is not None else {}))
