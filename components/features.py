@@ -5,10 +5,10 @@ Legend for shapes: as in `components.contracts`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,12 +19,19 @@ class Movable:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same value with every tensor on ``device``."""
-        moved = copy(self)
+        return self._mapped(lambda item: item.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same value in page-locked memory, from where a GPU fetches it by itself (loaders call it)."""
+        return self._mapped(lambda item: item.pin_memory())
+
+    def _mapped(self, change: Callable[[Any], Any]) -> Self:
+        changed = copy(self)
         for name, item in vars(self).items():
             if isinstance(item, Tensor | Movable):
                 # frozen dataclasses forbid assignment, but this one is still ours alone
-                object.__setattr__(moved, name, item.to(device, non_blocking=non_blocking))
-        return moved
+                object.__setattr__(changed, name, change(item))
+        return changed
 
 
 @dataclass(frozen=True)

@@ -234,11 +234,17 @@ class OrderedDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=partial(collate, shape=self.clip),
             persistent_workers=self.num_workers > 0,
+            pin_memory=self._feeds_a_gpu,
             worker_init_fn=_leave_signals_to_the_run,
             # A loader draws its workers' seeds when it is iterated; from the global generator, a validation would
             # change the training that follows.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+    @property
+    def _feeds_a_gpu(self) -> bool:
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy is not None and strategy.root_device.type == "cuda"
 
     @property
     def _counts_epochs(self) -> bool:

@@ -253,3 +253,14 @@ def test_lightnings_own_sampler_is_refused_on_several_ranks(avsync_root: Path) -
     module.trainer = TwoRanks()  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"trainer\.use_distributed_sampler is true; set it to false"):
         module.val_dataloader()
+
+
+@pytest.mark.gpu
+def test_a_pinned_batch_has_all_its_tensors_there(avsync_root: Path) -> None:
+    module = data(avsync_root)
+    module.setup("validate")
+    batch = next(iter(module.val_dataloader())).pin_memory()
+    assert batch.video.is_pinned() and batch.audio.is_pinned()
+    moved = batch.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    assert torch.equal(moved.video.cpu(), batch.video)
