@@ -73,6 +73,7 @@ class ClipBatch(Movable):
         prepared: what else was prepared; ``video``, ``audio`` and ``reference_audio`` are then empty.
         mute: bool ``[B]``; True marks a clip without sound track, whose ``audio`` is zeros because nobody knows what
             was to be heard. None if there is none.
+        languages: of the transcripts, length B (``en``, ``zh``), empty where unknown, or None if no clip says it.
     """
 
     ids: Sequence[str]
@@ -94,6 +95,7 @@ class ClipBatch(Movable):
     scenes: Sequence[str] | None = None
     prepared: PreparedClips | None = None
     mute: Tensor | None = None
+    languages: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
