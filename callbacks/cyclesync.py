@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -96,9 +97,9 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
     """
 
     @classmethod
-    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """The metric is called as the callback."""
-        return (name or "cyclesync",)
+        return (arguments.get("name") or "cyclesync",)
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         name: str = "cyclesync",
         fooling: bool = False,
     ) -> None:
-        super().__init__(v2a, name)
+        super().__init__(v2a, (name,))
         if num_samples < 1:
             raise InputError(f"CycleSyncCallback.num_samples is {num_samples}; it must be at least 1")
         self.v2a = v2a

@@ -69,7 +69,10 @@ class EvaluationCallback(Callback):
         failures: what failed in this run.
         stage: ``val`` or ``test``.
         global_step: optimizer steps behind the weights that are judged.
+        metrics: names of what is reported; those of the entries begin with them.
     """
+
+    metrics: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.results: dict[str, MetricResult] = {}
@@ -81,17 +84,18 @@ class EvaluationCallback(Callback):
         self._logged: set[str] = set()
 
     @classmethod
-    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
-        """Metrics that are reported of every kind of video by a callback with that ``name``, None for its usual one."""
-        del name
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Metrics that are reported of every kind of video by a callback with these ``init_args``."""
+        del arguments
         return ()
 
     @classmethod
-    def logged_names(cls, name: str | None, variants: Sequence[str]) -> list[str]:
-        """What can be watched of a callback with that ``name`` and a model that generates these variants."""
+    def logged_names(cls, arguments: Mapping[str, Any], variants: Sequence[str]) -> list[str]:
+        """What can be watched of a callback with these ``init_args`` and a model that generates these variants."""
         kinds = (GENERATED, REAL, CHANCE, *variants)
         ends = ("", "_low", "_high")
-        return [f"{entry_name(metric, kind)}{end}" for metric in cls.metrics_of(name) for kind in kinds for end in ends]
+        metrics = cls.metrics_of(arguments)
+        return [f"{entry_name(metric, kind)}{end}" for metric in metrics for kind in kinds for end in ends]
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """An evaluation begins."""
@@ -173,7 +177,7 @@ class EvaluationCallback(Callback):
         for callback in (*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks):
             monitor = callback.monitor if isinstance(callback, ModelCheckpoint | EarlyStopping) else None
             # nobody has logged it yet: it may have been this callback's first
-            mine = any(str(monitor).startswith(metric) for metric in self.metrics_of(getattr(self, "name", None)))
+            mine = any(str(monitor).startswith(metric) for metric in self.metrics)
             if monitor and mine and monitor not in trainer.callback_metrics:
                 names.add(monitor)
         module.log_dict(dict.fromkeys(sorted(names), math.nan), logger=False)
@@ -243,18 +247,15 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     Args:
         judge: frozen here, never part of the trained model; on the model's device only while it is needed.
-        name: see `metrics_of`.
-
-    Attributes:
-        metrics: names of what is reported; those of the entries begin with them.
+        metrics: names of what is reported.
 
     Raises:
         InputError: if a name is no word.
     """
 
-    def __init__(self, judge: nn.Module, name: str) -> None:
+    def __init__(self, judge: nn.Module, metrics: Sequence[str]) -> None:
         super().__init__()
-        self.metrics = self.metrics_of(name)
+        self.metrics = tuple(metrics)
         for metric in self.metrics:
             if not re.fullmatch(r"[A-Za-z]\w*", metric):
                 raise InputError(
@@ -324,13 +325,13 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores the clips of all ranks, logs the scores and keeps a row per clip."""
-        self._judging.cpu()
         clips = each_once(gathered(trainer, self._clips))
         self._clips = []
         self.results, self._chance = {}, {}
         for kind in dict.fromkeys(kind for clip in clips for kind in clip.kinds):
             self.results |= self.entries(kind, [clip for clip in clips if kind in clip.kinds])
         self.results |= self.chance(trainer, clips)
+        self._judging.cpu()
         self.clip_rows = {clip.id: self._row(clip) for clip in clips}
         self.log_results(trainer, module)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -107,8 +107,9 @@ class PictureTruth(JudgeCallback[TrueClip]):
     """
 
     @classmethod
-    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """``truth_sync`` and the others, each behind the name."""
+        name = arguments.get("name")
         return tuple(f"{name}_{metric}" if name else metric for metric in (_SYNC, *_MEANS))
 
     def __init__(
@@ -118,7 +119,7 @@ class PictureTruth(JudgeCallback[TrueClip]):
         detector: OnsetDetector | None = None,
         name: str = "",
     ) -> None:
-        super().__init__(nn.Identity(), name)  # colours and shapes: nothing that learns
+        super().__init__(nn.Identity(), self.metrics_of({"name": name}))  # colours and shapes: nothing that learns
         self.tolerance_s = tolerance_s
         self.extra_tolerances_s = tuple(extra_tolerances_s)
         self.detector = detector or OnsetDetector()

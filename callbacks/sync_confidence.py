@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -76,12 +77,12 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
     """
 
     @classmethod
-    def metrics_of(cls, name: str | None) -> tuple[str, ...]:
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """``sync_c`` and ``sync_d`` are what the metric calls its two scores."""
-        return tuple(f"{name or 'sync'}{score.removeprefix('sync')}" for score in SCORES)
+        return tuple(f"{arguments.get('name') or 'sync'}{score.removeprefix('sync')}" for score in SCORES)
 
     def __init__(self, scorer: SyncNetScorer, name: str = "sync") -> None:
-        super().__init__(scorer, name)
+        super().__init__(scorer, self.metrics_of({"name": name}))
         self.name = name
         self.scorer = scorer
         identity = identity_of(scorer.net)

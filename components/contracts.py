@@ -11,8 +11,8 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,19 @@ class ClipBatch(Movable):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def row(self, index: int) -> ClipBatch:
+        """One of the clips as a batch of its own, without what was prepared of it."""
+        own: dict[str, Any] = {}
+        for each in fields(self):
+            item = getattr(self, each.name)
+            if isinstance(item, Tensor):
+                own[each.name] = item[index : index + 1]
+            elif isinstance(item, Movable):
+                own[each.name] = None
+            elif isinstance(item, Sequence):
+                own[each.name] = [item[index]]
+        return replace(self, **own)
 
     @property
     def num_frames(self) -> int:

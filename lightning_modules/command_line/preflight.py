@@ -212,7 +212,7 @@ def _check_monitors(config: Mapping[str, Any]) -> None:
     known = [*getattr(owners[0], "logged_names", ()), *_LIGHTNINGS]
     for owner, callback in zip(owners[1:], callbacks, strict=True):
         if isinstance(owner, type) and issubclass(owner, EvaluationCallback):
-            known += owner.logged_names((callback.get("init_args") or {}).get("name"), variants)
+            known += owner.logged_names(callback.get("init_args") or {}, variants)
     watching = [*_callbacks(config), ("model.lr_scheduler", given.get("lr_scheduler"))]
     for key, section in watching:
         if not isinstance(section, Mapping) or section["class_path"].rpartition(".")[2] not in _WATCH:

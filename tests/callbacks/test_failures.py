@@ -27,9 +27,7 @@ from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 class FailsOnRankOne(EvaluationCallback):
     '''After the first step between two exchanges, after the second with a batch; after the third not at all.'''
 
-    @classmethod
-    def metrics_of(cls, name):
-        return ("mine",)
+    metrics = ("mine",)
 
     def start(self, trainer, module):
         self.rank, self.seen = trainer.global_rank, 0
@@ -95,9 +93,7 @@ class Fails(EvaluationCallback):
         super().__init__()
         self.hook, self.error, self.at = hook, error, at
 
-    @classmethod
-    def metrics_of(cls, name):
-        return ("mine",)
+    metrics = ("mine",)
 
     def _maybe(self, hook):
         if hook == self.hook and self.global_step in self.at:

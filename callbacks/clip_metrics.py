@@ -1,0 +1,271 @@
+"""Any metric that scores clips one by one, on everything a model generates, beside its ceiling and its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pkgutil import resolve_name
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from callbacks.evaluation import (
+    CHANCE,
+    GENERATED,
+    REAL,
+    JudgeCallback,
+    entry_name,
+    gathered,
+    mismatched,
+    recording_indices,
+    remembered,
+)
+from callbacks.pace import Pace
+from components.contracts import ClipBatch, Generation, MetricResult
+from components.errors import InputError
+from components.metrics.clip_means import ClipMeans
+from components.metrics.scorers import ClipScorer, ClipScores, real_clips
+from components.weights.identity import sha256_of_facts
+
+
+@dataclass(frozen=True)
+class ScoredClip:
+    """The scores of one clip.
+
+    Attributes:
+        id: name of the clip.
+        video_id: the recording it was cut from.
+        scores: kind of clip (``generated``, a variant's name, ``real``) -> what the scorer says of it.
+        sound: ``[S]`` the sound of the generation, where sounds are exchanged at the end; empty otherwise.
+    """
+
+    id: str
+    video_id: str
+    scores: Mapping[str, ClipScores]
+    sound: Tensor
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Kinds of video that were judged."""
+        return tuple(self.scores)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A generated clip that waits for another's sound: its batch of one, with pictures as bytes on the CPU."""
+
+    pictures: Tensor
+    fps: float
+    sample_rate: int
+    batch: ClipBatch
+
+
+class ClipMetrics(JudgeCallback[ScoredClip]):
+    """Scores every generation, its variants and the real clips with a frozen `ClipScorer`.
+
+    Reports each of the scorer's metrics, with 95 % intervals over recordings, under the same name in results, logs and
+    monitors: ``aq`` of the generation, ``aq_<variant>`` of each variant, ``aq_real`` of the real clips (the ceiling of
+    most metrics; found once in a run). Clips that a scorer can say nothing of are counted in the entry, by the reason.
+
+    Args:
+        scorer: the judge; frozen here, never part of the trained model.
+        name: put before every metric, with an underscore, to have two scorers of a kind side by side.
+        every_n_evaluations: measure in every n-th validation of a training only, for metrics that are slow. The last
+            one of a training counts always, and so do ``validate`` and ``test``.
+        exchanged: also report ``<metric>_chance``, the floor of a metric that compares picture and sound: the pictures
+            of each clip with the sound of the next clip (in the order of the ids, around the end) that was cut from
+            another recording. Generated pictures are kept for it until the end, a byte per value.
+
+    Raises:
+        InputError: if ``name`` is no word or ``every_n_evaluations`` is below 1.
+    """
+
+    def __init__(
+        self,
+        scorer: ClipScorer,
+        name: str | None = None,
+        every_n_evaluations: int = 1,
+        exchanged: bool = False,
+    ) -> None:
+        self.name = name
+        self._names = {metric: _entry(name, metric) for metric in scorer.higher_is_better}
+        super().__init__(scorer, tuple(self._names.values()))
+        self.scorer = scorer
+        self.pace = Pace(type(self).__name__, every_n_evaluations)
+        self.exchanged = exchanged
+        facts = {"scorer": f"{type(scorer).__module__}.{type(scorer).__qualname__}", **scorer.identity()}
+        self._judge = {**facts, "judge": sha256_of_facts(facts)[:16]}
+        self._real: dict[tuple[str, int], ClipScores] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._device = torch.device("cpu")
+
+    @classmethod
+    def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """The metrics of the scorer's class, each behind the name."""
+        scorer: type[ClipScorer] = resolve_name(arguments["scorer"]["class_path"])
+        return tuple(_entry(arguments.get("name"), metric) for metric in scorer.higher_is_better)
+
+    @property
+    def state_key(self) -> str:
+        """Tells the scorers of a run apart in its checkpoints."""
+        return f"{type(self).__qualname__}{list(self.metrics)}{self._judge['judge']}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were."""
+        return self.pace.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self.pace.load_state_dict(state_dict)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes sure that nobody chooses by a metric that is not always there, nor writes the same entries.
+
+        Raises:
+            InputError: if somebody does.
+        """
+        super().setup(trainer, pl_module, stage)
+        self.pace.check(trainer, self.metrics)
+
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Moves the judge to where the videos are, if it is its turn."""
+        self.pace.begin(trainer)
+        self._kept = {}
+        self._device = module.device
+        if self.pace.measures:
+            super().start(trainer, module)
+
+    def update(self, generation: Generation) -> None:
+        """Judges, if it is its turn."""
+        if self.pace.measures:
+            super().update(generation)
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Scores, if it is its turn; nothing stands in the results otherwise."""
+        if self.pace.measures:
+            super().finish(trainer, module)
+        else:
+            self.results, self.clip_rows = {}, {}
+
+    def abandon(self) -> None:
+        """Lets go of judge and clips."""
+        super().abandon()
+        self._kept = {}
+
+    def judged(self, generation: Generation, rows: Sequence[int]) -> list[ScoredClip]:
+        """Scores the generation, each variant and the real clip."""
+        batch = generation.reference
+        made = {GENERATED: generation, **generation.variants}
+        scores: dict[str, list[ClipScores]] = {}
+        with tqdm(made.items(), self.metrics[0], leave=False, unit="set", disable=not self._show_bar) as bar:
+            for kind, item in bar:
+                scores[kind] = self._score(item, rows)
+        # a first frame alone, or a mute clip, has no ceiling
+        if batch.video.shape[1] > 1 and batch.audio.shape[1]:
+            scores[REAL] = self._score_real(batch, rows)
+        if self.exchanged:
+            self._keep(generation, rows)
+        return [
+            ScoredClip(
+                id=batch.ids[row],
+                video_id=batch.video_ids[row],
+                scores={kind: found[index] for kind, found in scores.items()},
+                # a copy: a row's view would keep the batch
+                sound=generation.audio[row].cpu().clone() if self.exchanged else generation.audio.new_zeros(0).cpu(),
+            )
+            for index, row in enumerate(rows)
+        ]
+
+    def _score(self, generation: Generation, rows: Sequence[int]) -> list[ClipScores]:
+        """Scores in float32, checked for what a scorer of one's own may get wrong."""
+        with torch.autocast(generation.video.device.type, enabled=False):
+            found = self.scorer.score(generation, rows)
+        name = type(self.scorer).__qualname__
+        if len(found) != len(rows):
+            raise InputError(f"{name}.score gave {len(found)} scores for {len(rows)} clips; one each is needed")
+        for scores in found:
+            if unknown := sorted(scores.values.keys() - self._names.keys()):
+                raise InputError(f"{name}.score gave '{unknown[0]}', which {name}.higher_is_better does not name")
+        return found
+
+    def _score_real(self, batch: ClipBatch, rows: Sequence[int]) -> list[ClipScores]:
+        def score(new: list[int]) -> list[ClipScores]:
+            return self._score(real_clips(batch), [rows[index] for index in new])
+
+        return remembered(self._real, [(batch.ids[row], batch.num_frames) for row in rows], score)
+
+    def _keep(self, generation: Generation, rows: Sequence[int]) -> None:
+        for row in rows:
+            pictures = generation.video[row : row + 1].mul(255).round().to("cpu", torch.uint8)
+            batch = generation.reference.row(row).to("cpu")
+            self._kept[generation.reference.ids[row]] = _Kept(pictures, generation.fps, generation.sample_rate, batch)
+
+    def chance(self, trainer: Trainer, clips: Sequence[ScoredClip]) -> Mapping[str, MetricResult]:
+        """Scores of generated pictures with the sounds of other recordings, where that is asked for."""
+        if not self.exchanged:
+            return {}
+        # pairs cross ranks: each rank has all sounds and scores its own pictures
+        mine = {clip.id: self._dubbed(clip, other) for clip, other in mismatched(clips) if clip.id in self._kept}
+        self._kept = {}
+        scores = dict(gathered(trainer, list(mine.items())))
+        scored = [clip for clip in clips if clip.id in scores]
+        for clip in scored:
+            self.has_chance(clip, self._of_clip(CHANCE, scores[clip.id]))
+        return self._means(CHANCE, scored, [scores[clip.id] for clip in scored]) if scored else {}
+
+    @torch.no_grad()
+    def _dubbed(self, clip: ScoredClip, other: ScoredClip) -> ClipScores:
+        """What the scorer says of the clip's pictures with the other's sound, as far as both reach."""
+        kept = self._kept[clip.id]
+        seconds = min(kept.pictures.shape[1] / kept.fps, len(other.sound) / kept.sample_rate)
+        frames, samples = round(seconds * kept.fps), round(seconds * kept.sample_rate)
+        dubbed = Generation(
+            video=kept.pictures[:, :frames].to(self._device).float() / 255,
+            fps=kept.fps,
+            audio=other.sound[None, :samples].to(self._device),
+            sample_rate=kept.sample_rate,
+            reference=kept.batch.to(self._device),
+        )
+        (found,) = self._score(dubbed, [0])
+        return found
+
+    def entries(self, kind: str, clips: Sequence[ScoredClip]) -> Mapping[str, MetricResult]:
+        """Means of one kind of clip, if any clip has a score."""
+        return self._means(kind, clips, [clip.scores[kind] for clip in clips])
+
+    def _means(
+        self, kind: str, clips: Sequence[ScoredClip], scores: Sequence[ClipScores]
+    ) -> Mapping[str, MetricResult]:
+        num_recordings, index = recording_indices(clips)
+        problems = sorted({score.problem for score in scores if score.problem is not None})
+        # every rank holds all scores, so there is nothing to synchronise
+        metric = ClipMeans(list(self._names), num_recordings, problems, sync_on_compute=False)
+        metric.update(scores, index)
+        found = metric.results()
+        if not found:
+            reasons = ", ".join(f"{sum(score.problem == word for score in scores)} {word}" for word in problems)
+            rank_zero_warn(f"no clip has {' or '.join(self.metrics)} ({kind}): {reasons or 'no reason given'}")
+        return {
+            entry_name(self._names[metric], kind): replace(result, details={**result.details, **self._judge})
+            for metric, result in found.items()
+        }
+
+    def _of_clip(self, kind: str, scores: ClipScores) -> dict[str, float | None]:
+        return {entry_name(name, kind): scores.values.get(metric) for metric, name in self._names.items()}
+
+    def scores(self, clip: ScoredClip) -> Mapping[str, Mapping[str, float | None]]:
+        """All metrics of every kind of clip."""
+        return {kind: self._of_clip(kind, found) for kind, found in clip.scores.items()}
+
+    def row(self, clip: ScoredClip) -> dict[str, object]:
+        """Why a kind of clip has no score."""
+        problems = {kind: found.problem for kind, found in clip.scores.items() if found.problem is not None}
+        return {f"{self.metrics[0]}_problem": problems} if problems else {}
+
+
+def _entry(name: str | None, metric: str) -> str:
+    return f"{name}_{metric}" if name else metric
