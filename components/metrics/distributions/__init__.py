@@ -1,0 +1,1 @@
+"""How far sets of clips are from each other: distances of features, divergences of class probabilities."""
