@@ -8,9 +8,10 @@ from typing import Any
 from components.errors import InputError
 from components.weights.named_files import names_files
 from datamodules.reading.captioned_sounds import WAVCAPS_SOURCES, read_audiocaps, read_clotho, read_wavcaps
-from datamodules.reading.listed_media import ListedMedia, MissingFiles, held_out
+from datamodules.reading.listed_media import ListedMedia, MissingFiles
+from datamodules.reading.records import ClipRecord
 from datamodules.reading.speech_manifest import RecordsBySplit
-from datamodules.speech_clips import DescribedClips
+from datamodules.speech_clips import DescribedClips, TrainingClips, sounds_alone
 
 
 @names_files("root")
@@ -62,7 +63,7 @@ class Clotho(DescribedClips):
     def __init__(
         self, root: str, audio_only: bool = True, missing_files: MissingFiles = "error", **kwargs: Any
     ) -> None:
-        super().__init__(root, audio_only=_sounds_alone("Clotho", audio_only), **kwargs)
+        super().__init__(root, audio_only=sounds_alone("Clotho", audio_only), **kwargs)
         self.missing_files = missing_files
 
     def _read(self) -> RecordsBySplit:
@@ -70,7 +71,7 @@ class Clotho(DescribedClips):
 
 
 @names_files("root", "blacklist")
-class WavCaps(DescribedClips):
+class WavCaps(TrainingClips):
     """WavCaps (Mei et al., 2023, arXiv 2303.17395): 400,000 sounds of four sources, described by a language model.
 
     ::
@@ -85,11 +86,8 @@ class WavCaps(DescribedClips):
         sources: of AudioSet_SL, BBC_Sound_Effects, FreeSound and SoundBible, those to use; None for all that are there.
         blacklist: a file of names to leave out, such as the published ``json_files/blacklist/*.json``, which keep the
             test parts of other sets out; None for none.
-        hold_out: share of the recordings that is kept for evaluation.
-        split_seed: decides which these are.
         audio_only: the set has no pictures.
-        missing_files: "skip" leaves out sounds that are not there, which is counted and said; "error" refuses them.
-        **kwargs: see `DescribedClips` and ``ClipDataModule``.
+        **kwargs: see `TrainingClips` (``hold_out``, ``missing_files``), `DescribedClips` and ``ClipDataModule``.
     """
 
     def __init__(
@@ -97,26 +95,14 @@ class WavCaps(DescribedClips):
         root: str,
         sources: Sequence[str] | None = None,
         blacklist: str | None = None,
-        hold_out: float = 0.001,
-        split_seed: int = 0,
         audio_only: bool = True,
-        missing_files: MissingFiles = "skip",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, audio_only=_sounds_alone("WavCaps", audio_only), **kwargs)
+        super().__init__(root, audio_only=sounds_alone("WavCaps", audio_only), **kwargs)
         if sources is not None and (unknown := [name for name in sources if name not in WAVCAPS_SOURCES]):
             raise InputError(f"sources names {unknown[0]!r}; choose from {', '.join(WAVCAPS_SOURCES)}")
         self.sources = None if sources is None else tuple(sources)
-        self.blacklist, self.missing_files = blacklist, missing_files
-        self.hold_out, self.split_seed = hold_out, split_seed
+        self.blacklist = blacklist
 
-    def _read(self) -> RecordsBySplit:
-        media = ListedMedia(self.root, True, self.missing_files)
-        records = read_wavcaps(self.root, media, self.sources, self.blacklist)
-        return held_out(records, lambda record: record.video_id, self.hold_out, self.split_seed)
-
-
-def _sounds_alone(name: str, audio_only: bool) -> bool:
-    if not audio_only:
-        raise InputError(f"audio_only is false, but {name} has no pictures; leave it out")
-    return audio_only
+    def _listed(self, media: ListedMedia) -> list[ClipRecord]:
+        return read_wavcaps(self.root, media, self.sources, self.blacklist)

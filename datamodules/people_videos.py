@@ -8,14 +8,14 @@ from typing import Any
 
 from components.errors import InputError
 from components.weights.named_files import names_files
-from datamodules.reading.listed_media import ListedMedia, MissingFiles, held_out
+from datamodules.reading.listed_media import ListedMedia
 from datamodules.reading.people_videos import read_emilia, read_openhumanvid, read_speakervid
-from datamodules.reading.speech_manifest import RecordsBySplit
-from datamodules.speech_clips import DescribedClips
+from datamodules.reading.records import ClipRecord
+from datamodules.speech_clips import TrainingClips, sounds_alone
 
 
 @names_files("root")
-class Emilia(DescribedClips):
+class Emilia(TrainingClips):
     """Emilia (He et al., SLT 2024, arXiv 2407.05361): 101,000 hours of speech with transcripts, unpacked.
 
     ::
@@ -30,11 +30,8 @@ class Emilia(DescribedClips):
         prompt: caption of every clip.
         languages: those to use, as the set writes them (``[en, zh]``); None for all.
         min_dnsmos: least estimated quality (``dnsmos``); None for any.
-        hold_out: share of the clips, in whole speakers, that is kept for evaluation.
-        split_seed: decides which these are.
         audio_only: the set has no pictures.
-        missing_files: "skip" leaves out sounds that are not there, which is counted and said; "error" refuses them.
-        **kwargs: see `DescribedClips` and ``ClipDataModule``.
+        **kwargs: see `TrainingClips` (``hold_out``, ``missing_files``), `DescribedClips` and ``ClipDataModule``.
     """
 
     def __init__(
@@ -43,26 +40,21 @@ class Emilia(DescribedClips):
         prompt: str = "a person is speaking",
         languages: Sequence[str] | None = None,
         min_dnsmos: float | None = None,
-        hold_out: float = 0.001,
-        split_seed: int = 0,
         audio_only: bool = True,
-        missing_files: MissingFiles = "skip",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, audio_only=audio_only, **kwargs)
-        if not audio_only:
-            raise InputError("audio_only is false, but Emilia has no pictures; leave it out")
+        super().__init__(root, audio_only=sounds_alone("Emilia", audio_only), **kwargs)
         self.prompt, self.languages, self.min_dnsmos = prompt, languages, min_dnsmos
-        self.hold_out, self.split_seed, self.missing_files = hold_out, split_seed, missing_files
 
-    def _read(self) -> RecordsBySplit:
-        media = ListedMedia(self.root, True, self.missing_files)
-        records = read_emilia(self.root, media, self.prompt, self.languages, self.min_dnsmos)
-        return held_out(records, lambda record: str(record.speaker), self.hold_out, self.split_seed)
+    def _listed(self, media: ListedMedia) -> list[ClipRecord]:
+        return read_emilia(self.root, media, self.prompt, self.languages, self.min_dnsmos)
+
+    def _together(self, record: ClipRecord) -> str:
+        return str(record.speaker)
 
 
 @names_files("root")
-class OpenHumanVid(DescribedClips):
+class OpenHumanVid(TrainingClips):
     """OpenHumanVid (Li et al., CVPR 2025, arXiv 2412.00115): videos of people with captions, sent on request.
 
     ::
@@ -77,10 +69,7 @@ class OpenHumanVid(DescribedClips):
         root: the folder.
         listing: the list's name in it; None for the only CSV file there.
         columns: what the list calls ``video`` and ``caption``.
-        hold_out: share of the clips that is kept for evaluation.
-        split_seed: decides which these are.
-        missing_files: "skip" leaves out videos that are not there, which is counted and said; "error" refuses them.
-        **kwargs: see `DescribedClips` and ``ClipDataModule``.
+        **kwargs: see `TrainingClips` (``hold_out``, ``missing_files``), `DescribedClips` and ``ClipDataModule``.
     """
 
     def __init__(
@@ -88,23 +77,17 @@ class OpenHumanVid(DescribedClips):
         root: str,
         listing: str | None = None,
         columns: Mapping[str, str] | None = None,
-        hold_out: float = 0.001,
-        split_seed: int = 0,
-        missing_files: MissingFiles = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
         self.listing, self.columns = listing, _known("columns", columns, ("video", "caption"))
-        self.hold_out, self.split_seed, self.missing_files = hold_out, split_seed, missing_files
 
-    def _read(self) -> RecordsBySplit:
-        media = ListedMedia(self.root, self.audio_only, self.missing_files)
-        records = read_openhumanvid(self.root, media, self.listing, self.columns)
-        return held_out(records, lambda record: record.video_id, self.hold_out, self.split_seed)
+    def _listed(self, media: ListedMedia) -> list[ClipRecord]:
+        return read_openhumanvid(self.root, media, self.listing, self.columns)
 
 
 @names_files("root")
-class SpeakerVid(DescribedClips):
+class SpeakerVid(TrainingClips):
     """SpeakerVid-5M (Zhang et al., 2025, arXiv 2507.09862): clips of people who talk and listen, by YouTube id.
 
     ::
@@ -124,10 +107,7 @@ class SpeakerVid(DescribedClips):
         keys: fields by what they hold: ``{transcript: text, caption: ...}``; those not named are not read.
         speaker_pattern: a regular expression whose first group is the speaker in a clip's name; None if nobody knows,
             and references are then other pieces of the clip's video.
-        hold_out: share of the clips that is kept for evaluation.
-        split_seed: decides which these are.
-        missing_files: "skip" leaves out clips that are not there, which is counted and said; "error" refuses them.
-        **kwargs: see `DescribedClips` and ``ClipDataModule``.
+        **kwargs: see `TrainingClips` (``hold_out``, ``missing_files``), `DescribedClips` and ``ClipDataModule``.
     """
 
     def __init__(
@@ -137,9 +117,6 @@ class SpeakerVid(DescribedClips):
         prompt: str = "a person is speaking",
         keys: Mapping[str, str] | None = None,
         speaker_pattern: str | None = None,
-        hold_out: float = 0.001,
-        split_seed: int = 0,
-        missing_files: MissingFiles = "skip",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
@@ -155,12 +132,9 @@ class SpeakerVid(DescribedClips):
                 raise InputError(
                     f"speaker_pattern {speaker_pattern!r} has no group; put the speaker's part in parentheses"
                 )
-        self.hold_out, self.split_seed, self.missing_files = hold_out, split_seed, missing_files
 
-    def _read(self) -> RecordsBySplit:
-        media = ListedMedia(self.root, self.audio_only, self.missing_files)
-        records = read_speakervid(self.root, media, self.listing, self.prompt, self.keys, self.speaker_pattern)
-        return held_out(records, lambda record: record.video_id, self.hold_out, self.split_seed)
+    def _listed(self, media: ListedMedia) -> list[ClipRecord]:
+        return read_speakervid(self.root, media, self.listing, self.prompt, self.keys, self.speaker_pattern)
 
 
 def _known(argument: str, names: Mapping[str, str] | None, known: Sequence[str]) -> dict[str, str]:

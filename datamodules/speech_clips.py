@@ -17,6 +17,7 @@ from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from datamodules.reading.clip_data_module import ClipDataModule, Split
 from datamodules.reading.clip_dataset import ClipDataset, Mute, passed_over
+from datamodules.reading.listed_media import ListedMedia, MissingFiles, held_out
 from datamodules.reading.order import SampleKey
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
@@ -245,6 +246,45 @@ class DescribedClips(ClipDataModule):
         )
 
 
+class TrainingClips(DescribedClips):
+    """A public set that was made for training alone: whole speakers, or recordings, of it are kept for evaluation.
+
+    Args:
+        root: the folder.
+        hold_out: share of the clips that is kept for evaluation.
+        split_seed: decides which these are.
+        missing_files: "skip" leaves out files that are not there, which is counted and said; "error" refuses them.
+        **kwargs: see `DescribedClips` and ``ClipDataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        hold_out: float = 0.001,
+        split_seed: int = 0,
+        missing_files: MissingFiles = "skip",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        self.hold_out, self.split_seed, self.missing_files = hold_out, split_seed, missing_files
+
+    @abstractmethod
+    def _listed(self, media: ListedMedia) -> list[ClipRecord]:
+        """Records of the clips that are there.
+
+        Raises:
+            InputError: a list is missing or cannot be used.
+        """
+
+    def _together(self, record: ClipRecord) -> str:
+        """What is kept for evaluation as a whole: a recording with all its clips."""
+        return record.video_id
+
+    def _read(self) -> RecordsBySplit:
+        media = ListedMedia(self.root, self.audio_only, self.missing_files)
+        return held_out(self._listed(media), self._together, self.hold_out, self.split_seed)
+
+
 @names_files("root")
 class SpeechClips(DescribedClips):
     """Clips of speech; ``root`` says from where.
@@ -317,3 +357,14 @@ class SpeechClips(DescribedClips):
                 f"hold_out_every is {self.hold_out_every} but {self.root} has {len(speakers)} speakers; lower it"
             )
         return splits
+
+
+def sounds_alone(name: str, audio_only: bool) -> bool:
+    """``audio_only`` of the set of that ``name``, which has no pictures.
+
+    Raises:
+        InputError: if it is not set.
+    """
+    if not audio_only:
+        raise InputError(f"audio_only is false, but {name} has no pictures; leave it out")
+    return audio_only

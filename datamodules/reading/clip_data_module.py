@@ -200,11 +200,6 @@ class ClipDataModule(OrderedDataModule):
             found.show_at_most(self.max_val_clips)
         return found
 
-    @property
-    def _datasets(self) -> dict[Split, ClipDataset | CachedLatents]:
-        """The (first) data sets of the splits that were set up."""
-        return {split: groups.parts[0] for split, groups in self._groups.items()}
-
     def _chosen(self, split: Split) -> Sequence[ClipRecord]:
         """The recordings of a split that are used."""
         records = self.records(split)

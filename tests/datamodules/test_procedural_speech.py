@@ -73,7 +73,7 @@ def batch(rendered: ProceduralSpeech) -> ClipBatch:
 
 def training_clips(data: ProceduralSpeech, mood: str) -> list[tuple[Plan, Clip]]:
     plans = plan_of(data.rendering, "train")
-    return [(plan, data._datasets["train"][plan.index]) for plan in plans if plan.mood == mood]
+    return [(plan, data.dataset("train").parts[0][plan.index]) for plan in plans if plan.mood == mood]
 
 
 def mouth_darkness(video: torch.Tensor) -> torch.Tensor:
@@ -245,7 +245,7 @@ def test_strikes_are_seen_when_they_are_heard(batch: ClipBatch) -> None:
 def test_the_reference_is_another_utterance_of_the_same_speaker(rendered: ProceduralSpeech) -> None:
     """In both splits, by the sound itself: it is one of the speaker's other files, never the clip's own."""
     for split in ("train", "val"):
-        dataset = rendered._datasets[split]
+        dataset = rendered.dataset(split).parts[0]
         utterances = {
             record.id: (record.speaker, dataset[index].audio)
             for index, record in enumerate(dataset.records)

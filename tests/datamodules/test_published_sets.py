@@ -40,7 +40,7 @@ def listed(data: DescribedClips, split: str) -> dict[str, str]:
 
 def captions_in_training(data: DescribedClips) -> set[str]:
     data.setup("fit")
-    dataset = data._datasets["train"]
+    dataset = data.dataset("train").parts[0]
     drawn = [dataset[SampleKey(0, position)].caption for position in range(40)]
     assert drawn[:5] == [dataset[SampleKey(0, position)].caption for position in range(5)]
     return set(drawn)
@@ -76,11 +76,11 @@ def test_vggsound(vggsound: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert listed(data, "test") == listed(data, "val") == {"---g-f_I2yQ_000001": "people marching"}
     assert [record.video_id for record in data.records("train")] == ["_abc-DEF123"] * 2 + ["0123456789a"]
     data.setup("fit")
-    clip = data._datasets["train"][SampleKey(1, 0)]
+    clip = data.dataset("train").parts[0][SampleKey(1, 0)]
     assert clip.video.shape == (25, 3, 16, 16) and heard(clip.audio) == (0, 2)
     sound = VGGSound(str(vggsound), audio_only=True, caption="the sound of {label}", **SMALL)
     sound.setup("fit")
-    clip = sound._datasets["train"][SampleKey(1, 0)]
+    clip = sound.dataset("train").parts[0][SampleKey(1, 0)]
     assert heard(clip.audio) == (1, 0) and clip.caption == "the sound of dog barking, howling"
 
 
@@ -120,7 +120,7 @@ def test_audiocaps(tmp_path: Path) -> None:
     assert listed(data, "train") == {"aaa_30": "a dog, barking", "bbb_0": "rain"}
     assert listed(data, "val") == {"ccc_60": "caption 0"}
     data.setup("fit")
-    assert [heard(data._datasets["train"][SampleKey(k, 0)].audio) for k in range(2)] == [(0, 0), (0, 1)]
+    assert [heard(data.dataset("train").parts[0][SampleKey(k, 0)].audio) for k in range(2)] == [(0, 0), (0, 1)]
     (batch,) = data.val_dataloader()
     assert heard(batch.audio[0]) == (0, 2) and list(batch.captions) == ["caption 0"]
     write_rows(tmp_path / "train.csv", [header, *several])
@@ -146,7 +146,7 @@ def test_clotho(tmp_path: Path) -> None:
     for split, part, index in (("train", "development", 0), ("val", "validation", 1), ("test", "evaluation", 2)):
         assert listed(data, split) == {f"{part}/Rain on a roof": f"{part} 1"}
         data.setup({"train": "fit", "val": "fit", "test": "test"}[split])
-        assert heard(data._datasets[split][0].audio) == (0, index)  # type: ignore[index]
+        assert heard(data.dataset(split).parts[0][0].audio) == (0, index)  # type: ignore[index]
     assert captions_in_training(data) == {f"development {k}" for k in range(1, 6)}
     with pytest.raises(InputError, match="audio_only is false, but Clotho has no pictures"):
         Clotho(str(tmp_path), audio_only=False, **SMALL)
@@ -178,7 +178,7 @@ def test_wavcaps(tmp_path: Path) -> None:
     one = WavCaps(str(tmp_path), sources=["SoundBible"], hold_out=0.25, **SMALL)
     assert len(listed(one, "train")) == 3
     one.setup("fit")
-    assert heard(one._datasets["val"][0].audio)[0] == 0
+    assert heard(one.dataset("val").parts[0][0].audio)[0] == 0
     with pytest.raises(InputError, match="sources names 'Freesound'; choose from AudioSet_SL, BBC_Sound_Effects,"):
         WavCaps(str(tmp_path), sources=["Freesound"], **SMALL)
     with pytest.raises(InputError, match=r"FreeSound has 0 files \*_final\.json"):
@@ -219,7 +219,7 @@ def test_emilia(tmp_path: Path, form: str) -> None:
     assert {record.transcript for record in train} == {"words 0.", "words 1."}
     data.setup("fit")
     for item, record in enumerate(train):
-        clip = data._datasets["train"][SampleKey(item, item)]
+        clip = data.dataset("train").parts[0][SampleKey(item, item)]
         speaker, index = (int(part[1:]) for part in record.id.split("_")[2:])
         assert clip.transcript == f"words {index}." and heard(clip.audio) == (speaker, index)
         assert clip.reference is not None and heard(clip.reference) == (speaker, 1 - index)
@@ -262,7 +262,7 @@ def test_openhumanvid(tmp_path: Path) -> None:
     assert len(train) == 4 and len({record.video_id for record in test}) == 1
     assert {record.id: record.caption for record in (*train, *test)} == {n: f"a man, {k}" for k, n in enumerate(names)}
     data.setup("fit")
-    assert data._datasets["train"][SampleKey(0, 0)].video.shape == (25, 3, 16, 16)
+    assert data.dataset("train").parts[0][SampleKey(0, 0)].video.shape == (25, 3, 16, 16)
     write_rows(tmp_path / "list.csv", [("clip", "llama_caption"), *rows])
     with pytest.raises(
         InputError, match=r"no column that is known to be the video; it has clip, llama_caption: name one in columns"

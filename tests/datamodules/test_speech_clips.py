@@ -103,7 +103,7 @@ def test_evaluation_takes_the_next_utterance_from_its_beginning(corpus: Path) ->
 def test_a_sample_is_the_same_on_any_rank_in_any_worker(corpus: Path) -> None:
     module = data(corpus)
     module.setup("fit")
-    dataset = module._datasets["train"]
+    dataset = module.dataset("train").parts[0]
     keys = [key for key, _ in zip(ConsumedSampler(len(dataset), 3), range(12), strict=False)]
     first = [dataset[key] for key in keys]
     for rank in range(2):
@@ -122,7 +122,7 @@ def test_a_sample_is_the_same_on_any_rank_in_any_worker(corpus: Path) -> None:
     other = data(corpus, seed=4)
     other.setup("fit")
     assert any(
-        not torch.equal(other._datasets["train"][key].reference, clip.reference)
+        not torch.equal(other.dataset("train").parts[0][key].reference, clip.reference)
         for key, clip in zip(keys, first, strict=True)
     )
 
@@ -131,7 +131,7 @@ def test_own_references_are_pieces_of_the_clip_of_random_length_and_place(corpus
     """Harmony's stage 1. The clip's own sound, sample by sample, and nothing of its other seconds."""
     module = data(corpus, reference="own", reference_s=0.6, min_reference_s=0.2)
     module.setup("fit")
-    dataset = module._datasets["train"]
+    dataset = module.dataset("train").parts[0]
     lengths, places = set(), set()
     for position in range(40):
         clip = dataset[SampleKey(position % 7, position)]
@@ -165,7 +165,7 @@ def test_own_references_do_not_reach_into_the_silence_behind_a_short_sound(tmp_p
     module = data(rows, reference="own", reference_s=0.9, min_reference_s=0.6, audio_only=True, pad_audio=True)
     module.setup("fit")
     for position in range(5):
-        clip = module._datasets["train"][SampleKey(0, position)]
+        clip = module.dataset("train").parts[0][SampleKey(0, position)]
         assert clip.reference is not None and clip.reference_length == round(0.4 * RATE)  # all there is
         assert torch.equal(clip.reference, clip.audio[: round(0.9 * RATE)])
 
@@ -222,7 +222,7 @@ def test_training_cuts_long_references_at_random(tmp_path: Path) -> None:
         manifest(tmp_path, [*rows, {**rows[0], "id": "t", "split": "test"}]), audio_only=True, reference_s=1.01
     )
     module.setup("fit")
-    dataset = module._datasets["train"]
+    dataset = module.dataset("train").parts[0]
     whole = utterance(0, 1, 4.0)
     starts = set()
     for position in range(12):
@@ -254,10 +254,10 @@ def test_the_same_seconds_are_no_other_utterance(tmp_path: Path) -> None:
     ]
     module = data(manifest(tmp_path, rows[:2]), partial_transcripts="keep")
     module.setup("test")
-    assert [clip.reference_length for clip in (module._datasets["test"][k] for k in range(2))] == [0, 0]
+    assert [clip.reference_length for clip in (module.dataset("test").parts[0][k] for k in range(2))] == [0, 0]
     module = data(manifest(tmp_path, rows), reference_s=4.0, partial_transcripts="keep")
     module.setup("test")
-    lengths = [module._datasets["test"][k].reference_length for k in range(3)]
+    lengths = [module.dataset("test").parts[0][k].reference_length for k in range(3)]
     assert lengths == pytest.approx([2 * RATE] * 3, abs=2)  # a and b hear c, c hears a
 
 
@@ -270,14 +270,14 @@ def test_clips_stay_in_their_rows_span_and_onsets_follow(tmp_path: Path) -> None
         module.setup("fit")
         starts = []
         for position in range(30):
-            clip = module._datasets["train"][SampleKey(0, position)]
+            clip = module.dataset("train").parts[0][SampleKey(0, position)]
             start = float(clip.id.split("@")[1])
             starts.append(start)
             assert round(float(clip.video[0].float().mean()) / 4) == int(start * 25 + 0.02)
             assert clip.onsets == pytest.approx([t - start for t in row["onsets"] if start <= t < start + 1], abs=1e-3)
         assert 0.6 <= min(starts) < 0.7
         assert 0.9 < max(starts) <= 1.0
-    clip = module._datasets["val"][0]
+    clip = module.dataset("val").parts[0][0]
     assert clip.transcript == "ho"
     assert round(float(clip.video[0].float().mean()) / 4) == 20  # the centre of 0.6..2.0 s: 0.8..1.8 s
     short = data(manifest(tmp_path, [{**row, "start": 1.2, "split": "test"}]))
@@ -286,7 +286,7 @@ def test_clips_stay_in_their_rows_span_and_onsets_follow(tmp_path: Path) -> None
         InputError,
         match=r"long\.mp4 has 0\.800 s to offer for a between 1\.200 s and 2\.000 s, less than a clip's 1\.000",
     ):
-        short._datasets["test"][0]
+        short.dataset("test").parts[0][0]
 
 
 def test_transcripts(tmp_path: Path) -> None:
@@ -418,17 +418,17 @@ def test_unusable_references_end_the_run_or_are_skipped(tmp_path: Path, caplog: 
     strict = data(path, audio_only=True)
     strict.setup("test")
     with pytest.raises(InputError, match=r"1\.wav is corrupt, truncated or no media file"):
-        strict._datasets["test"][0]
+        strict.dataset("test").parts[0][0]
     module = data(path, audio_only=True, on_corrupt="skip", max_corrupt_fraction=0.5)
     module.setup("test")
     with caplog.at_level(logging.WARNING, "avsync.data"):
-        clips = [module._datasets["test"][k] for k in (0, 0, 2)]
+        clips = [module.dataset("test").parts[0][k] for k in (0, 0, 2)]
     assert [heard(clip.reference) for clip in clips] == [(0, 2), (0, 2), (0, 0)]
     assert caplog.text.count("skipped unusable reference: ") == 1
     (tmp_path / "2.wav").write_bytes(b"RIFF")
     module = data(path, audio_only=True, on_corrupt="skip", max_corrupt_fraction=0.5)
     module.setup("test")
-    assert module._datasets["test"][0].reference_length == 0
+    assert module.dataset("test").parts[0][0].reference_length == 0
 
 
 def test_wrong_arguments(corpus: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_an_epoch_is_one_pass_over_the_training_list(
     module, model = data(avsync_root, batch_size=2), Recorder()
     run = trainer(tmp_path, settings.get("max_steps", -1), max_epochs=settings.get("max_epochs"), **BY_EPOCHS)
     run.fit(model, datamodule=module)
-    items, epochs = len(module._datasets["train"]), run.current_epoch
+    items, epochs = len(module.dataset("train").parts[0]), run.current_epoch
     assert items == 7 and run.global_step == settings.get("max_steps", 8)  # four batches of two a pass
     assert epochs == (2 if "max_epochs" in settings else 3)  # one that was begun counts
     assert model.positions == list(range(0, 2 * run.global_step, 2))

@@ -219,7 +219,7 @@ def test_sets_of_long_recordings_take_it_without_effect(tmp_path: Path) -> None:
     data.prepare_data()
     data.setup("fit")
     assert next(iter(data.val_dataloader())).video.shape[1] == 25
-    assert data._datasets["train"][SampleKey(0, 0)].video.shape[0] == 25
+    assert data.dataset("train").parts[0][SampleKey(0, 0)].video.shape[0] == 25
 
 
 def test_wrong_numbers() -> None:

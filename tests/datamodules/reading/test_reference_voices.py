@@ -48,7 +48,7 @@ def test_a_sound_without_speaker_hears_another_piece_of_its_recording(tmp_path: 
     module.setup("fit")
     sides, lengths = set(), set()
     for position in range(60):
-        clip = module._datasets["train"][SampleKey(0, position)]
+        clip = module.dataset("train").parts[0][SampleKey(0, position)]
         assert clip.reference is not None
         begin_s, length_s = second_of(clip.audio), clip.reference_length / RATE
         from_s = second_of(clip.reference)
@@ -59,13 +59,13 @@ def test_a_sound_without_speaker_hears_another_piece_of_its_recording(tmp_path: 
         assert not clip.reference[clip.reference_length :].any()
         sides.add(from_s < begin_s)
         lengths.add(clip.reference_length)
-        again = module._datasets["train"][SampleKey(0, position)]
+        again = module.dataset("train").parts[0][SampleKey(0, position)]
         assert again.reference is not None and torch.equal(again.reference, clip.reference)
     assert sides == {True, False} and len(lengths) > 40
     assert max(lengths) > 0.75 * RATE and min(lengths) < 0.35 * RATE
     # evaluation: the beginning of the longer side, as long as the slot
     for _ in range(2):
-        clip = module._datasets["val"][0]
+        clip = module.dataset("val").parts[0][0]
         assert clip.reference is not None and clip.reference_length == round(0.8 * RATE)
         assert second_of(clip.audio) == pytest.approx(1.5, abs=1e-3)
         assert second_of(clip.reference) == pytest.approx(0.0, abs=1e-3)
@@ -82,7 +82,7 @@ def test_a_piece_stays_in_the_parts_of_the_recording_that_the_split_has(tmp_path
     module.setup("fit")
     for position in range(10):
         for item, others in ((0, (3.0, 4.0)), (1, (1.0, 2.0))):
-            clip = module._datasets["train"][SampleKey(item, position)]
+            clip = module.dataset("train").parts[0][SampleKey(item, position)]
             assert clip.reference is not None and clip.reference_length >= 0.5 * RATE
             from_s = second_of(clip.reference)
             assert others[0] - 1e-3 <= from_s and from_s + clip.reference_length / RATE <= others[1] + 1e-3
@@ -106,7 +106,7 @@ def test_speech_hears_its_speaker_and_sounds_of_a_speaker_without_another_their_
     )
     module = data(path, min_reference_s=0.6, partial_transcripts="keep")
     module.setup("fit")
-    clips = [module._datasets["train"][SampleKey(k, 5)] for k in range(4)]
+    clips = [module.dataset("train").parts[0][SampleKey(k, 5)] for k in range(4)]
     assert [clip.reference_length > 0 for clip in clips] == [True, True, False, True]
     assert [heard(clips[k].reference) for k in (0, 1, 3)] == [(0, 1), (0, 0), (2, 0)]
 
@@ -126,7 +126,7 @@ def test_utterances_are_cut_to_random_lengths(tmp_path: Path) -> None:
     def drawn(item: int, **more: Any) -> list[Tensor]:
         module = data(path, min_reference_s=0.4, pad_audio=True, **more)
         module.setup("fit")
-        clips = [module._datasets["train"][SampleKey(item, position)] for position in range(40)]
+        clips = [module.dataset("train").parts[0][SampleKey(item, position)] for position in range(40)]
         pieces = [clip.reference[: clip.reference_length] for clip in clips if clip.reference is not None]
         assert all((piece.diff() - 1 / RATE / 16).abs().max() < 1e-4 for piece in pieces)
         return pieces
@@ -150,7 +150,7 @@ def test_clips_without_reference_are_counted_and_said_or_refused(
     path = manifest(tmp_path, [*rows, {"id": "4", "audio": "4.wav", "split": "test", "speaker": "eve"}])
     module = data(path, min_reference_s=0.5)
     module.setup("fit")
-    dataset = module._datasets["train"]
+    dataset = module.dataset("train").parts[0]
     with caplog.at_level(logging.WARNING, "avsync.data"):
         clips = [dataset[SampleKey(k, position)] for position in range(2) for k in range(4)]
     assert all(clip.reference is not None and clip.reference_length == 0 for clip in clips)
@@ -164,6 +164,6 @@ def test_clips_without_reference_are_counted_and_said_or_refused(
     with pytest.raises(
         InputError, match=r"2 has no reference: no speaker is named, and its recording has no 0\.5 s outside the clip"
     ):
-        strict._datasets["train"][SampleKey(2, 0)]
+        strict.dataset("train").parts[0][SampleKey(2, 0)]
     with pytest.raises(InputError, match=r"4 has no reference: nothing else is said by eve, and its recording has no"):
-        strict._datasets["val"][0]
+        strict.dataset("val").parts[0][0]
