@@ -175,7 +175,7 @@ def _pickled(file: Path) -> dict[str, Tensor]:
             f"weights file '{file}' holds a {type(content).__name__} that does not fit: named tensors and nothing else "
             "are needed; save the model's state_dict"
         )
-    return _separate(content.items())
+    return separate(content.items())
 
 
 def _unpickle(file: Path) -> object:
@@ -190,7 +190,7 @@ def _unpickle(file: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)  # a format from before 2020, without mapping
 
 
-def _separate(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def separate(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors that can be written to one by one: a pickle may hold views, of each other or with gaps."""
     taken: set[int] = set()
     separate = {}

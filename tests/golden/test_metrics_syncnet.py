@@ -1,7 +1,6 @@
 """SyncNet against the golden cepstra, networks, offsets and face tracks."""
 
 import json
-import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from components.metrics.syncnet.model import SyncNet, cepstrum_windows
 from components.metrics.syncnet.offsets import sync_offset
 from components.metrics.syncnet.scorer import SyncNetScorer
 from components.metrics.syncnet.tracking import FaceTracker
+from tests.golden.recipe_weights import recipe_tensor
 
 # fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {
@@ -34,20 +34,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 for index, case in enumerate(data[key] if key else [data]):
                     params[f"{file.name}-{index}"] = (file.with_suffix(".safetensors"), case)
             metafunc.parametrize(fixture, params.values(), ids=params.keys())
-
-
-def recipe_tensor(key, shape, seed):
-    """Weights drawn by the recipe in the golden folder's description."""
-    draw = np.random.RandomState((zlib.crc32(key.encode()) + 1000003 * seed) % 2**32)
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    if key.endswith("running_var"):
-        values = 0.5 + draw.random_sample(shape)
-    elif key.endswith("weight") and len(shape) > 1:
-        values = draw.standard_normal(shape) * np.sqrt(1.5 / np.prod(shape[1:]))
-    else:
-        values = (1.0 if key.endswith("weight") else 0.0) + 0.1 * draw.standard_normal(shape)
-    return torch.from_numpy(np.asarray(values, np.float32))
 
 
 def enlarged(frames, factor):

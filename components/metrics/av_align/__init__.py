@@ -1,0 +1,1 @@
+"""AV-Align: onsets of the sound against peaks of the picture's motion."""
