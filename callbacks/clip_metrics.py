@@ -29,7 +29,11 @@ from components.contracts import ClipBatch, Generation, MetricResult
 from components.errors import InputError
 from components.metrics.clip_means import ClipMeans
 from components.metrics.scorers import ClipScorer, ClipScores, real_clips
+from components.metrics.sound_offsets import with_sound_at
 from components.weights.identity import sha256_of_facts
+
+BY_SOUND_OFFSET = "by_sound_offset"
+"""Detail of an entry: seconds by which the sound was moved, as text -> value and ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class ScoredClip:
         id: name of the clip.
         video_id: the recording it was cut from.
         scores: kind of clip (``generated``, a variant's name, ``real``) -> what the scorer says of it.
+        moved: kind of clip -> seconds by which its sound was moved -> what the scorer says then.
         sound: ``[S]`` the sound of the generation, where sounds are exchanged at the end; empty otherwise.
     """
 
     id: str
     video_id: str
     scores: Mapping[str, ClipScores]
+    moved: Mapping[str, Mapping[float, ClipScores]]
     sound: Tensor
 
     @property
@@ -79,6 +85,9 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         exchanged: also report ``<metric>_chance``, the floor of a metric that compares picture and sound: the pictures
             of each clip with the sound of the next clip (in the order of the ids, around the end) that was cut from
             another recording. Generated pictures are kept for it until the end, a byte per value.
+        sound_offsets_s: also score generated and real clips with their sound moved by so many seconds, later where they
+            are positive (`with_sound_at`): a judge of synchrony is best at 0 on real clips. The entries hold the curve,
+            ``by_sound_offset``, and the report draws it.
 
     Raises:
         InputError: if ``name`` is no word or ``every_n_evaluations`` is below 1.
@@ -90,6 +99,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         name: str | None = None,
         every_n_evaluations: int = 1,
         exchanged: bool = False,
+        sound_offsets_s: Sequence[float] = (),
     ) -> None:
         self.name = name
         self._names = {metric: _entry(name, metric) for metric in scorer.higher_is_better}
@@ -97,9 +107,11 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         self.scorer = scorer
         self.pace = Pace(type(self).__name__, every_n_evaluations)
         self.exchanged = exchanged
+        self.sound_offsets_s = tuple(sorted(set(sound_offsets_s)))
         facts = {"scorer": f"{type(scorer).__module__}.{type(scorer).__qualname__}", **scorer.identity()}
         self._judge = {**facts, "judge": sha256_of_facts(facts)[:16]}
         self._real: dict[tuple[str, int], ClipScores] = {}
+        self._real_moved: dict[tuple[str, int], dict[float, ClipScores]] = {}
         self._kept: dict[str, _Kept] = {}
         self._device = torch.device("cpu")
 
@@ -167,6 +179,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         # a first frame alone, or a mute clip, has no ceiling
         if batch.video.shape[1] > 1 and batch.audio.shape[1]:
             scores[REAL] = self._score_real(batch, rows)
+        moved = self._scores_of_moved(generation, rows)
         if self.exchanged:
             self._keep(generation, rows)
         return [
@@ -174,6 +187,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
                 id=batch.ids[row],
                 video_id=batch.video_ids[row],
                 scores={kind: found[index] for kind, found in scores.items()},
+                moved={kind: found[index] for kind, found in moved.items()},
                 # a copy: a row's view would keep the batch
                 sound=generation.audio[row].cpu().clone() if self.exchanged else generation.audio.new_zeros(0).cpu(),
             )
@@ -197,6 +211,26 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
             return self._score(real_clips(batch), [rows[index] for index in new])
 
         return remembered(self._real, [(batch.ids[row], batch.num_frames) for row in rows], score)
+
+    def _scores_of_moved(self, generation: Generation, rows: Sequence[int]) -> dict[str, list[dict[float, ClipScores]]]:
+        """Kind -> clip by clip -> offset -> scores, of the generated and the real clips."""
+        if not self.sound_offsets_s:
+            return {}
+        batch = generation.reference
+        moved = {GENERATED: self._score_moved(generation, rows)}
+        if batch.video.shape[1] > 1 and batch.audio.shape[1]:
+
+            def score(new: list[int]) -> list[dict[float, ClipScores]]:
+                return self._score_moved(real_clips(batch), [rows[index] for index in new])
+
+            keys = [(batch.ids[row], batch.num_frames) for row in rows]
+            moved[REAL] = remembered(self._real_moved, keys, score)
+        return moved
+
+    def _score_moved(self, generation: Generation, rows: Sequence[int]) -> list[dict[float, ClipScores]]:
+        made = with_sound_at(generation, self.sound_offsets_s)
+        found = {offset: self._score(clips, rows) for offset, clips in made.items()}
+        return [{offset: scores[index] for offset, scores in found.items()} for index in range(len(rows))]
 
     def _keep(self, generation: Generation, rows: Sequence[int]) -> None:
         for row in rows:
@@ -235,7 +269,17 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
 
     def entries(self, kind: str, clips: Sequence[ScoredClip]) -> Mapping[str, MetricResult]:
         """Means of one kind of clip, if any clip has a score."""
-        return self._means(kind, clips, [clip.scores[kind] for clip in clips])
+        found = self._means(kind, clips, [clip.scores[kind] for clip in clips])
+        if not clips or kind not in clips[0].moved:
+            return found
+        curves: dict[str, dict[str, list[float]]] = {name: {} for name in found}
+        for offset in self.sound_offsets_s:
+            for name, result in self._means(kind, clips, [clip.moved[kind][offset] for clip in clips]).items():
+                curves.setdefault(name, {})[f"{offset:g}"] = [result.value, *result.ci95]
+        return {
+            name: replace(result, details={**result.details, BY_SOUND_OFFSET: curves[name]})
+            for name, result in found.items()
+        }
 
     def _means(
         self, kind: str, clips: Sequence[ScoredClip], scores: Sequence[ClipScores]

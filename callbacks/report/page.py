@@ -61,6 +61,7 @@ class ReportPage:
                 _section("What came out", tables(self.results), bool(self.results)),
                 _section("What to do next", self._next(), bool(self.next_steps)),
                 _section("Over training steps", self._curves()),
+                _section("With the sound moved", self._offsets()),
                 _section("More clips", "".join(card(clip) for _, clip in others), bool(others)),
                 score_table(self.clips),
                 _section("Record", self._record()),
@@ -121,6 +122,26 @@ class ReportPage:
 
         return "".join(
             f'<div class="card">{heading(metric)}{curve_plot(group)}<div class="legend">'
+            + "".join(f'<span><span class="dot {color_class(name)}"></span>{escape(name)}</span>' for name in group)
+            + "</div></div>"
+            for metric, group in groups.items()
+        )
+
+    def _offsets(self) -> str:
+        """What judges of synchrony say when the sound is moved against the picture."""
+        groups: dict[str, dict[str, list[Point]]] = {}
+        for name, result in self.results.items():
+            curve = result.details.get("by_sound_offset")
+            if isinstance(curve, Mapping) and len(curve) > 1:
+                points = [(round(1000 * float(offset)), *values) for offset, values in curve.items()]
+                groups.setdefault(split_name(name)[0], {})[name] = sorted(points)
+        hint = (
+            '<p class="hint">Milliseconds by which the sound comes later. A judge that hears synchrony is at its best'
+            " at 0 on real clips.</p>"
+        )
+        return (hint if groups else "") + "".join(
+            f'<div class="card"><h3>{escape(METRICS[metric].label if metric in METRICS else metric)}</h3>'
+            f'{curve_plot(group, "offset {:+,} ms")}<div class="legend">'
             + "".join(f'<span><span class="dot {color_class(name)}"></span>{escape(name)}</span>' for name in group)
             + "</div></div>"
             for metric, group in groups.items()

@@ -108,12 +108,13 @@ def _percent(time_s: float, duration_s: float) -> str:
     return f"{100 * time_s / duration_s:.2f}%"
 
 
-def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> str:
-    """Metrics over training steps with their intervals.
+def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]], axis: str = "step {:,}") -> str:
+    """Metrics over training steps, or another whole number, with their intervals.
 
     Args:
         curves: metric name -> points ``(step, value, low, high)`` in order of step; NaN bounds draw no interval, NaN
             values no point.
+        axis: what a point's label calls its number.
     """
     curves = {name: [point for point in curve if math.isfinite(point[1])] for name, curve in curves.items()}
     points = [point for curve in curves.values() for point in curve]
@@ -138,7 +139,9 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
         share = (top_value - min(max(value, low_value), top_value)) / (top_value - low_value)
         return 8 + share * (height - bottom - 8)
 
-    parts = [f'<svg class="curves" viewBox="0 0 {width} {height}" role="img" aria-label="metrics over steps">']
+    parts = [
+        f'<svg class="curves" viewBox="0 0 {width} {height}" role="img" aria-label="metrics over {escape(axis.partition(" {")[0])}s">'
+    ]
     for index in range(round((top_value - low_value) / tick) + 1):
         value = low_value + index * tick
         parts.append(f'<line class="rule" x1="{left}" x2="{width}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
@@ -161,7 +164,7 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) 
         parts.append(f'<polyline class="curve {kind}" points="{_path((x(s), y(v)) for s, v, *_ in curve)}"/>')
         parts += [  # many points would hide the line
             f'<circle class="point {kind}" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3.5">'
-            f"<title>{escape(name)} at step {s:,}: {v:.4g}</title></circle>"
+            f"<title>{escape(name)} at {escape(axis.format(s))}: {v:.4g}</title></circle>"
             for s, v, *_ in (curve if len(curve) <= _MOST_POINTS else curve[-1:])
         ]
     return "".join([*parts, "</svg>"])

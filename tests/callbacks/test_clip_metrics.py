@@ -190,3 +190,39 @@ def test_a_clip_as_a_batch_of_its_own():
     assert (alone.ids, alone.video_ids, alone.onsets, alone.transcripts) == ([IDS[2]], ["bell/c"], [(0.3,)], ["c"])
     assert torch.equal(alone.video, batch.video[2:3]) and torch.equal(alone.audio, batch.audio[2:3])
     assert alone.fps == FPS and alone.valid is None
+
+
+class Together(ClipScorer):
+    """How well each frame's brightness goes with the loudness of its time."""
+
+    higher_is_better: ClassVar = {"together": True}
+
+    def score(self, generation, rows):
+        found = []
+        for row in rows:
+            bright = generation.video[row].mean(dim=(-3, -2, -1))
+            loud = generation.audio[row].abs().unflatten(0, (len(bright), -1)).mean(dim=1)
+            found.append(ClipScores({"together": torch.corrcoef(torch.stack([bright, loud]))[0, 1].item()}))
+        return found
+
+    def identity(self):
+        return {}
+
+
+def test_the_curve_over_moved_sounds_is_best_where_sound_and_picture_agree(tmp_path):
+    flickering = torch.rand(len(IDS), 24, generator=torch.Generator().manual_seed(0))
+    batch = replace(
+        clip_batch(IDS),
+        video=(255 * flickering[:, :, None, None, None].expand(-1, -1, 3, 4, 4)).to(torch.uint8),
+        audio=flickering.repeat_interleave(10, dim=1),
+        sample_rate=80,
+    )
+    # what was generated comes two frames late
+    made = Generation((batch.video / 255).roll(2, dims=1), FPS, batch.audio, 80, batch)
+    offsets = [-0.25, 0.0, 0.125, 0.25]
+    found = evaluated(tmp_path, ClipMetrics(Together(), sound_offsets_s=offsets), [made]).results
+    for name, best in {"together_real": "0", "together": "0.25"}.items():
+        curve = {offset: value for offset, (value, *_) in found[name].details["by_sound_offset"].items()}
+        assert list(curve) == ["-0.25", "0", "0.125", "0.25"]
+        assert max(curve, key=curve.get) == best
+        assert curve[best] == pytest.approx(1, abs=1e-3)
