@@ -139,9 +139,8 @@ def curve_plot(curves: Mapping[str, Sequence[tuple[int, float, float, float]]], 
         share = (top_value - min(max(value, low_value), top_value)) / (top_value - low_value)
         return 8 + share * (height - bottom - 8)
 
-    parts = [
-        f'<svg class="curves" viewBox="0 0 {width} {height}" role="img" aria-label="metrics over {escape(axis.partition(" {")[0])}s">'
-    ]
+    over = escape(axis.partition(" {")[0])
+    parts = [f'<svg class="curves" viewBox="0 0 {width} {height}" role="img" aria-label="metrics over {over}s">']
     for index in range(round((top_value - low_value) / tick) + 1):
         value = low_value + index * tick
         parts.append(f'<line class="rule" x1="{left}" x2="{width}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
