@@ -29,11 +29,53 @@ class AsvaClip:
 
     Attributes:
         frames: ``[12, 3, h, w]`` in [0, 1], 6 a second.
-        sound: ``[S]`` of the same two seconds, at the rate it came with.
+        sound: ``[S]`` of the same two seconds.
+        sample_rate: samples per second of ``sound``.
     """
 
     frames: Tensor
     sound: Tensor
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What clips are cut from.
+
+    Attributes:
+        video: ``[T, 3, H, W]`` in [0, 1], or uint8.
+        fps: frames per second.
+        audio: ``[S]`` in [-1, 1].
+        sample_rate: samples per second.
+    """
+
+    video: Tensor
+    fps: float
+    audio: Tensor
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """How long both picture and sound last."""
+        return min(len(self.video) / self.fps, len(self.audio) / self.sample_rate)
+
+    def clip(self, start_s: float, size: int | Sequence[int] | None) -> AsvaClip:
+        """The clip that begins at ``start_s``.
+
+        A frame is the first that appears at or after its time, and the last one again beyond the end.
+
+        Args:
+            start_s: in seconds; what lies before the recording is its start.
+            size: see `trimmed`; None leaves the frames as they are.
+        """
+        start_s = max(0.0, start_s)
+        # 1e-6 frames: a time that is a frame's own but for rounding is that frame
+        index = [math.ceil((start_s + number / FPS) * self.fps - 1e-6) for number in range(NUM_FRAMES)]
+        frames = self.video[torch.tensor(index, device=self.video.device).clamp(max=len(self.video) - 1)]
+        frames = frames.float() if self.video.is_floating_point() else frames.float() / 255
+        first = round(start_s * self.sample_rate)
+        sound = self.audio[first : first + round(CLIP_S * self.sample_rate)].float()
+        return AsvaClip(frames if size is None else trimmed(frames, size), sound, self.sample_rate)
 
 
 def clip_starts(duration_s: float, num_clips: int) -> list[float]:
@@ -67,28 +109,3 @@ def trimmed(frames: Tensor, size: int | Sequence[int]) -> Tensor:
         first = (height - kept) // 2
         frames = frames[..., first : first + kept, :]
     return F.interpolate(frames, (wanted_height, wanted_width), mode="bilinear", antialias=True, align_corners=False)
-
-
-def asva_clip(
-    video: Tensor, fps: float, audio: Tensor, sample_rate: int, start_s: float, size: int | Sequence[int] | None
-) -> AsvaClip:
-    """The clip that begins at ``start_s``.
-
-    A frame is the first that appears at or after its time, and the last one again beyond the end.
-
-    Args:
-        video: ``[T, 3, H, W]`` in [0, 1], or uint8.
-        fps: frames per second of ``video``.
-        audio: ``[S]`` in [-1, 1].
-        sample_rate: samples per second of ``audio``.
-        start_s: in seconds; what lies before the recording is its start.
-        size: see `trimmed`; None leaves the frames as they are.
-    """
-    start_s = max(0.0, start_s)
-    # 1e-6 frames: a time that is a frame's own but for rounding is that frame
-    index = [math.ceil((start_s + number / FPS) * fps - 1e-6) for number in range(NUM_FRAMES)]
-    frames = video[torch.tensor(index, device=video.device).clamp(max=len(video) - 1)]
-    frames = frames.float() if video.is_floating_point() else frames.float() / 255
-    first = round(start_s * sample_rate)
-    sound = audio[first : first + round(CLIP_S * sample_rate)]
-    return AsvaClip(frames if size is None else trimmed(frames, size), sound)

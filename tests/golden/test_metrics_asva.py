@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.metrics import asva_clips
 from components.metrics.asva_clips import clip_starts, trimmed
 from components.metrics.avsync_classifier.model import PARTS, AVSyncClassifier
 from components.metrics.avsync_classifier.sync import alignsync, relsync
@@ -111,7 +112,7 @@ def test_frame_geometry(geometry):
 
 def test_clip_starts(starts):
     _, pack, case = starts
-    assert pack["clip_seconds"] == CLIP_S
+    assert pack["clip_seconds"] == asva_clips.CLIP_S
     assert clip_starts(case["duration"], case["num_clips"]) == pytest.approx(case["starts"], abs=1e-9)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from components.codecs.no_autocast import no_autocast
 from components.contracts import ClipBatch, Generation
 from components.errors import InputError
-from components.metrics.asva_clips import MIN_DURATION_S, AsvaClip, asva_clip, clip_starts
+from components.metrics.asva_clips import MIN_DURATION_S, AsvaClip, Recording, clip_starts
 from components.metrics.avsync_classifier.model import AVSyncClassifier
 from components.metrics.avsync_classifier.sync import alignsync, relsync
 from components.metrics.imagebind.embedding import EmbeddingModel, mean_sound
@@ -88,56 +88,48 @@ class RelAlignSync(ClipScorer):
             InputError: if there is no real video to compare with.
         """
         _check_real(generation.reference, rows[0])
-        with no_autocast(generation.video.device):
+        with no_autocast(next(self.parameters()).device):
             return [self._score(generation, row) for row in rows]
 
     def _score(self, generation: Generation, row: int) -> ClipScores:
         real = generation.reference
         if real.mute is not None and bool(real.mute[row]):
             return ClipScores(problem="no_real_sound")
-        made = (generation.video[row], generation.fps, generation.audio[row], generation.sample_rate)
-        true = (real.video[row], real.fps, real.audio[row], real.sample_rate)
-        duration_s = min(_duration_s(*made), _duration_s(*true))
+        made = Recording(generation.video[row], generation.fps, generation.audio[row], generation.sample_rate)
+        true = Recording(real.video[row], real.fps, real.audio[row], real.sample_rate)
+        duration_s = min(made.duration_s, true.duration_s)
         if duration_s < MIN_DURATION_S:
             return ClipScores(problem="too_short")
         found: dict[str, list[float]] = {"relsync": [], "alignsync": []}
         # a clip that is as long as one has the same one several times
         for start_s in dict.fromkeys(clip_starts(duration_s, self.num_clips)):
-            for name, value in self._of_clip(
-                asva_clip(*made, start_s, self.frame_size),
-                generation.sample_rate,
-                asva_clip(*true, start_s, self.frame_size),
-                real.sample_rate,
-            ).items():
+            pair = [recording.clip(start_s, self.frame_size) for recording in (made, true)]
+            for name, value in self._of_clip(*pair).items():
                 found[name].append(value)
         return ClipScores({name: 100 * fmean(values) for name, values in found.items() if values})
 
-    def _of_clip(self, made: AsvaClip, made_rate: int, true: AsvaClip, true_rate: int) -> dict[str, float]:
+    def _of_clip(self, made: AsvaClip, true: AsvaClip) -> dict[str, float]:
         """Both scores in [0, 1] of two seconds."""
-        made_sound = at_imagebind_rate(made.sound.float(), made_rate)
-        true_sound = at_imagebind_rate(true.sound.float(), true_rate)
+        made_sound, true_sound = (at_imagebind_rate(clip.sound, clip.sample_rate) for clip in (made, true))
         relative = relsync(self._in_step(made.frames, made_sound), self._in_step(true.frames, true_sound))
         scores = {"relsync": float(relative)}
         if self.embeddings is not None:
             likeness = _likeness(self.embeddings, made.frames[1:], made_sound)
             first = _likeness(self.embeddings, true.frames[:1], true_sound)
-            scores["alignsync"] = float(alignsync(relative, likeness[None], first))
+            scores["alignsync"] = float(alignsync(relative.to(first.device), likeness[None], first))
         return scores
 
     def _in_step(self, frames: Tensor, sound: Tensor) -> Tensor:
         """The classifier's score ``[1]`` of frames ``[12, 3, H, W]`` and two seconds of sound."""
         pictures = clip_normalised(squashed(frames, IMAGE_SIZE)).transpose(0, 1)[None]
-        score: Tensor = self.classifier(imagebind_mel(sound[None])[:, None], pictures)
+        device = next(self.classifier.parameters()).device
+        score: Tensor = self.classifier(imagebind_mel(sound[None])[:, None].to(device), pictures.to(device))
         return score
 
 
 def _likeness(model: EmbeddingModel, frames: Tensor, sound: Tensor) -> Tensor:
     """Cosine ``[T]`` of every frame with the sound."""
     return asva_vectors(model, frames, len(frames)) @ mean_sound(model, [sound])
-
-
-def _duration_s(video: Tensor, fps: float, audio: Tensor, sample_rate: int) -> float:
-    return min(len(video) / fps, len(audio) / sample_rate)
 
 
 def _check_real(batch: ClipBatch, row: int) -> None:

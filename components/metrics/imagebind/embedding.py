@@ -51,25 +51,32 @@ class EmbeddingModel(nn.Module, ABC):
 
 def unit_pictures(model: EmbeddingModel, frames: Tensor, at_once: int) -> Tensor:
     """Unit vectors ``[N, D]`` of pictures, ``at_once`` of them in one pass, which bounds the memory."""
-    found = [_units(model, "pictures", model.pictures(part), len(part)) for part in frames.split(at_once)]
+    parts = frames.split(at_once)
+    found = [_units(model, "pictures", model.pictures(_beside(model, part)), len(part)) for part in parts]
     return torch.cat(found)
 
 
 def mean_video(model: EmbeddingModel, pairs: Tensor, at_once: int) -> Tensor:
     """The mean ``[D]`` of the unit vectors of pairs of pictures ``[N, 2, 3, W, W]``, ``at_once`` in one pass."""
-    found = [_units(model, "videos", model.videos(part), len(part)) for part in pairs.split(at_once)]
+    parts = pairs.split(at_once)
+    found = [_units(model, "videos", model.videos(_beside(model, part)), len(part)) for part in parts]
     return torch.cat(found).mean(dim=0)
 
 
 def mean_sound(model: EmbeddingModel, sounds: Sequence[Tensor]) -> Tensor:
     """The mean ``[D]`` of the unit vectors of sounds ``[S]`` of any lengths at 16 kHz."""
-    found = [_units(model, "sounds", model.sounds(sound[None]), 1) for sound in sounds]
+    found = [_units(model, "sounds", model.sounds(_beside(model, sound[None])), 1) for sound in sounds]
     return torch.cat(found).mean(dim=0)
 
 
 def unit_text(model: EmbeddingModel, prompt: str) -> Tensor:
     """The unit vector ``[D]`` of a text."""
     return _units(model, "texts", model.texts([prompt]), 1)[0]
+
+
+def _beside(model: EmbeddingModel, given: Tensor) -> Tensor:
+    """``given`` where the model's weights are."""
+    return given.to(next(model.parameters(), given).device)
 
 
 def _units(model: EmbeddingModel, method: str, found: Tensor, count: int) -> Tensor:

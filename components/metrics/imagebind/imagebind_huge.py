@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.errors import InputError
 from components.metrics.imagebind.embedding import EmbeddingModel
@@ -50,16 +50,20 @@ class ImageBindHuge(EmbeddingModel):
 
     def __init__(self, checkpoint: str = ".checkpoints/imagebind_huge.pth", sha256: Sha256 = None) -> None:
         super().__init__()
+        self.model: Any = nn.Identity()
+        self.tokenizer: Any = None
+        # the public code computes while it builds, so it has no shapes without memory
+        if builds_shapes_only():
+            return
         models, preprocessors, folder = _public_package()
         file = find_file(checkpoint, sha256)
-        if file is None and not builds_shapes_only():
+        if file is None:
             raise InputError(
                 f"'{checkpoint}' does not exist: download ImageBind's weights (4.8 GB; {LICENCE}) from "
                 f"{WEIGHTS_ADDRESS} and give their path as checkpoint"
             )
         self.model = models.imagebind_huge(pretrained=False)
-        if file is not None:
-            load_safetensors(self.model, file, checkpoint)
+        load_safetensors(self.model, file, checkpoint)
         self.tokenizer = preprocessors.SimpleTokenizer(bpe_path=str(folder / "bpe" / "bpe_simple_vocab_16e6.txt.gz"))
         self.requires_grad_(False)
         self.eval()

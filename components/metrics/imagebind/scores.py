@@ -17,7 +17,7 @@ from torch import Tensor
 from components.codecs.no_autocast import no_autocast
 from components.contracts import ClipBatch, Generation
 from components.errors import InputError
-from components.metrics import asva_clips
+from components.metrics.asva_clips import MIN_DURATION_S, Recording, clip_starts
 from components.metrics.imagebind.clips import AV_BENCHMARK_MIN_S, VideoSampling, loader_sounds, video_pairs
 from components.metrics.imagebind.embedding import EmbeddingModel, mean_sound, mean_video, unit_pictures, unit_text
 from components.metrics.imagebind.javis import JavisWindows, avh_score, javis_score
@@ -120,7 +120,7 @@ class ImageBindScores(ClipScorer):
             InputError: if a clip has no text where one is compared.
         """
         texts = [self._texts_of(generation.reference, row) for row in rows]
-        with no_autocast(generation.video.device):
+        with no_autocast(next(self.parameters(), generation.video).device):
             return [self._score(generation, row, *found) for row, found in zip(rows, texts, strict=True)]
 
     def _texts_of(self, batch: ClipBatch, row: int) -> tuple[str, str]:
@@ -165,18 +165,17 @@ class ImageBindScores(ClipScorer):
 
     def _on_asva_clips(self, generation: Generation, row: int, text: str) -> dict[Metric, float]:
         """IA and IT; nothing for a clip below two seconds."""
-        video, fps, audio, rate = generation.video[row], generation.fps, generation.audio[row], generation.sample_rate
-        duration_s = min(len(video) / fps, len(audio) / rate)
-        if duration_s < asva_clips.MIN_DURATION_S:
+        made = Recording(generation.video[row], generation.fps, generation.audio[row], generation.sample_rate)
+        if made.duration_s < MIN_DURATION_S:
             return {}
         text_vector = unit_text(self.embeddings, text) if self._wants("it") else None
         found: dict[Metric, list[float]] = {"ia": [], "it": []}
         # a clip that is as long as one has the same one several times
-        for start_s in dict.fromkeys(asva_clips.clip_starts(duration_s, self.num_clips)):
-            clip = asva_clips.asva_clip(video, fps, audio, rate, start_s, self.frame_size)
+        for start_s in dict.fromkeys(clip_starts(made.duration_s, self.num_clips)):
+            clip = made.clip(start_s, self.frame_size)
             frames = asva_vectors(self.embeddings, clip.frames[1:], self.pictures_at_once)
             if self._wants("ia"):
-                sound = at_imagebind_rate(clip.sound.float(), rate)
+                sound = at_imagebind_rate(clip.sound, clip.sample_rate)
                 found["ia"].append(float((frames @ mean_sound(self.embeddings, [sound])).mean()))
             if text_vector is not None:
                 found["it"].append(float((frames @ text_vector).mean()))
