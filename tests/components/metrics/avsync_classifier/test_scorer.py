@@ -10,7 +10,7 @@ from components.features import PreparedClips
 from components.metrics.avsync_classifier.scorer import RelAlignSync
 from components.metrics.imagebind.mel import imagebind_mel
 from components.metrics.imagebind.pictures import clip_normalised
-from tests.components.metrics.avsync_classifier.small_classifier import small_classifier
+from tests.components.metrics.avsync_classifier.small_classifier import small_classifier, taught_classifier
 from tests.components.metrics.imagebind.colours_and_pitches import ColoursAndPitches, clips
 from tests.public_folders.avsync_classifier import write_avsync_classifier
 
@@ -45,6 +45,14 @@ def test_what_one_wins_the_other_loses():
     other = judge.score(generated(BLUE, RED), [0])[0].values["relsync"]
     assert abs(one - 50) > 1
     assert one + other == pytest.approx(100, abs=1e-3)
+
+
+def test_a_video_in_step_wins_and_one_beside_another_sound_loses():
+    judge = RelAlignSync(taught_classifier(), frame_size=16, num_clips=1)
+    for right, wrong in (("red", "blue"), ("blue", "red")):
+        real, beside = clips(([right] * 2, [right] * 2)), clips(([wrong] * 2, [right] * 2))
+        assert judge.score(generated(real, beside), [0])[0].values["relsync"] < 5
+        assert judge.score(generated(beside, real), [0])[0].values["relsync"] > 95
 
 
 def test_frames_that_fit_the_sound_less_than_the_real_first_one_lower_alignsync():
