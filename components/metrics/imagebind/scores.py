@@ -23,6 +23,7 @@ from components.metrics.imagebind.embedding import EmbeddingModel, mean_sound, m
 from components.metrics.imagebind.javis import JavisWindows, avh_score, javis_score
 from components.metrics.imagebind.mel import MIN_SAMPLES, at_imagebind_rate
 from components.metrics.imagebind.pictures import centre_square, squashed
+from components.metrics.prompts import caption_of, sound_prompt_of
 from components.metrics.scorers import ClipScorer, ClipScores
 
 Metric = Literal["ib", "ib_a", "ia", "it", "avh_score", "javis_score"]
@@ -125,16 +126,15 @@ class ImageBindScores(ClipScorer):
 
     def _texts_of(self, batch: ClipBatch, row: int) -> tuple[str, str]:
         """What the sound and what the frames of a clip are compared with; checked before anything is computed."""
-        sound_text = (batch.scenes[row] if batch.scenes is not None else "") or batch.captions[row]
-        if "ib_a" in self.metrics and not sound_text.strip():
-            raise InputError(f"clip '{batch.ids[row]}' has neither scene nor caption; ib_a compares its sound with one")
+        sound_text = sound_prompt_of(batch, row, "ib_a") if self._wants("ib_a") else ""
+        if not self._wants("it"):
+            return sound_text, ""
+        if self.it_text == "caption":
+            return sound_text, caption_of(batch, row, "it")
         folder, slash, _ = batch.video_ids[row].partition("/")
-        frame_text = folder if self.it_text == "folder" else batch.captions[row]
-        if "it" in self.metrics and self.it_text == "folder" and not slash:
+        if not slash:
             raise InputError(f"recording '{batch.video_ids[row]}' lies in no class folder; set it_text to caption")
-        if "it" in self.metrics and not frame_text.strip():
-            raise InputError(f"clip '{batch.ids[row]}' has no caption; it compares its frames with one")
-        return sound_text, frame_text
+        return sound_text, folder
 
     def _score(self, generation: Generation, row: int, sound_text: str, frame_text: str) -> ClipScores:
         video, audio = generation.video[row].float(), generation.audio[row].float()

@@ -37,6 +37,7 @@ def test_the_lowest_cosines_count():
     assert javis_score(frames, ALIKE[None], window) == pytest.approx(1 / 4)  # 4 of 10: three of them 0
     assert javis_score(frames, ALIKE[None], window, lowest=1.0) == pytest.approx(0.7)
     assert javis_score(frames, ALIKE[None], window, lowest=0.01) == 0  # one frame at least
+    assert javis_score(frames[1:], ALIKE[None], [Window((0, 9), (0, 1))]) == 0  # 3.6 are 3
     assert javis_score(frames[:7], ALIKE[None], [Window((0, 7), (0, 1))]) == pytest.approx(1)
 
 

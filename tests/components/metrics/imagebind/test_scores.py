@@ -58,9 +58,9 @@ def test_only_what_is_chosen_is_computed():
     # captions are asked for where something is compared with them
     silent = clips((["red"] * 2, ["red"] * 2), captions=[" "])
     assert scored(silent, metrics=["ib", "ia", "avh_score"])["ib"] == pytest.approx(1, abs=1e-3)
-    with pytest.raises(InputError, match="clip 'clip0' has no caption"):
+    with pytest.raises(InputError, match="clip 'clip0' has no caption, which it compares"):
         scored(silent, metrics=["it"])
-    with pytest.raises(InputError, match="clip 'clip0' has neither scene nor caption"):
+    with pytest.raises(InputError, match="clip 'clip0' has no caption, which ib_a compares"):
         scored(silent, metrics=["ib_a"])
 
 
