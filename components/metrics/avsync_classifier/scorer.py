@@ -61,6 +61,8 @@ class RelAlignSync(ClipScorer):
             raise InputError(f"RelAlignSync.num_clips is {num_clips}; it must be at least 1")
         self.classifier = classifier.requires_grad_(False)
         self.embeddings = None if embeddings is None else embeddings.requires_grad_(False)
+        if embeddings is None:
+            self.higher_is_better = {"relsync": True}  # type: ignore[misc]  # only what it will say
         self.num_clips = num_clips
         self.frame_size = frame_size
         self.eval()

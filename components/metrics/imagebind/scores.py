@@ -87,6 +87,7 @@ class ImageBindScores(ClipScorer):
             raise InputError(f"ImageBindScores.lowest_share is {lowest_share}; it must lie in (0, 1]")
         self.embeddings = embeddings.requires_grad_(False)
         self.metrics = tuple(dict.fromkeys(metrics))
+        self.higher_is_better = dict.fromkeys(self.metrics, True)  # type: ignore[misc]  # only what it will say
         self.video_sampling: VideoSampling = video_sampling
         self.num_clips = num_clips
         self.frame_size = frame_size

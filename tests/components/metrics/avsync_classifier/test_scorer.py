@@ -32,6 +32,7 @@ def test_real_clips_score_50_and_25():
     both = clips((["red", "blue"], ["red", "blue"]), (["green"] * 2, ["red"] * 2))
     found = scorer().score(both, [0, 1])
     assert [values.values for values in found] == [pytest.approx({"relsync": 50})] * 2
+    assert scorer().higher_is_better == {"relsync": True}
     still = scorer(embeddings=ColoursAndPitches()).score(both, [1])[0]
     assert still.values == pytest.approx({"relsync": 50, "alignsync": 25})
     # the picture ceases to fit its sound: red goes with the low pitch, and both clips hear that as well

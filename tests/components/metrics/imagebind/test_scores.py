@@ -55,6 +55,8 @@ def test_the_first_frame_is_given_and_does_not_count_in_ia_and_it():
 
 def test_only_what_is_chosen_is_computed():
     assert list(scored(clips((["red"] * 2, ["red"] * 2)), metrics=["it", "ib"])) == ["it", "ib"]
+    assert ImageBindScores(ColoursAndPitches(), ["it", "ib"]).higher_is_better == {"it": True, "ib": True}
+    assert set(ImageBindScores.higher_is_better) == set(METRICS)
     # captions are asked for where something is compared with them
     silent = clips((["red"] * 2, ["red"] * 2), captions=[" "])
     assert scored(silent, metrics=["ib", "ia", "avh_score"])["ib"] == pytest.approx(1, abs=1e-3)
