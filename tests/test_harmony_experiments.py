@@ -244,7 +244,9 @@ def test_scenes_without_a_face_have_no_lip_sync(trained: Place):
     """The experiment as it ships looks for faces; where there is none, nothing is scored, and that is said."""
     shipped = (f"{SCORER}.faces=components.metrics.faces.mtcnn.MTCNN", f"{SCORER}.scenes.threshold=30")
     options = ("--experiment=scenes", "--ckpt_path", str(checkpoint_of(JOINT)), *shipped)
-    with pytest.warns(UserWarning, match=r"no clip has sync_c and sync_d \(generated\): 2 have no face and 0 are below"):
+    with pytest.warns(
+        UserWarning, match=r"no clip has sync_c and sync_d \(generated\): 2 have no face and 0 are below"
+    ):
         assert avsync("validate", JOINT, trained, *options) == 0
     assert not metrics(run_folder("scenes")).keys() & JUDGED
 

@@ -1,1 +1,1 @@
-"""Where the faces of whole scenes are: detectors in SyncNet's place for one, and cuts between shots."""
+"""Where the faces of whole scenes are: detectors for SyncNet, which looks at faces alone."""

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from components.contracts import SyncScorer
 from components.errors import InputError
-from components.metrics.faces.scene_cuts import SceneCuts
 from components.metrics.syncnet.input import at_syncnet_fps, at_syncnet_rate, network_pictures
 from components.metrics.syncnet.mfcc import SAMPLE_RATE, mfcc, to_int16_scale
 from components.metrics.syncnet.model import FPS, WINDOW_FRAMES, SyncNet, cepstrum_windows
 from components.metrics.syncnet.offsets import MAX_SHIFT, sync_offset
+from components.metrics.syncnet.scene_cuts import SceneCuts
 from components.metrics.syncnet.tracking import FaceDetector, FaceTracker, WholeFrame
 from components.weights.identity import identity_of
 

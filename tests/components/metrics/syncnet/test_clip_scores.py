@@ -10,10 +10,10 @@ from jsonargparse import ArgumentParser
 from torch.nn.functional import interpolate
 
 from components.metrics.faces.mtcnn import MTCNN
-from components.metrics.faces.scene_cuts import SceneCuts
 from components.metrics.scorers import ClipScorer, real_clips
 from components.metrics.syncnet.clip_scores import SyncNetScores
 from components.metrics.syncnet.model import SyncNet
+from components.metrics.syncnet.scene_cuts import SceneCuts
 from components.metrics.syncnet.scorer import SyncNetScorer
 from components.metrics.syncnet.tracking import FaceDetector, FaceTracker
 from datamodules.procedural_speech import ProceduralSpeech

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.errors import InputError
-from components.metrics.faces.scene_cuts import SceneCuts, hue_saturation_value
+from components.metrics.syncnet.scene_cuts import SceneCuts, hue_saturation_value
 
 
 def shots_of(frames, **settings):
