@@ -25,7 +25,7 @@ from callbacks.evaluation import (
 from components.contracts import ClipBatch, Generation, MetricResult
 from components.metrics.syncnet.metric import SCORES, SyncConfidence
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, SyncScore
-from components.weights.identity import identity_of, sha256_of_facts
+from components.weights.identity import sha256_of_facts
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
       all clips come from one recording.
 
     Clips without a face and clips below the scorer's ``min_duration_s`` are counted in each entry and not scored; where
-    that leaves none, the entry is left out with a warning. Scores are comparable only under the same SyncNet, so the
-    name and the SHA-256 of its weights go with each entry. Every video is embedded once, whatever it is compared with;
-    the scores of real clips are kept between the validations of one run.
+    that leaves none, the entry is left out with a warning. Scores are comparable only under the same SyncNet and the
+    same way to the faces, so names, settings and the SHA-256 of weights go with each entry. Every video is embedded
+    once, whatever it is compared with; the scores of real clips are kept between the validations of one run.
 
     Args:
         scorer: the judge; frozen here, never part of the trained model.
@@ -85,14 +85,7 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         super().__init__(scorer, self.metrics_of({"name": name}))
         self.name = name
         self.scorer = scorer
-        identity = identity_of(scorer.net)
-        judge = {
-            "syncnet": identity.name,
-            "syncnet_sha256": identity.sha256,
-            "face_detector": f"{type(scorer.faces).__module__}.{type(scorer.faces).__qualname__}",
-            "max_shift_frames": scorer.max_shift,
-            "min_duration_s": scorer.min_duration_s,
-        }
+        judge = scorer.identity()
         # the same weights may be asked for by several names
         self._judge = {**judge, "judge": sha256_of_facts({**judge, "syncnet": None})[:16]}
         self._lips: dict[str, list[LipTrack]] = {}

@@ -38,7 +38,8 @@ TINY_AUDIO = {
     "transcript_dim": TRANSCRIPT_DIM,
     "freq_dim": 32,
 }
-MIN_DURATION = "--callbacks.sync_confidence.init_args.scorer.init_args.min_duration_s"
+SCORER = "--callbacks.sync_confidence.init_args.scorer.init_args"
+MIN_DURATION = f"{SCORER}.min_duration_s"
 UNJUDGED = ("--callbacks.sync_confidence=null", "--callbacks.cyclesync=null", "--callbacks.report=null")
 WRITTEN = (*UNJUDGED, "--callbacks.writer.class_path=callbacks.prediction_writer.PredictionWriter")
 ON_THIS_MACHINE = ("--trainer.accelerator=cpu", "--data.num_workers=0")
@@ -86,7 +87,10 @@ class Place:
                 f"{transformer}.interaction.width=24",
                 f"{transformer}.interaction.num_heads=1",
                 f"--model.video_codec.init_args.folder={releases / 'wan'}",
-                f"--callbacks.sync_confidence.init_args.scorer.init_args.net.init_args.source={syncnet}",
+                f"{SCORER}.net.init_args.source={syncnet}",
+                # flat pictures, in which nobody would find a face
+                f"{SCORER}.faces=components.metrics.syncnet.tracking.WholeFrame",
+                f"{SCORER}.scenes.threshold=1000",
                 f"--callbacks.cyclesync.init_args.v2a.init_args.folder={releases / 'v2a'}",
             ]
         return found
@@ -234,6 +238,17 @@ def test_a_checkpoint_and_the_folder_it_is_exported_to_are_the_model(trained: Pl
     options = [option for option in (*trained.options(JOINT), *SMALL[JOINT]) if "transformer" not in option]
     assert main(["validate", *files, *options, *ON_THIS_MACHINE, "--experiment=of_folder", "--callbacks.ema=null"]) == 0
     assert metrics(run_folder("of_folder")) == joint
+
+
+def test_scenes_without_a_face_have_no_lip_sync(trained: Place):
+    """The experiment as it ships looks for faces; where there is none, nothing is scored, and that is said."""
+    shipped = (f"{SCORER}.faces=components.metrics.faces.mtcnn.MTCNN", f"{SCORER}.scenes.threshold=30")
+    options = ("--experiment=scenes", "--ckpt_path", str(checkpoint_of(JOINT)), *shipped)
+    with pytest.warns(
+        UserWarning, match=r"no clip has sync_c and sync_d \(generated\): 2 have no face and 0 are below"
+    ):
+        assert avsync("validate", JOINT, trained, *options) == 0
+    assert not metrics(run_folder("scenes")).keys() & JUDGED
 
 
 @pytest.mark.parametrize("task", ["joint", "audio_to_video", "video_to_audio"])

@@ -152,7 +152,23 @@ def test_hidden_faces_are_counted(tmp_path):
     assert found.results["sync_c"].details["n_no_face"] == 0  # generated pictures are dimmed
     assert "sync_c_real" not in found.results
     assert found.clip_rows[IDS[0]]["sync_problem"]["real"] == "no_face"
-    assert found.results["sync_c"].details["face_detector"].endswith("DarkFaces")
+    details = found.results["sync_c"].details
+    assert details["face_detector"].endswith("DarkFaces") and details["tracker"]["min_face_size"] == 8
+    other = judged(tmp_path, [generation(clip_batch(IDS))], scorer(faces=DarkFaces(), tracker=FaceTracker(30, 8)))
+    assert other.results["sync_c"].details["judge"] != details["judge"]
+
+
+def test_a_clip_without_face_is_in_no_mean(tmp_path):
+    """Two of four generated clips are bright: the means are those of the other two, as if there were no more."""
+    judge = {"faces": DarkFaces(), "tracker": FaceTracker(min_face_size=8)}
+    made = generation(clip_batch(IDS))
+    brightened = made.video.clone()
+    brightened[[0, 3]] = 0.9
+    found = judged(tmp_path, [replace(made, video=brightened)], scorer(**judge)).results
+    two = judged(tmp_path, [generation(clip_batch(IDS[1:3]))], scorer(**judge)).results
+    assert (found["sync_c"].details["n_no_face"], found["sync_c"].details["n_clips"]) == (2, 2)
+    for name in ("sync_c", "sync_d"):
+        assert found[name].value == pytest.approx(two[name].value, rel=1e-4)
 
 
 def test_real_clips_are_embedded_once_per_run(tmp_path):

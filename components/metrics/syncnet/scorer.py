@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Literal
 
@@ -23,7 +23,9 @@ from components.metrics.syncnet.input import at_syncnet_fps, at_syncnet_rate, ne
 from components.metrics.syncnet.mfcc import SAMPLE_RATE, mfcc, to_int16_scale
 from components.metrics.syncnet.model import FPS, WINDOW_FRAMES, SyncNet, cepstrum_windows
 from components.metrics.syncnet.offsets import MAX_SHIFT, sync_offset
-from components.metrics.syncnet.tracking import FaceDetector, FaceTrack, FaceTracker, WholeFrame
+from components.metrics.syncnet.scene_cuts import SceneCuts
+from components.metrics.syncnet.tracking import FaceDetector, FaceTracker, WholeFrame
+from components.weights.identity import identity_of
 
 Problem = Literal["no_face", "too_short"]
 
@@ -79,6 +81,7 @@ class SyncNetScorer(SyncScorer):
         max_shift: frames searched either way.
         min_duration_s: shortest stretch of a face that is scored.
         windows_at_once: windows embedded together; bounds the memory (about 10 MB each at full size).
+        scenes: where shots end; a face is followed within its shot only. None takes every clip as one shot.
 
     Raises:
         InputError: if a number is out of range.
@@ -92,6 +95,7 @@ class SyncNetScorer(SyncScorer):
         max_shift: int = MAX_SHIFT,
         min_duration_s: float = 2.0,
         windows_at_once: int = 32,
+        scenes: SceneCuts | None = None,
     ) -> None:
         super().__init__()
         if max_shift < 1:
@@ -110,6 +114,23 @@ class SyncNetScorer(SyncScorer):
         self.max_shift = max_shift
         self.min_duration_s = min_duration_s
         self.windows_at_once = windows_at_once
+        self.scenes = scenes
+
+    def identity(self) -> dict[str, object]:
+        """All that scores depend on, as plain values: network, detector, tracker and settings."""
+        net, faces = identity_of(self.net), type(self.faces)
+        found: dict[str, object] = {
+            "syncnet": net.name,
+            "syncnet_sha256": net.sha256,
+            "face_detector": f"{faces.__module__}.{faces.__qualname__}",
+            "max_shift_frames": self.max_shift,
+            "min_duration_s": self.min_duration_s,
+        }
+        if not isinstance(self.faces, WholeFrame):
+            found |= {"faces": self.faces.identity(), "tracker": asdict(self.tracker)}
+        if self.scenes is not None:
+            found["scenes"] = asdict(self.scenes)
+        return found
 
     def forward(self, video: Tensor, fps: float, audio: Tensor, sample_rate: int) -> dict[str, Tensor]:
         """``[B, T, 3, H, W]`` in [0, 1] and ``[B, S]`` in [-1, 1] to ``sync_c``, ``sync_d`` and ``offset_s`` ``[B]``.
@@ -161,14 +182,19 @@ class SyncNetScorer(SyncScorer):
 
     def _lips_of(self, frames: Tensor) -> list[LipTrack]:
         """The faces of one clip ``[T, 3, H, W]`` at 25 fps."""
+        shots = [range(len(frames))] if self.scenes is None else self.scenes.shots(frames)
         boxes = self.faces.detect(frames)
         if boxes is None:
-            return [LipTrack(0, self._embed(frames))]
+            return [LipTrack(shot.start, self._embed(frames[shot.start : shot.stop])) for shot in shots]
         self._check(boxes, len(frames))
-        tracks: list[FaceTrack] = self.tracker.tracks([found.tolist() for found in boxes])
+        return [track for shot in shots for track in self._tracked(frames, boxes, shot)]
+
+    def _tracked(self, frames: Tensor, boxes: Sequence[Tensor], shot: range) -> list[LipTrack]:
+        """The faces of one shot."""
+        shown, found = frames[shot.start : shot.stop], boxes[shot.start : shot.stop]
         return [
-            LipTrack(track.first_frame, self._embed(self.tracker.cut(frames, track, self.net.image_size)))
-            for track in tracks
+            LipTrack(shot.start + track.first_frame, self._embed(self.tracker.cut(shown, track, self.net.image_size)))
+            for track in self.tracker.tracks([corners.tolist() for corners in found])
         ]
 
     def _check(self, boxes: Sequence[Tensor], num_frames: int) -> None:

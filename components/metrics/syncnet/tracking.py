@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from components.errors import InputError
 from components.metrics.syncnet.input import resized
+from components.weights.identity import sha256_of_tensors
 
 
 class FaceDetector(nn.Module, ABC):
@@ -35,19 +36,36 @@ class FaceDetector(nn.Module, ABC):
         """The faces of one clip.
 
         Args:
-            frames: ``[T, 3, H, W]`` RGB in [0, 1], consecutive frames of one shot.
+            frames: ``[T, 3, H, W]`` RGB in [0, 1], consecutive frames.
 
         Returns:
             T tensors ``[n, 4]`` of boxes ``(left, top, right, bottom)`` in pixels, n = 0 where a frame has no face;
             or None where the picture as it stands is the face.
         """
 
+    def identity(self) -> dict[str, object]:
+        """What boxes depend on, as plain values: by default public settings, and the SHA-256 of the weights if any."""
+        settings = {
+            name: value for name, value in vars(self).items() if not name.startswith("_") and _is_setting(value)
+        }
+        settings.pop("training")
+        weights = self.state_dict()
+        return settings | ({"weights_sha256": sha256_of_tensors(weights)} if weights else {})
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
 
 class WholeFrame(FaceDetector):
     """The clip is a cropped talking head already: the picture as a whole is brought to SyncNet's size.
 
-    Right for data sets of face crops (LRS, VoxCeleb, HDTF) and the procedural faces. A picture that is not square is
-    squeezed, as the public pipeline does with such crops.
+    Right for data sets of face crops (LRS, VoxCeleb, HDTF) and the procedural faces, and for nothing else: of a scene
+    it makes a "face" of whatever is there, and even a still picture of noise then has a confidence near 1. Whole scenes
+    need a detector, such as `components.metrics.faces.mtcnn.MTCNN`. A picture that is not square is squeezed, as the
+    public pipeline does with such crops.
     """
 
     def detect(self, frames: Tensor) -> None:

@@ -153,6 +153,8 @@ def named(class_path, key, value):
         ("datamodules.speech_clips.SpeechClips", "root"),
         ("components.v2a.onset_v2a.OnsetV2A.from_pretrained", "folder"),
         ("components.metrics.syncnet.model.SyncNet.from_pretrained", "source"),
+        ("components.metrics.faces.mtcnn.MTCNN", "source"),
+        ("components.metrics.faces.s3fd.S3FD", "source"),
         ("components.backbones.pyramid_flow.pretrained_backbone", "folder"),
         ("components.backbones.wan.wan_tower", "folder"),
         ("components.codecs.audio.mmaudio.MMAudioCodec", "vae"),
