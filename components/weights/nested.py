@@ -68,6 +68,11 @@ def _unpickle(file: Path) -> object:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         with torch.serialization.safe_globals([(_Unread, name) for name in unknown]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"checkpoint '{file}' is damaged or holds objects that cannot be passed over, and their code is never run; "
+            "save the model's state_dict alone where you trust it, or download the file anew"
+        ) from None
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         reason = re.split(r"\n|\. ", str(error))[0] or "it is empty"
         raise InputError(f"checkpoint '{file}' cannot be read ({reason}); download it anew") from None

@@ -6,6 +6,8 @@ based on polynomial expansion" (2003), as OpenCV has it.
 
 from __future__ import annotations
 
+import importlib
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -25,14 +27,12 @@ def opencv() -> ModuleType:
         InputError: if it is not installed.
     """
     try:
-        import cv2
+        return importlib.import_module("cv2")
     except ImportError as error:
         raise InputError(
             f"AV-Align needs OpenCV for its optical flow, which cannot be imported ({error}); install it with "
-            "`pip install 'avsync[av-align]'`"
+            "`pip install 'avsync[eval]'`"
         ) from None
-    module: ModuleType = cv2
-    return module
 
 
 def flow_curve(video: Tensor) -> Tensor:
@@ -50,8 +50,10 @@ def flow_curve(video: Tensor) -> Tensor:
     """
     cv2 = opencv()
     pictures = (video.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy()]
-    lengths = [_mean_flow(cv2, before, after) for before, after in zip(grey, grey[1:], strict=False)]
+    grey = [
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pictures.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    ]
+    lengths = [_mean_flow(cv2, before, after) for before, after in pairwise(grey)]
     return torch.tensor([*lengths[:1], *lengths] if lengths else [0.0] * len(grey), dtype=torch.float64)
 
 

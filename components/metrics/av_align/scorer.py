@@ -1,7 +1,7 @@
 """AV-Align: how many onsets of the sound and peaks of the picture's motion coincide.
 
-Reference: Yariv et al., "Diverse and Aligned Audio-to-Video Generation via Text-to-Video Model Adaptation" (TempoTokens,
-arXiv 2309.16429), and its code; metrics specification, sections 2 and 6.
+Reference: Yariv et al., "Diverse and Aligned Audio-to-Video Generation via Text-to-Video Model Adaptation"
+(TempoTokens, arXiv 2309.16429), and its code; metrics specification, sections 2 and 6.
 
     AV-Align = I / (|A| + |V| - I)     I = size of a largest one-to-one matching with |a - v| < 1 / fps
 """
@@ -38,7 +38,7 @@ class AVAlign(ClipScorer):
     dense. Read it beside its chance level (other clips' sounds). Values depend on frame rate and picture size, and are
     comparable only where both are the same.
 
-    Needs OpenCV (``pip install 'avsync[av-align]'``); computed on the CPU.
+    Needs OpenCV (``pip install 'avsync[eval]'``); computed on the CPU.
 
     Args:
         min_flow: smallest mean flow, in pixels per frame, that counts as a peak.
@@ -88,7 +88,7 @@ def av_align(onsets_s: Sequence[float], peaks_s: Sequence[float], fps: float) ->
     """The score of two lists of seconds, None where both are empty.
 
     Example:
-        >>> av_align([0.50, 1.0, 1.5], [0.54, 1.2], fps=24.0)
+        >>> av_align([0.50, 1.0, 1.5], [0.54, 1.2], fps=30.0)
         0.0
         >>> av_align([0.50, 1.0, 1.5], [0.54, 1.2], fps=20.0)
         0.25

@@ -56,15 +56,16 @@ class AudioTower(nn.Module):
         )
         self.ast = ASTModel(config)
         self.freq_attn_agg = TokenAggregation(dim, num_heads)
-        self.register_state_dict_post_hook(_to_public_names)
-        self.register_load_state_dict_pre_hook(_from_public_names)
+        nn.Module.register_state_dict_post_hook(self, _to_public_names)
+        nn.Module.register_load_state_dict_pre_hook(self, _from_public_names)
 
     def forward(self, mels: Tensor) -> Tensor:
         """Normalised log mels ``[S, 128, 66]`` to ``[S, 6, D]``."""
         patches: Tensor = self.ast(mels.transpose(1, 2)).last_hidden_state[:, _SPECIAL_TOKENS:]
         # frequency-major, as AST lays its patches: [S, 12 rows, 6 columns, D] to a row of 12 per column
         columns = patches.unflatten(1, (-1, AUDIO_TOKENS)).transpose(1, 2)
-        return self.freq_attn_agg.aggregate(columns.flatten(0, 1)).unflatten(0, columns.shape[:2])
+        result: Tensor = self.freq_attn_agg.aggregate(columns.flatten(0, 1)).unflatten(0, columns.shape[:2])
+        return result
 
 
 def _to_public_names(module: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:

@@ -30,7 +30,9 @@ Mode = Literal["argmax", "expected"]
 
 def offset_grid(device: torch.device | str = "cpu") -> Tensor:
     """The 21 offsets in seconds that the head's classes stand for."""
-    return torch.linspace(-MAX_OFFSET_S, MAX_OFFSET_S, NUM_OFFSETS, device=device)
+    half = NUM_OFFSETS // 2
+    # not linspace, which leaves 3e-8 s where 0 is meant
+    return torch.arange(-half, half + 1, device=device) / half * MAX_OFFSET_S
 
 
 def window_segments(count: int, rule: WindowRule) -> list[list[int]]:
@@ -60,8 +62,7 @@ def window_segments(count: int, rule: WindowRule) -> list[list[int]]:
 
 def offsets_s(logits: Tensor, mode: Mode = "argmax") -> Tensor:
     """How much too early the sound is, with its sign: logits ``[..., 21]`` to seconds ``[...]``."""
-    grid = offset_grid(logits.device)
-    return grid[logits.argmax(dim=-1)] if mode == "argmax" else logits.softmax(dim=-1) @ grid
+    return _read(logits, offset_grid(logits.device), mode)
 
 
 def desync_s(logits: Tensor, mode: Mode = "argmax") -> Tensor:
@@ -69,5 +70,11 @@ def desync_s(logits: Tensor, mode: Mode = "argmax") -> Tensor:
 
     ``expected`` takes the mean of the distances, not the distance of the mean: opposite guesses do not cancel.
     """
-    distances = offset_grid(logits.device).abs()
-    return distances[logits.argmax(dim=-1)] if mode == "argmax" else logits.softmax(dim=-1) @ distances
+    return _read(logits, offset_grid(logits.device).abs(), mode)
+
+
+def _read(logits: Tensor, seconds: Tensor, mode: Mode) -> Tensor:
+    if mode == "argmax":
+        return seconds[logits.argmax(dim=-1)]
+    # a sum, not a product of matrices: autocast would turn that to half precision
+    return (logits.softmax(dim=-1) * seconds).sum(dim=-1)

@@ -52,7 +52,9 @@ class DeSync(ClipScorer):
 
     higher_is_better: ClassVar = {"desync": False, "desync_expected": False, "desync_looped": False}
 
-    def __init__(self, net: Synchformer, rule: WindowRule = "javisbench", segments_at_once: int = WINDOW_SEGMENTS) -> None:
+    def __init__(
+        self, net: Synchformer, rule: WindowRule = "javisbench", segments_at_once: int = WINDOW_SEGMENTS
+    ) -> None:
         super().__init__()
         if rule not in get_args(WindowRule):
             raise InputError(f"DeSync.rule is '{rule}'; use one of {', '.join(get_args(WindowRule))}")

@@ -51,7 +51,8 @@ class VideoTower(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, self.token_frames)
         frames = self.norm(tokens)[:, 1:].unflatten(1, (self.token_frames, -1))  # [S, T', P, D]
-        return self.spatial_attn_agg.aggregate(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        result: Tensor = self.spatial_attn_agg.aggregate(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return result
 
     def _positions(self) -> Tensor:
         """``[1, N, D]``: place in the picture plus time; the class token has a place alone."""
@@ -112,8 +113,11 @@ class DividedAttention(nn.Module):
         # [S, heads, N, D / heads] each
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         of_class = scaled_dot_product_attention(query[:, :, :1], key, value)
-        groups = (_grouped(part, token_frames, over_time) for part in (query, key, value))
-        of_patches = scaled_dot_product_attention(*_with_class(*groups, key[:, :, :1], value[:, :, :1]))
+        of_patches = scaled_dot_product_attention(
+            _grouped(query, token_frames, over_time),
+            _with_class(_grouped(key, token_frames, over_time), key[:, :, :1]),
+            _with_class(_grouped(value, token_frames, over_time), value[:, :, :1]),
+        )
         if over_time:
             of_patches = of_patches.transpose(2, 3)
         joined = torch.cat([of_class, of_patches.flatten(2, 3)], dim=2)  # [S, heads, N, D / heads]
@@ -136,14 +140,12 @@ class Mlp(nn.Module):
 
 
 def _grouped(part: Tensor, token_frames: int, over_time: bool) -> Tensor:
-    """``[S, heads, N, d]`` without the class token: ``[S, heads, P, T', d]`` over time, else ``[S, heads, T', P, d]``."""
-    frames = part[:, :, 1:].unflatten(2, (token_frames, -1))
+    """``[S, heads, N, d]`` without the class token: ``[.., P, T', d]`` over time, else ``[.., T', P, d]``."""
+    frames: Tensor = part[:, :, 1:].unflatten(2, (token_frames, -1))
     return frames.transpose(2, 3) if over_time else frames
 
 
-def _with_class(
-    query: Tensor, key: Tensor, value: Tensor, class_key: Tensor, class_value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Puts the class token before the keys and values of every group."""
-    extra = (part[:, :, None].expand(-1, -1, key.shape[2], -1, -1) for part in (class_key, class_value))
-    return query, *(torch.cat(pair, dim=3) for pair in zip(extra, (key, value), strict=True))
+def _with_class(groups: Tensor, of_class: Tensor) -> Tensor:
+    """Puts the class token ``[S, heads, 1, d]`` before the keys or values of every group ``[S, heads, G, M, d]``."""
+    repeated = of_class[:, :, None].expand(-1, -1, groups.shape[2], -1, -1)
+    return torch.cat([repeated, groups], dim=3)
