@@ -1,4 +1,4 @@
-"""The Inception of FID and MUSIQ against the public implementations, with weights drawn by the golden folder's recipe."""
+"""The Inception of FID and MUSIQ against the public implementations, with weights drawn by a recipe."""
 
 import json
 

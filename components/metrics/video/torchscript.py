@@ -38,4 +38,6 @@ def load_torchscript(name: str | Path, sha256: Sha256, owner: str, fix: str) -> 
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"{owner}: '{file}' is not a readable TorchScript file ({reason}); {fix}") from None
     record_identity(net, str(name), [file])
-    return net.eval().requires_grad_(False)
+    for weight in net.parameters():  # a script has no `requires_grad_` of its own
+        weight.requires_grad_(False)
+    return net.eval()
