@@ -40,7 +40,7 @@ def moving_square(frames, size, pixels_per_frame, side=8):
 
 
 def vision_folder(folder, kind, hidden=32):
-    """A tiny vision transformer of the DINO family, or SigLIP whole, with its front end, as the hub has them."""
+    """A tiny vision transformer of the DINO family, or SigLIP or CLIP whole, with its front end, as on the hub."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -49,6 +49,12 @@ def vision_folder(folder, kind, hidden=32):
         text = sizes | {"vocab_size": 50, "projection_size": hidden}
         config = hf.SiglipConfig(vision_config=sizes | {"image_size": 28, "patch_size": 14}, text_config=text)
         model, front_end = hf.SiglipModel(config), hf.SiglipImageProcessor(size={"height": 28, "width": 28})
+    elif kind == "clip":
+        vision = sizes | {"image_size": 28, "patch_size": 14, "projection_dim": 20}
+        text = sizes | {"vocab_size": 50, "projection_dim": 20}
+        model = hf.CLIPModel(hf.CLIPConfig(vision_config=vision, text_config=text, projection_dim=20))
+        size = {"height": 28, "width": 28}
+        front_end = hf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size)
     elif kind == "dinov3_vit":
         config = hf.DINOv3ViTConfig(**sizes, image_size=32, patch_size=16, num_register_tokens=4)
         model = hf.DINOv3ViTModel(config)

@@ -67,10 +67,10 @@ def test_only_guessed_frames_count(average):
 
 
 def test_guesses_are_cut_to_whole_levels(average):
-    """Half a level between 10 and 11 becomes 10, as VBench's conversion has it."""
-    levels = torch.tensor([10.0, 10.0, 11.0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16) / 255
+    """Half a level between 11 and 12 becomes 11, as VBench's conversion has it."""
+    levels = torch.tensor([11.0, 11.0, 12.0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16) / 255
     assert smoothness(ScriptedInterpolator(average), levels) == 1
-    levels = torch.tensor([10.0, 11.0, 11.0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16) / 255
+    levels = torch.tensor([11.0, 12.0, 12.0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 16, 16) / 255
     assert smoothness(ScriptedInterpolator(average), levels) == pytest.approx(1 - 1 / 255)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.errors import InputError
-from components.metrics.video.aesthetic_quality import AestheticPredictorV25, ScoringHead
+from components.metrics.video.aesthetic_quality import AestheticPredictorV25, LaionAesthetics, ScoringHead
 from components.metrics.video.imaging_quality import ImagingQuality
 from components.metrics.video.musiq import Musiq, MusiqShape
 from tests.components.metrics.video.clips import generation, noise, saved, vision_folder
@@ -58,6 +58,25 @@ def test_aesthetic_quality_by_hand(siglip, head):
         for i in (0, 2, 4, 6, 8):
             rated = rated @ state[f"scoring_head.{i}.weight"].T + state[f"scoring_head.{i}.bias"]
     assert found == pytest.approx(rated.mean().item() / 10, abs=1e-6)
+
+
+def test_laion_by_hand(tmp_path):
+    """CLIP's projected embedding at unit length through one linear layer, a tenth of the mean over frames."""
+    import transformers as hf
+
+    folder = vision_folder(tmp_path / "clip", "clip")
+    state = {"weight": torch.randn(1, 20), "bias": torch.randn(1)}
+    torch.save(state, tmp_path / "sa_0_4_vit_l_14_linear.pth")
+    video = noise(1, 3, 40, 56)
+    judge = LaionAesthetics(str(tmp_path / "sa_0_4_vit_l_14_linear.pth"), folder)
+    (score,) = judge.score(generation(video), [0])
+    front_end = hf.AutoImageProcessor.from_pretrained(folder)
+    pixels = front_end(images=list((255 * video[0]).round().byte()), return_tensors="pt")["pixel_values"]
+    clip = hf.CLIPModel.from_pretrained(folder)
+    with torch.no_grad():
+        projected = clip.visual_projection(clip.vision_model(pixels).pooler_output)
+    rated = torch.nn.functional.normalize(projected) @ state["weight"].T + state["bias"]
+    assert score.values == {"aesthetic_quality_laion": pytest.approx(rated.mean().item() / 10, abs=1e-6)}
 
 
 def test_frames_are_rated_at_a_rate_and_alone(siglip, head):

@@ -106,6 +106,21 @@ def test_consistency_by_hand(dino):
     assert score.values["subject_consistency"] == pytest.approx(sum(pairs).item() / 3, abs=1e-5)
 
 
+class WhiteOrBlack(torch.nn.Module):
+    """Opposite unit vectors for bright and dark pictures."""
+
+    def forward(self, pictures):
+        return pictures.mean(dim=(1, 2, 3)).sign()[:, None]
+
+
+def test_opposite_pictures_count_as_0_and_not_less(dino):
+    """White, black, white: no likeness at first, then none to the one before and full to the first."""
+    judge = SubjectConsistency(dino)
+    judge.net = WhiteOrBlack()
+    video = torch.tensor([1.0, 0.0, 1.0]).view(1, 3, 1, 1, 1).expand(-1, -1, 3, 32, 32)
+    assert judge.score(generation(video), [0])[0].values["subject_consistency"] == pytest.approx((0 + 1 / 2) / 2)
+
+
 def test_a_frozen_clip_is_consistent_and_one_frame_has_no_score(dino):
     judge = SubjectConsistency(dino)
     still, changing = judge.score(generation(torch.cat([frozen(1, 3, 40, 48), noise(1, 3, 40, 48)])), [0, 1])
