@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from components.errors import InputError
 from components.metrics.distributions.frechet import FrechetDistance
 from components.metrics.distributions.kernel import KernelDistance
 
-DISTANCES: dict[str, type[Metric]] = {"frechet": FrechetDistance, "kernel": KernelDistance}
+DISTANCES: dict[str, Callable[[int], Metric]] = {"frechet": FrechetDistance, "kernel": KernelDistance}
 """Name -> metric with ``update(features, real)``; all are lower for sets that are more alike."""
 
 
@@ -44,7 +44,8 @@ class SetDistance(MetricCollection):
         super().__init__({**members, "sizes": SetSizes()}, compute_groups=False)
         self.dim = dim
 
-    def update(self, features: Tensor, real: bool) -> None:
+    # a collection of metrics is a dict of modules to PyTorch, whose `update` takes modules
+    def update(self, features: Tensor, real: bool) -> None:  # type: ignore[override]
         """Adds features ``[N, dim]`` of the real or the generated set.
 
         Raises:
