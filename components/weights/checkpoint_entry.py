@@ -33,9 +33,10 @@ def open_entry(file: str | Path, entry: str) -> Weights:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds code, {code[1]}, which is never run" if code else str(error).partition("\n")[0][:200]
+        said = str(error).partition("\n")[0][:200] or "it is empty"
+        reason = f"it holds code, {code[1]}, which is never run" if code else said
         raise InputError(
-            f"weights file '{file}' is not a readable checkpoint of tensors ({reason or 'it is empty'}); download it anew"
+            f"weights file '{file}' is not a readable checkpoint of tensors ({reason}); download it anew"
         ) from None
     held = content.get(entry) if isinstance(content, dict) else None
     if not isinstance(held, dict) or not held or not all(isinstance(value, Tensor) for value in held.values()):

@@ -18,9 +18,10 @@ from components.errors import InputError
 from components.metrics.scorers import ClipScores
 from components.metrics.sound.clip_sound import generated_sound, pieces
 from components.metrics.sound.frozen import SoundFeatures, SoundScorer
+from components.metrics.sound.tokenizer import load_tokenizer
 from components.weights.identity import identity_of, inherit_identity
 from components.weights.named_files import names_files
-from components.weights.pretrained import Sha256, builds_shapes_only, resolve_folder
+from components.weights.pretrained import Sha256, builds_shapes_only
 
 PUBLIC: dict[str, dict[str, Any]] = {
     "laion/clap-htsat-unfused": {},
@@ -50,7 +51,7 @@ class Clap(nn.Module):
         self.model = load_audio_model("ClapModel", checkpoint, "float32", PUBLIC, sha256=sha256)
         inherit_identity(self, self.model)
         self.front_end = load_feature_extractor("ClapFeatureExtractor", checkpoint)
-        self.tokenizer = None if builds_shapes_only() else _tokenizer(checkpoint)
+        self.tokenizer = None if builds_shapes_only() else load_tokenizer(checkpoint)
         self.sample_rate: int = self.front_end.sampling_rate
         self.max_samples: int = self.front_end.nb_max_samples
         self.dim: int = self.model.config.projection_dim
@@ -137,19 +138,3 @@ class ClapScore(SoundScorer):
     def identity(self) -> dict[str, object]:
         """The model."""
         return self.clap.identity()
-
-
-def _tokenizer(checkpoint: str) -> Any:
-    """The tokenizer of a CLAP's folder.
-
-    Raises:
-        InputError: if the folder does not hold it.
-    """
-    from transformers import AutoTokenizer
-
-    folder = resolve_folder(checkpoint)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"'{folder}' holds no usable tokenizer ({reason}); download the whole folder") from None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from components.codecs.no_autocast import no_autocast
 from components.contracts import Generation
-from components.metrics.sound.clip_sound import generated_sound
 from components.metrics.scorers import ClipScorer, ClipScores, FeatureExtractor
+from components.metrics.sound.clip_sound import generated_sound
 
 
 class SoundScorer(ClipScorer):

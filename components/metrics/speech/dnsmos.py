@@ -131,7 +131,9 @@ def _session(file: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"DNSMOS needs onnxruntime ({error}); run: pip install 'avsync[eval]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # by itself it would take every core there is
     try:
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes derive from Exception alone
         raise InputError(f"'{file}' is no readable ONNX network ({str(error)[:150]}); restore it") from None

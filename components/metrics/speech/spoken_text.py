@@ -29,8 +29,11 @@ def words(text: str, language: str, english_spelling: Mapping[str, str]) -> list
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     if language == "en":
-        return str(EnglishTextNormalizer(dict(english_spelling))(text)).split()
-    return str(BasicTextNormalizer(split_letters=language in UNSPACED)(text)).split()
+        plain = EnglishTextNormalizer(dict(english_spelling))(text)
+    else:
+        plain = BasicTextNormalizer(split_letters=language in UNSPACED)(text)
+    # the rule for English leaves full stops in case a number follows
+    return [word for word in str(plain).split() if any(map(str.isalnum, word))]
 
 
 def letters(counted: list[str]) -> list[str]:

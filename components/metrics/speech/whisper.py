@@ -8,7 +8,6 @@ Legend for shapes: S samples.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from components.encoders.audio.whisper import PUBLIC
 from components.encoders.transformers_model import load_audio_model, load_feature_extractor
 from components.errors import InputError
 from components.metrics.sound.clip_sound import pieces
+from components.metrics.sound.tokenizer import load_tokenizer
 from components.metrics.speech.recogniser import SpeechRecogniser
 from components.weights.identity import identity_of, inherit_identity
 from components.weights.named_files import names_files
@@ -32,6 +32,8 @@ _WHOLE = {
     }
     for name, config in PUBLIC.items()
 }
+_FIRST_TOKENS = 4
+"""Every text begins with a start, its language, the task and that no times are wanted; an English one without two."""
 _PIECE_S = 30
 """Whisper always hears 30 s."""
 
@@ -62,12 +64,11 @@ class Whisper(SpeechRecogniser):
         super().__init__()
         self.model = load_audio_model("WhisperForConditionalGeneration", checkpoint, dtype, _WHOLE, sha256=sha256)
         inherit_identity(self, self.model)
-        # four tokens say the language, the task and that no times are wanted
-        longest = self.model.config.max_target_positions - 4
+        longest = self.model.config.max_target_positions - _FIRST_TOKENS
         if not 0 < max_tokens <= longest:
             raise InputError(f"Whisper.max_tokens is {max_tokens}; '{checkpoint}' can write 1 to {longest}")
         self.front_end = load_feature_extractor("WhisperFeatureExtractor", checkpoint)
-        self.tokenizer = None if builds_shapes_only() else _tokenizer(checkpoint)
+        self.tokenizer = None if builds_shapes_only() else load_tokenizer(checkpoint)
         self.english_spelling = {} if builds_shapes_only() else _spelling(checkpoint)
         self.sample_rate: int = self.front_end.sampling_rate
         self.dtype_name, self.max_tokens = dtype, max_tokens
@@ -84,16 +85,17 @@ class Whisper(SpeechRecogniser):
         fed = self.front_end(
             piece.cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt", return_attention_mask=True
         )
-        asked: dict[str, Any] = {}
         # a model of English alone cannot be asked for a language
-        if getattr(self.model.generation_config, "is_multilingual", True):
-            asked = {"task": "transcribe", "language": self._known(language)}
+        multilingual = getattr(self.model.generation_config, "is_multilingual", True)
+        asked = {"task": "transcribe", "language": self._known(language)} if multilingual else {}
         tokens = self.model.generate(
             fed["input_features"].to(piece.device, self.model.dtype),
             attention_mask=fed["attention_mask"].to(piece.device),
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self.max_tokens,
+            # not max_new_tokens, beside which the library warns of the model's own limit at every clip; these are
+            # counted after the first tokens too
+            max_length=self.max_tokens,
             **asked,
         )
         return str(self.tokenizer.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
@@ -120,22 +122,6 @@ class Whisper(SpeechRecogniser):
             "dtype": self.dtype_name,
             "max_tokens": self.max_tokens,
         }
-
-
-def _tokenizer(checkpoint: str) -> Any:
-    """The tokenizer of a Whisper's folder.
-
-    Raises:
-        InputError: if the folder does not hold it.
-    """
-    from transformers import AutoTokenizer
-
-    folder = resolve_folder(checkpoint)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"'{folder}' holds no usable tokenizer ({reason}); download the whole folder") from None
 
 
 def _spelling(checkpoint: str) -> dict[str, str]:

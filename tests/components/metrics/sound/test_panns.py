@@ -112,7 +112,7 @@ def test_missing_and_wrong_files(tmp_path: Path):
     with pytest.raises(InputError, match=r"'none.pth' does not exist; download Cnn14_16k_mAP=0.438.pth.*CC-BY"):
         Panns("none.pth")
     torch.save({"model": {"fc1.weight": torch.zeros(2, 2)}}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match="does not fit this Cnn14.*missing"):
+    with pytest.raises(InputError, match=r"does not fit this Cnn14.*missing"):
         Panns(str(tmp_path / "other.pth"))
     with pytest.raises(InputError, match="sha256 asks for"):
         Panns(str(tmp_path / "other.pth"), sha256="0" * 64)
