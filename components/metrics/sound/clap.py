@@ -114,7 +114,8 @@ class ClapFeatures(SoundFeatures):
 class ClapScore(SoundScorer):
     """``clap_score``: the cosine of sound and caption in CLAP's space, averaged over pieces of at most 10 s.
 
-    A clip without caption has no score: ``no_caption``.
+    Where a clip has a description of its acoustic scene, that is its caption here. A clip without either has no score:
+    ``no_caption``.
 
     Args:
         checkpoint: folder or hub repository.
@@ -129,7 +130,8 @@ class ClapScore(SoundScorer):
 
     def score_clip(self, generation: Generation, row: int) -> ClipScores:
         """``clap_score`` of clip ``row``."""
-        caption = generation.reference.captions[row].strip()
+        scenes = generation.reference.scenes
+        caption = (scenes[row] if scenes is not None else "").strip() or generation.reference.captions[row].strip()
         if not caption:
             return ClipScores(problem="no_caption")
         sound = self.clap.sound_embeddings(generated_sound(generation, row, self.clap.sample_rate))

@@ -51,6 +51,8 @@ def test_the_caption_and_the_sound_matter(folder: Path):
     generation = sounding(torch.stack([same, same, noise(2.0, RATE, 1)]), RATE, captions=["a dog", "a frog", "a dog"])
     values = [scores.values["clap_score"] for scores in scorer.score(generation, [0, 1, 2])]
     assert len(set(values)) == 3 and all(-1 <= value <= 1 for value in values)
+    scene = sounding(same[None], RATE, captions=["a person"], scenes=["a frog"])
+    assert scorer.score(scene, [0])[0].values["clap_score"] == pytest.approx(values[1], abs=1e-6)
     untold = sounding(same[None], RATE, captions=["  "])
     assert scorer.score(untold, [0])[0].problem == "no_caption"
 

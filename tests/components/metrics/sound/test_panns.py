@@ -103,6 +103,10 @@ def test_kl_is_0_for_the_same_sound_and_grows_with_the_difference(panns: Panns):
     generation = sounding(generated, 16000, real)
     same, near, far = (scores.values["kl"] for scores in scorer.score(generation, [0, 1, 2]))
     assert same == 0 and 0 < near < far
+    # of the real sound's classes relative to the generated one's, not the other way round
+    (_, logits_real), (_, logits_generated) = panns(real[2]), panns(generated[2])
+    assert far == pytest.approx(float(kl_of_logits(logits_real, logits_generated)))
+    assert far != pytest.approx(float(kl_of_logits(logits_generated, logits_real)), rel=1e-3)
     muted = replace(generation, reference=replace(generation.reference, mute=torch.tensor([False, False, True])))
     assert [scores.problem for scores in scorer.score(muted, [1, 2])] == [None, "mute"]
     assert scorer.higher_is_better == {"kl": False} and scorer.identity() == panns.identity()

@@ -24,7 +24,7 @@ def buzz(seconds: float) -> torch.Tensor:
     return 0.5 * sound * tone(2, seconds, 16000, 1.0).square()
 
 
-@pytest.mark.parametrize("seconds", [1.3, 9.01, 10.0, 11.5])
+@pytest.mark.parametrize("seconds", [1.3, 11.5])
 def test_values_are_the_packages(scorer: Dnsmos, seconds: float):
     from speechmos import dnsmos
 

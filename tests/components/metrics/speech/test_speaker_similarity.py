@@ -58,7 +58,7 @@ def test_the_same_voice_is_1_and_another_less(scorer: SpeakerSimilarity):
     voice = tone(220, 2.0, 16000) + noise(2.0, 16000, level=0.02)
     generated = torch.stack([voice, tone(550, 2.0, 16000), noise(2.0, 16000, 3, 0.2)])
     # the references are followed by the zeros that fill up their row
-    reference = torch.nn.functional.pad(voice, (0, 8000)).expand(3, -1)
+    reference = torch.nn.functional.pad(voice, (0, 48000)).expand(3, -1)
     clip = {"reference_audio": reference, "reference_lengths": torch.full((3,), 32000)}
     scores = scorer.score(sounding(generated, 16000, **clip), [0, 1, 2])
     same, *others = (score.values["speaker_similarity"] for score in scores)
