@@ -45,5 +45,5 @@ def test_a_video_without_a_second_frame_does_not_move(num_frames):
 
 def test_without_opencv_its_installation_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(InputError, match=r"needs OpenCV.*pip install 'avsync\[av-align\]'"):
+    with pytest.raises(InputError, match=r"needs OpenCV.*pip install 'avsync\[eval\]'"):
         flow_curve(texture()[None])

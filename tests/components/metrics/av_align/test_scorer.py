@@ -145,7 +145,7 @@ def test_a_frame_apart_is_no_match():
 
 def test_a_missing_library_is_found_before_anything_is_generated(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(InputError, match=r"pip install 'avsync\[av-align\]'"):
+    with pytest.raises(InputError, match=r"pip install 'avsync\[eval\]'"):
         AVAlign()
 
 
