@@ -6,7 +6,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -70,6 +70,9 @@ class EvaluationCallback(Callback):
         stage: ``val`` or ``test``.
         global_step: optimizer steps behind the weights that are judged.
     """
+
+    needs_reference: ClassVar[bool] = False
+    """Whether it has nothing to say without real clips: ``avsync score`` leaves it out where there are none."""
 
     def __init__(self) -> None:
         self.results: dict[str, MetricResult] = {}
