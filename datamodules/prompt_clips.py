@@ -1,10 +1,9 @@
-"""What was asked for where no real clip is known: names, prompts and words beside generated files, or a list of prompts."""
+"""What was asked for where no real clip is known: a list of prompts, or what is said beside generated files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -15,6 +14,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.reader import read_image
 from components.weights.named_files import names_files
+from components.weights.pretrained import located
 from datamodules.reading.folder import read_folder
 from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
@@ -61,7 +61,7 @@ class PromptClips(L.LightningDataModule):
             raise InputError("clip is not given; say what the clips look like (avsync score reads it off the files)")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        self.root, self.clip, self.batch_size = Path(root), clip, batch_size
+        self.root, self.clip, self.batch_size = located(root), clip, batch_size
         self._prompts: list[Prompt] = []
 
     def setup(self, stage: str) -> None:

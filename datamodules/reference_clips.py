@@ -14,7 +14,7 @@ from datamodules.speech_clips import DescribedClips
 
 @names_files("root")
 class ReferenceClips(DescribedClips):
-    """Every clip of a folder (as `FolderClips` reads it) or of a manifest (as `SpeechClips` does), for evaluation alone.
+    """All clips of a folder (as `FolderClips` reads it) or of a manifest (as `SpeechClips` does), for evaluation alone.
 
     Where rows say a ``split``, those of training are left out; otherwise nothing is held out. Captions may be missing.
     A clip is the beginning of its recording: what a model makes begins where the real clip does.

@@ -214,11 +214,9 @@ class ClipDataset(Dataset[Clip]):
         onsets = None
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
-        if self.clipping == "random":
-            # in seconds, so that every clip of a recording has a name of its own
-            name = f"{record.id}@{start_s:.3f}"
-        else:
-            name = self._fixed_name(record, part)
+        # random ones by their seconds, so that every clip of a recording has a name of its own
+        random = self.clipping == "random"
+        name = f"{record.id}@{start_s:.3f}" if random else self._fixed_name(record, part)
         transcript, spoken_s = self._transcript(record, cut)
         reference, reference_length = self._reference(record, cut, key)
         clip = Clip(

@@ -19,6 +19,8 @@ EXTRA_COMMANDS = {
         "lightning_modules.command_line.score",
         "judges any folder of generated files, with or without real ones",
     ),
+    "table": ("lightning_modules.command_line.table", "rows of evaluated runs beside those of the papers"),
+    "pairwise": ("lightning_modules.command_line.pairwise", "two systems side by side for people to choose, and votes"),
     "compare": ("lightning_modules.command_line.compare", "what differs between two evaluated runs, with intervals"),
 }
 """Name -> the module whose ``main`` takes the arguments and returns the exit status, and what the command does."""

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from components.errors import InputError
 from components.media.clock import ClipShape
+from datamodules.prompt_clips import PromptClips
 from datamodules.reading.prompt_list import is_prompt_list
 from lightning_modules.command_line.class_paths import found_at
 from lightning_modules.command_line.cli import AVSyncCLI, run_experiment
@@ -32,7 +33,8 @@ class ScoreCLI(AVSyncCLI):
     def before_instantiate_classes(self) -> None:
         """Finds every clip's file and reads all headers."""
         config = self.config[str(self.subcommand)]
-        if config.data.class_path == _PROMPTS:
+        kind = found_at(config.data.class_path)
+        if isinstance(kind, type) and issubclass(kind, PromptClips):
             self._leave_out(config)
         super().before_instantiate_classes()
         wanted = config.clone()
@@ -104,11 +106,18 @@ def _data(generated: str, reference: str | None, files: Sequence[str], options: 
     """Options that say what the files are compared with."""
     if reference is not None and Path(reference).is_file() and is_prompt_list(Path(reference)):
         return [f"--data={_PROMPTS}", f"--data.init_args.root={reference}"]
-    if _is_given("data", files, options):
+    if _is_given("data", files, options) and not (reference is not None and _asks_prompts(files, options)):
         return [] if reference is None else [f"--data.init_args.root={reference}"]
     if reference is None:
         return [f"--data={_PROMPTS}", f"--data.init_args.root={generated}"]
     return [f"--data={_REAL}", f"--data.init_args.root={reference}"]
+
+
+def _asks_prompts(files: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether the configuration's data are a list of prompts, which real clips are none of."""
+    sections = [content_of(Path(file)).get("data") for file in files]
+    paths = [section.get("class_path") for section in sections if isinstance(section, Mapping)]
+    return [path for path in paths if path][-1:] == [_PROMPTS] and not any(o.startswith("--data") for o in options)
 
 
 def _is_given(section: str, files: Sequence[str], options: Sequence[str]) -> bool:

@@ -25,7 +25,7 @@ _GENERATED = "generated"
 
 @names_files("folder")
 class GeneratedFiles(L.LightningModule):
-    """Reads, for every clip of a batch, the file that was generated for it: all callbacks judge it as they judge models.
+    """Reads, for every clip of a batch, the file that was generated for it, to be judged as models are.
 
     Nothing is learnt and nothing trains; ``avsync score`` runs it in the loop of ``avsync test``, with any data module
     as the reference.

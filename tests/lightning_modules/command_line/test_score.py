@@ -1,4 +1,4 @@
-"""``avsync score``: files give the scores that the run gave, and what does not match is said before anything is built."""
+"""``avsync score``: files give the scores that the run gave; what does not match is said before anything is built."""
 
 import json
 import shutil
