@@ -13,7 +13,7 @@ from callbacks.cyclesync import CycleSyncCallback
 from callbacks.results import ResultsWriter
 from components.v2a.motion_v2a import MotionV2A
 from lightning_modules.command_line.cli import main
-from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips
 
 JUDGE = """
 experiment: scored
@@ -90,6 +90,34 @@ def test_what_needs_real_clips_is_left_out_by_name(kept, caplog):
     Path("two.yaml").write_text(JUDGE + "  truth: {class_path: callbacks.picture_truth.PictureTruth}\n")
     assert score("--generated", kept / "clips/w0", config="two.yaml") == 0
     assert "without real clips, left out are truth;" in caplog.text
+
+
+def test_prompts_with_subsets_and_languages_give_results_of_each(kept, capsys):
+    words = {"speech": "spoken word en", "complex": "spoken word zh", "ambient": "audio caption"}
+    rows = [
+        {"id": name, "subset": subset, words[subset]: name, "video caption": "a square"}
+        for name, subset in zip(JUMPS, ("speech", "complex", "ambient") * 2, strict=True)
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert score("--generated", kept / "clips/w0", "--reference", "prompts.jsonl") == 0
+    shown = capsys.readouterr().out
+    found = metrics("runs/scored/version_0")["cyclesync"]
+    assert found["groups"].keys() == {"subset", "language"} and found["groups"]["language"].keys() == {"en", "zh"}
+    clips = {
+        line["clip"]: line for line in map(json.loads, lines("runs/scored/version_0")) if line["kind"] == "generated"
+    }
+    for subset, entry in found["groups"]["subset"].items():
+        values = [clips[row["id"]]["value"] for row in rows if row["subset"] == subset]
+        assert entry["value"] == pytest.approx(sum(values) / 2) and (entry["n"], entry["n_clips"]) == (2, 2)
+        assert f"  {subset} " in shown
+    assert found["groups"]["language"]["en"] == found["groups"]["subset"]["speech"]
+
+
+def test_real_clips_are_never_taken_for_prompts(kept, capsys):
+    Path("prompts.yaml").write_text(JUDGE + "data: {class_path: datamodules.prompt_clips.PromptClips}\n")
+    status = score("--generated", kept / "clips/w0", "--reference", kept / "clips/real", config="prompts.yaml")
+    assert status == 0, capsys.readouterr().err
+    assert "cyclesync_real" in metrics("runs/scored/version_0")
 
 
 def test_pictures_can_be_judged_by_the_real_sound(kept, capsys):
