@@ -158,5 +158,5 @@ def test_harmony_bench_predicts_under_the_ids(tmp_path: Path) -> None:
     assert batch.ids == ["s"]
     with pytest.raises(InputError, match="s has no reference_image; set images"):
         HarmonyBench(listing, clip=CLIP)
-    with pytest.raises(InputError, match="subsets names 'complex', which .* does not have; it has ambient, speech"):
+    with pytest.raises(InputError, match=r"subsets names 'complex', which .* does not have; it has ambient, speech"):
         HarmonyBench(listing, images, ["complex"], clip=CLIP)

@@ -19,7 +19,7 @@ def write(folder, *names, frames=12):
 def batches(root, **settings):
     data = ReferenceClips(str(root), clip=CLIP, **settings)
     data.setup("test")
-    return data.clip_names("test"), [batch for batch in data.test_dataloader()]
+    return data.clip_names("test"), list(data.test_dataloader())
 
 
 def test_nothing_is_held_out_and_clips_begin_where_recordings_do(tmp_path):
