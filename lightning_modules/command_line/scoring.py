@@ -47,7 +47,16 @@ class ScoreCLI(AVSyncCLI):
             GeneratedFiles(**config.model.init_args.as_dict()).check(data.clip_names("test"), data.clip)
 
     def _leave_out(self, config: Any) -> None:
-        """Removes what compares with real clips, and says so."""
+        """Removes what compares with real clips, and says so.
+
+        Raises:
+            InputError: if the sound of real clips is asked for.
+        """
+        if config.model.init_args.sound == "reference":
+            raise InputError(
+                "model.sound is reference, but no real clips are given, so that there is no such sound; give them with "
+                "--reference, or set --model.sound generated"
+            )
         named = config.get("callbacks")
         gone = []
         for name, section in (named.as_dict() if named else {}).items():

@@ -135,6 +135,7 @@ def test_pictures_can_be_judged_by_the_real_sound(kept, capsys):
         (["--generated", "some", "--reference", "nothing"], "--reference: 'nothing' does not exist"),
         (["--generated", "some", "--variants.w0", "nothing"], "--variants.w0: 'nothing' does not exist"),
         (["--generated", "some", "--variants.w0"], "--variants.w0 names no folder"),
+        (["--generated", "some", "--model.sound=reference"], "no real clips are given, so that there is no such sound"),
         (["--reference", "some"], "the following arguments are required: --generated"),
         (["--generated", "some", "--reference", "real"], "no file for 1 of 6 clips: bell/c_0;"),
         (["--generated", "more", "--reference", "real"], "1 files that belong to no clip: more/extra.mov;"),
