@@ -6,7 +6,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -73,6 +73,8 @@ class EvaluationCallback(Callback):
     """
 
     metrics: tuple[str, ...] = ()
+    needs_reference: ClassVar[bool] = False
+    """Whether it has nothing to say without real clips: ``avsync score`` leaves it out where there are none."""
 
     def __init__(self) -> None:
         self.results: dict[str, MetricResult] = {}

@@ -106,6 +106,8 @@ class PictureTruth(JudgeCallback[TrueClip]):
         name: put before every metric, with an underscore, to have two of these callbacks side by side.
     """
 
+    needs_reference = True
+
     @classmethod
     def metrics_of(cls, arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """``truth_sync`` and the others, each behind the name."""

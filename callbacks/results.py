@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.clip_scores import CLIPS_FILE, RESULTS_FILE, ClipScore, write_clip_scores
-from callbacks.evaluation import GENERATED, EvaluationCallback
+from callbacks.divisions import Divisions, divisions_of, with_parts
+from callbacks.evaluation import GENERATED, EvaluationCallback, gathered
 from callbacks.failures import Failure, collect_failures
 from callbacks.run_record import config_sha256, run_folder, seed, versions
-from components.contracts import MetricResult, ReportsResults
+from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 from components.weights.whole_file import whole_file
 
@@ -65,9 +66,11 @@ class ResultsWriter(EvaluationCallback):
 
     ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
     "seed", "versions", "global_step", "ckpt_path", "failed": [sentence, ...]}``, ``clips.jsonl`` a `ClipScore` a line,
-    of the same evaluation. A metric that came out as no number and everything else that failed on the way stand under
-    ``failed``. The files appear whole at the very end or not at all; what an earlier run left in the same folder is
-    removed when a run starts. Bounds of an interval over one item are null.
+    of the same evaluation. Where clips belong to subsets of a benchmark or say their language, an entry that is a mean
+    over clips has ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A metric that
+    came out as no number and everything else that failed on the way stand under ``failed``. The files appear whole at
+    the very end or not at all; what an earlier run left in the same folder is removed when a run starts. Bounds of an
+    interval over one item are null.
     """
 
     def __init__(self) -> None:
@@ -75,6 +78,8 @@ class ResultsWriter(EvaluationCallback):
         self._folder: Path | None = None
         self._collected: dict[str, MetricResult] = {}
         self._clips: list[ClipScore] = []
+        self._seen: list[tuple[str, Divisions]] = []
+        self._divisions: dict[str, Divisions] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder and removes what an earlier run left there."""
@@ -85,11 +90,24 @@ class ResultsWriter(EvaluationCallback):
             for name in (RESULTS_FILE, CLIPS_FILE):
                 (self._folder / name).unlink(missing_ok=True)
 
+    def start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Forgets the clips of the last evaluation."""
+        self._seen = []
+
+    def update(self, generation: Generation) -> None:
+        """Notes which part of a benchmark each clip belongs to."""
+        self._seen += divisions_of(generation.reference, generation.valid_mask().nonzero().flatten().tolist())
+
+    def finish(self, trainer: Trainer, module: LightningModule) -> None:
+        """Puts together what all ranks have seen."""
+        self._divisions = dict(gathered(trainer, self._seen))
+
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """Keeps the finite results of this evaluation; the last one counts."""
         found = collect_results(trainer)
-        self._collected = {name: result for name, result in found.items() if math.isfinite(result.value)}
         self._clips = collect_clip_scores(trainer)
+        finite = {name: result for name, result in found.items() if math.isfinite(result.value)}
+        self._collected = with_parts(finite, self._clips, self._divisions)
         lost = [
             f"{name} ({result.value} over {result.n} items)"
             for name, result in found.items()
@@ -148,7 +166,17 @@ def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
             str(result.n),
             f"{tolerance:.3g} s" if isinstance(tolerance, float) else "",
         )
+        for part, entry in _parts_of(result):
+            table.add_row(f"  {part}", f"{entry.value:.2f}", entry.interval_text, str(entry.n), "")
     return table
+
+
+def _parts_of(result: MetricResult) -> Iterator[tuple[str, MetricResult]]:
+    """Parts of a benchmark and languages with a value of their own."""
+    groups = cast(Mapping[str, Mapping[str, Mapping[str, Any]]], result.details.get("groups", {}))
+    for parts in groups.values():
+        for part, entry in parts.items():
+            yield part, MetricResult(entry["value"], tuple(entry["ci95"]), entry["n"])
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

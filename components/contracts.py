@@ -74,6 +74,7 @@ class ClipBatch(Movable):
         mute: bool ``[B]``; True marks a clip without sound track, whose ``audio`` is zeros because nobody knows what
             was to be heard. None if there is none.
         languages: of the transcripts, length B (``en``, ``zh``), empty where unknown, or None if no clip says it.
+        subsets: parts of a benchmark that are also reported apart, length B, empty where unknown, or None likewise.
     """
 
     ids: Sequence[str]
@@ -96,6 +97,7 @@ class ClipBatch(Movable):
     prepared: PreparedClips | None = None
     mute: Tensor | None = None
     languages: Sequence[str] | None = None
+    subsets: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

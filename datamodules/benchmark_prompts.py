@@ -1,8 +1,8 @@
-"""Public lists of prompts to generate from: Verse-Bench and JavisBench, as they are released."""
+"""Public lists of prompts to generate from and to be scored by: Verse-Bench, JavisBench and Harmony-Bench's form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ from components.media.clock import ClipShape
 from components.weights.named_files import names_files
 from components.weights.pretrained import located
 from datamodules.image_audio_pairs import ImageAudioPairs
+from datamodules.prompt_clips import PromptClips
 from datamodules.reading.listed_media import json_of, published_rows
+from datamodules.reading.named_media import NamedMedia
+from datamodules.reading.prompt_list import Prompt, read_prompts
 
 _SETS = ("set1", "set2", "set3")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -51,8 +54,7 @@ class VerseBench(ImageAudioPairs):
         batch_size: int = 1,
         background: str = "white",
     ) -> None:
-        if unknown := [name for name in sets if name not in _SETS]:
-            raise InputError(f"sets names {unknown[0]!r}; choose from {', '.join(_SETS)}")
+        check_sets(sets)
         folder = located(root)
         prompts = [prompt for name in sets for prompt in _verse_set(folder / name)]
         super().__init__(**_lists(prompts, max_clips), clip=clip, batch_size=batch_size, background=background)
@@ -94,6 +96,92 @@ class JavisBench(ImageAudioPairs):
             name = f"sample_{number:04d}"
             prompts.append(_Prompt(name, _picture(folder, name), row["text"], row.get("audio_text") or row["text"], ""))
         super().__init__(**_lists(prompts, max_clips), clip=clip, batch_size=batch_size, background=background)
+
+
+@names_files("root", "images")
+class HarmonyBench(ImageAudioPairs):
+    """A list of prompts in Harmony-Bench's form (arXiv 2511.21579), to ``predict`` from; see `read_prompts`.
+
+    The published list is not released; ``configs/eval/harmony_bench_own.jsonl`` is a small one of our own. Our models
+    begin with a picture, which is a row's ``reference_image`` or the one called after its id in ``images``. Videos get
+    the ids, by which ``avsync score`` looks for them.
+
+    Args:
+        root: the ``.jsonl`` or ``.csv`` list.
+        images: folder of first frames; None where all rows name theirs.
+        subsets: which parts of the list (``ambient``, ``speech``, ``complex``); None for all.
+        max_clips: only the first so many rows of these; None for all.
+        clip: what the videos to make look like; an experiment says it once, in its section ``clip``.
+        batch_size: images per batch and rank.
+        background: colour that is seen behind transparent pictures.
+
+    Raises:
+        InputError: the list cannot be used, or a row has no first frame.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        images: str | None = None,
+        subsets: Sequence[str] | None = None,
+        max_clips: int | None = None,
+        clip: ClipShape | None = None,
+        batch_size: int = 1,
+        background: str = "white",
+    ) -> None:
+        listing = located(root)
+        found = read_prompts(listing, NamedMedia(listing.parent, absolute=True))
+        if unknown := set(subsets or ()) - {str(prompt.subset) for prompt in found}:
+            there = ", ".join(sorted({str(prompt.subset) for prompt in found}))
+            raise InputError(f"subsets names {min(unknown)!r}, which {listing} does not have; it has {there}")
+        prompts = []
+        for prompt in found:
+            if subsets is not None and prompt.subset not in subsets:
+                continue
+            if prompt.image is None and images is None:
+                raise InputError(f"{listing}: {prompt.id} has no reference_image; set images to a folder of pictures")
+            image = prompt.image or _picture(located(str(images)), prompt.id)
+            scene = prompt.scene or prompt.caption
+            prompts.append(_Prompt(prompt.id, image, prompt.caption, scene, prompt.transcript or ""))
+        super().__init__(**_lists(prompts, max_clips), clip=clip, batch_size=batch_size, background=background)
+
+
+@names_files("root")
+class VerseBenchPrompts(PromptClips):
+    """Verse-Bench's prompts and first frames, for ``avsync score``; its three sets are the subsets.
+
+    Args:
+        root: the folder, as `VerseBench` reads it.
+        sets: which of its parts.
+        clip: what the generated clips look like.
+        batch_size: clips per batch and rank.
+
+    Raises:
+        InputError: a part or a picture is missing, or a file is not as released.
+    """
+
+    def __init__(
+        self, root: str, sets: Sequence[str] = _SETS, clip: ClipShape | None = None, batch_size: int = 1
+    ) -> None:
+        super().__init__(root, clip, batch_size)
+        self.sets = tuple(sets)
+        check_sets(self.sets)
+
+    def _read(self) -> Iterator[Prompt]:
+        for name in self.sets:
+            for one in _verse_set(self.root / name):
+                words = one.transcript or None
+                yield Prompt(one.name, one.caption, one.scene, words, subset=name, image=one.image)
+
+
+def check_sets(sets: Sequence[str]) -> None:
+    """Refuses a part that Verse-Bench does not have.
+
+    Raises:
+        InputError: naming it.
+    """
+    if unknown := [name for name in sets if name not in _SETS]:
+        raise InputError(f"sets names {unknown[0]!r}; choose from {', '.join(_SETS)}")
 
 
 class _Prompt(NamedTuple):

@@ -51,6 +51,8 @@ class Clip:
     spoken_s: float = 0.0
     scene: str | None = None
     mute: bool = False
+    language: str = ""
+    subset: str = ""
 
     @property
     def is_silent(self) -> bool:
@@ -190,10 +192,18 @@ class ClipDataset(Dataset[Clip]):
                 break  # there is no other
         return clips
 
+    def fixed_name(self, item: int) -> str:
+        """What the clip of an item is called in evaluation, before anything is read."""
+        index, part = divmod(item, self.clips_per_video)
+        return self._fixed_name(self.records[index], part)
+
     def forget(self) -> None:
         """Gives the memory of recordings back."""
         if self._cache is not None:
             self._cache.clear()
+
+    def _fixed_name(self, record: ClipRecord, part: int) -> str:
+        return record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
 
     def _span(self, cut: Cut) -> str:
         return f"{cut.start_s:.3f}..{cut.start_s + self.shape.frames_of(len(cut.audio)) / self.shape.fps:.3f} s"
@@ -204,11 +214,9 @@ class ClipDataset(Dataset[Clip]):
         onsets = None
         if record.onsets is not None:
             onsets = tuple(onset - start_s for onset in record.onsets if start_s <= onset < end_s)
-        if self.clipping == "random":
-            # in seconds, so that every clip of a recording has a name of its own
-            name = f"{record.id}@{start_s:.3f}"
-        else:
-            name = record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
+        # random ones by their seconds, so that every clip of a recording has a name of its own
+        random = self.clipping == "random"
+        name = f"{record.id}@{start_s:.3f}" if random else self._fixed_name(record, part)
         transcript, spoken_s = self._transcript(record, cut)
         reference, reference_length = self._reference(record, cut, key)
         clip = Clip(
@@ -226,6 +234,8 @@ class ClipDataset(Dataset[Clip]):
             spoken_s=spoken_s,
             scene=record.scene,
             mute=cut.mute,
+            language=record.language or "",
+            subset=record.subset or "",
         )
         if clip.is_silent and not self.allow_silence:
             raise InputError(
@@ -325,4 +335,6 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
         position=clips[0].position if clips[0].position >= 0 else None,
         scenes=scenes if any(clip.scene is not None for clip in clips) else None,
         mute=torch.tensor([clip.mute for clip in clips]) if any(clip.mute for clip in clips) else None,
+        languages=[clip.language for clip in clips] if any(clip.language for clip in clips) else None,
+        subsets=[clip.subset for clip in clips] if any(clip.subset for clip in clips) else None,
     )

@@ -11,6 +11,9 @@ from typing import Any
 from datamodules.prepared.identity import Facts, as_json
 from datamodules.reading.records import ClipRecord
 
+_OF_EVALUATION = ("language", "subset")
+"""What no encoded clip depends on."""
+
 
 def facts_of_clips(settings: Mapping[str, Any], records: Sequence[ClipRecord], frame_step: int) -> Facts:
     """What decides which clips there are.
@@ -23,7 +26,7 @@ def facts_of_clips(settings: Mapping[str, Any], records: Sequence[ClipRecord], f
     digest = hashlib.sha256()
     for record in records:
         # not where files lie: a data set may be moved
-        facts = asdict(record) | {
+        facts = {key: value for key, value in asdict(record).items() if key not in _OF_EVALUATION} | {
             name: None if path is None else [path.name, path.stat().st_size]
             for name, path in (("path", record.path), ("sound", record.sound), ("reference", record.reference))
         }

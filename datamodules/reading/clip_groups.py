@@ -68,6 +68,15 @@ class ClipGroups(Dataset[AnyClip]):
         """The one group, where there is one whose clips keep their names."""
         return self.parts[0] if self.prefixes == [""] else None
 
+    def shown_names(self) -> list[str]:
+        """What the clips that an evaluation shows are called, before anything is read."""
+        return [
+            prefix + part.fixed_name(item - first)
+            for prefix, part, first, items in zip(self.prefixes, self.parts, self._first, self.shown, strict=False)
+            if isinstance(part, ClipDataset)
+            for item in items
+        ]
+
     def __len__(self) -> int:
         return self._first[-1]
 

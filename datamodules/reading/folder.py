@@ -68,7 +68,7 @@ def read_folder(
     root: Path,
     columns: Mapping[str, str],
     prompt: str | None,
-    held_out: HeldOut,
+    held_out: HeldOut | None,
     audio_only: bool = False,
 ) -> RecordsBySplit:
     """Records of all media files below a folder, by their split.
@@ -80,7 +80,8 @@ def read_folder(
         root: the folder.
         columns: what the table or the JSON files call our columns, where it is not the usual name.
         prompt: caption of clips that have none; None refuses them.
-        held_out: the division into training and evaluation where no column ``split`` makes it.
+        held_out: the division into training and evaluation where no column ``split`` makes it; None keeps all clips
+            for evaluation.
         audio_only: take sounds as well as videos, which then need no picture.
 
     Raises:
@@ -230,14 +231,19 @@ def _check_unique(found: Sequence[tuple[_Said, ClipRecord]]) -> None:
             )
 
 
-def _by_split(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut) -> RecordsBySplit:
+def _by_split(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut | None) -> RecordsBySplit:
     named = NamedMedia(root)
     splits = [Row(said.source, named, said.fields).split() for said, _ in found]
     if any(split is None for split in splits):
         if any(split is not None for split in splits):
             missing = next(said.source for (said, _), split in zip(found, splits, strict=True) if split is None)
             raise InputError(f"{missing} has no split and others have one; give every clip one, or none")
-        splits = list(_listed(root, found, held_out.test_list) if held_out.test_list else _drawn(root, found, held_out))
+        if held_out is None:
+            splits = ["test"] * len(found)
+        elif held_out.test_list:
+            splits = list(_listed(root, found, held_out.test_list))
+        else:
+            splits = list(_drawn(root, found, held_out))
     by_split: RecordsBySplit = {}
     for (_, record), split in zip(found, splits, strict=True):
         by_split.setdefault(split, []).append(record)

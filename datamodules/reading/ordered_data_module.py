@@ -116,6 +116,10 @@ class OrderedDataModule(L.LightningDataModule):
         """The clips of a split that is set up."""
         return self._groups[split]
 
+    def clip_names(self, split: Split) -> list[str]:
+        """What the clips that an evaluation of a split shows are called; the split has to be set up."""
+        return self._groups[split].shown_names()
+
     def train_dataloader(self) -> DataLoader[AnyClip]:
         """Loader of random clips that goes on, at every epoch, after the samples consumed so far."""
         groups = self._groups["train"]

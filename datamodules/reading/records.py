@@ -24,6 +24,8 @@ class ClipRecord:
         scene: what the acoustic scene is, or None where the caption says it.
         other_captions: what else it was called; in training one of ``caption`` and these is drawn, in evaluation it is
             ``caption``.
+        language: of the transcript (``en``, ``zh``), or None.
+        subset: the part of a benchmark it belongs to, which is also reported apart, or None.
     """
 
     id: str
@@ -38,3 +40,5 @@ class ClipRecord:
     reference: Path | None = None
     scene: str | None = None
     other_captions: tuple[str, ...] = ()
+    language: str | None = None
+    subset: str | None = None

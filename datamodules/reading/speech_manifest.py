@@ -16,10 +16,10 @@ from datamodules.reading.clip_data_module import Split
 from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.records import ClipRecord
 
-# "language", "reference_image" and "face_boxes" are for other tools: they are allowed but not read.
+# "reference_image" and "face_boxes" are for other tools: they are allowed but not read.
 COLUMNS = (
     *("id", "video", "audio", "start", "end", "caption", "audio_caption", "transcript", "language", "speaker"),
-    *("reference_image", "reference_audio", "onsets", "split", "face_boxes"),
+    *("reference_image", "reference_audio", "onsets", "split", "face_boxes", "subset", "recording"),
 )
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 
@@ -184,7 +184,7 @@ def record_of(row: Row, audio_only: bool, default_caption: str) -> ClipRecord:
         id=name,
         path=path,
         caption=next((said for said in captions if said is not None), default_caption),
-        video_id=str(row.text("video") or row.text("audio")),
+        video_id=str(row.text("recording") or row.text("video") or row.text("audio")),
         onsets=row.list_of_seconds("onsets"),
         transcript=row.text("transcript"),
         sound=sound,
@@ -192,6 +192,8 @@ def record_of(row: Row, audio_only: bool, default_caption: str) -> ClipRecord:
         speaker=row.text("speaker"),
         reference=row.file("reference_audio"),
         scene=scene,
+        language=row.text("language"),
+        subset=row.text("subset"),
     )
 
 

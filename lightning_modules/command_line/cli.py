@@ -20,6 +20,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.clip_files import ClipFiles
 from callbacks.failures import TRACEBACKS, collect_failures
 from callbacks.graceful_stop import STOPPED_CHECKPOINT, GracefulStop, RunStopped
 from callbacks.logger_guard import LoggerGuard
@@ -280,8 +281,8 @@ class AVSyncCLI(LightningCLI):
         ]:
             if not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
-        # after all others: what they do to gradients is looked at too
-        callbacks.sort(key=lambda callback: isinstance(callback, NaNGuard))
+        # what files hold is judged; after all others, what they do to gradients is looked at too
+        callbacks.sort(key=lambda callback: (not isinstance(callback, ClipFiles), isinstance(callback, NaNGuard)))
         if self._goes_on_from is not None:
             callbacks.append(RemoveSuperseded(self._goes_on_from))
         if config.logger in (None, True):
@@ -380,12 +381,13 @@ def main(args: Sequence[str] | None = None) -> int:
     keep_console_clear()
     import_own_modules()
     with tracebacks_kept():
-        return _run(given)
+        return run_experiment(given)
 
 
-def _run(args: Sequence[str]) -> int:
+def run_experiment(args: Sequence[str], kind: type[AVSyncCLI] = AVSyncCLI) -> int:
+    """Runs a command that runs an experiment; says in one sentence what went wrong, and returns as `main` does."""
     try:
-        AVSyncCLI(args=with_bases(args), **CLI_SETTINGS)
+        kind(args=with_bases(args), **CLI_SETTINGS)
     except RunStopped as stopped:
         return stopped.status
     except SIGTERMException:

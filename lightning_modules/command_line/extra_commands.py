@@ -15,6 +15,12 @@ EXTRA_COMMANDS = {
     "prepare": ("lightning_modules.command_line.prepare", "encodes an experiment's training clips once, for fit"),
     "replay": ("lightning_modules.command_line.replay", "runs a step that NaNGuard has kept under anomaly detection"),
     "doctor": ("lightning_modules.command_line.doctor", "looks at an experiment's data before it trains"),
+    "score": (
+        "lightning_modules.command_line.score",
+        "judges any folder of generated files, with or without real ones",
+    ),
+    "table": ("lightning_modules.command_line.table", "rows of evaluated runs beside those of the papers"),
+    "pairwise": ("lightning_modules.command_line.pairwise", "two systems side by side for people to choose, and votes"),
     "compare": ("lightning_modules.command_line.compare", "what differs between two evaluated runs, with intervals"),
 }
 """Name -> the module whose ``main`` takes the arguments and returns the exit status, and what the command does."""

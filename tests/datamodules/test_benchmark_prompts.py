@@ -13,7 +13,7 @@ from PIL import Image
 from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
-from datamodules.benchmark_prompts import JavisBench, VerseBench
+from datamodules.benchmark_prompts import HarmonyBench, JavisBench, VerseBench, VerseBenchPrompts
 
 CLIP = ClipShape(num_frames=12, fps=12.0, height=16, width=16)
 
@@ -120,3 +120,43 @@ def test_names_are_said_once(tmp_path: Path) -> None:
         ImageAudioPairs(images, ["one", "two"], names=["x", "x"], clip=CLIP)
     with pytest.raises(InputError, match="there are 2 images and 1 names; give one per image"):
         ImageAudioPairs(images, ["one", "two"], names=["x"], clip=CLIP)
+
+
+def test_verse_bench_is_scored_by_sets_with_first_frames(verse: Path) -> None:
+    data = VerseBenchPrompts(str(verse), ["set1", "set3"], CLIP)
+    data.setup("test")
+    assert data.clip_names("test") == ["00000", "00002", "00100"]
+    batches = list(data.test_dataloader())
+    assert [batch.subsets for batch in batches] == [["set1"], ["set1"], ["set3"]]
+    assert [batch.transcripts for batch in batches] == [["good day"], None, ["hello"]]
+    assert batches[1].video.shape == (1, 1, 3, 16, 16) and batches[1].audio.shape == (1, 0)
+    with pytest.raises(InputError, match="sets names 'set9'"):
+        VerseBenchPrompts(str(verse), ["set9"], CLIP)
+
+
+def test_harmony_bench_predicts_under_the_ids(tmp_path: Path) -> None:
+    rows = [
+        {
+            "id": "a",
+            "subset": "ambient",
+            "audio caption": "rain",
+            "video caption": "a roof",
+            "reference_image": "r.png",
+        },
+        {"id": "s", "subset": "speech", "spoken word zh": "你好", "video caption": "a man"},
+    ]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture(tmp_path / "r.png", 40)
+    picture(tmp_path / "first/s.jpg", 200)
+    listing, images = str(tmp_path / "list.jsonl"), str(tmp_path / "first")
+    batches = predicted(HarmonyBench(listing, images, clip=CLIP), tmp_path)
+    assert [batch.ids for batch in batches] == [["a"], ["s"]]
+    assert [batch.scenes for batch in batches] == [["rain"], ["a man"]]
+    assert [batch.transcripts for batch in batches] == [[""], ["你好"]]
+    assert [int(batch.video[0, 0, 0, 0, 0]) for batch in batches] == pytest.approx([40, 200], abs=3)
+    (batch,) = predicted(HarmonyBench(listing, images, ["speech"], clip=CLIP), tmp_path)
+    assert batch.ids == ["s"]
+    with pytest.raises(InputError, match="s has no reference_image; set images"):
+        HarmonyBench(listing, clip=CLIP)
+    with pytest.raises(InputError, match=r"subsets names 'complex', which .* does not have; it has ambient, speech"):
+        HarmonyBench(listing, images, ["complex"], clip=CLIP)

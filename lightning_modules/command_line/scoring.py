@@ -1,0 +1,142 @@
+"""Runs the test loop over generated files: which data they are compared with, and what is looked at before that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from components.errors import InputError
+from components.media.clock import ClipShape
+from datamodules.prompt_clips import PromptClips
+from datamodules.reading.prompt_list import is_prompt_list
+from lightning_modules.command_line.class_paths import found_at
+from lightning_modules.command_line.cli import AVSyncCLI, run_experiment
+from lightning_modules.command_line.config_files import arguments_and_files, config_files, content_of, with_bases
+from lightning_modules.command_line.preflight import sections
+from lightning_modules.command_line.tracebacks import tracebacks_kept
+from lightning_modules.judged_files.headers import headers, shape_of
+from lightning_modules.judged_files.matching import listed_files
+from lightning_modules.judged_files.module import GeneratedFiles
+
+_MODEL = "lightning_modules.judged_files.GeneratedFiles"
+_REAL = "datamodules.reference_clips.ReferenceClips"
+_PROMPTS = "datamodules.prompt_clips.PromptClips"
+
+
+class ScoreCLI(AVSyncCLI):
+    """``avsync test`` of generated files, which are looked at before any judge is built."""
+
+    def before_instantiate_classes(self) -> None:
+        """Finds every clip's file and reads all headers."""
+        config = self.config[str(self.subcommand)]
+        kind = found_at(config.data.class_path)
+        if isinstance(kind, type) and issubclass(kind, PromptClips):
+            self._leave_out(config)
+        super().before_instantiate_classes()
+        wanted = config.clone()
+        for key in set(vars(wanted)) - {"data"}:
+            wanted.pop(key)
+        data: Any = self._parser(str(self.subcommand)).instantiate_classes(wanted).data
+        if callable(getattr(data, "clip_names", None)):
+            data.prepare_data()
+            data.setup("test")
+            GeneratedFiles(**config.model.init_args.as_dict()).check(data.clip_names("test"), data.clip)
+
+    def _leave_out(self, config: Any) -> None:
+        """Removes what compares with real clips, and says so.
+
+        Raises:
+            InputError: if the sound of real clips is asked for.
+        """
+        if config.model.init_args.sound == "reference":
+            raise InputError(
+                "model.sound is reference, but no real clips are given, so that there is no such sound; give them with "
+                "--reference, or set --model.sound generated"
+            )
+        named = config.get("callbacks")
+        gone = []
+        for name, section in (named.as_dict() if named else {}).items():
+            if _needs_reference(section):
+                named[name] = None
+                gone.append(name)
+        without = f"without real clips, left out are {', '.join(gone)}" if gone else "without real clips"
+        rank_zero_info(f"{without}; entries that end in _real have nothing to judge")
+
+
+def _needs_reference(section: Any) -> bool:
+    """Whether a callback, or a part of it, says that it compares with real clips."""
+    return any(getattr(found_at(part["class_path"]), "needs_reference", False) for _, part in sections(section, ""))
+
+
+def score(options: Sequence[str], generated: str, reference: str | None, variants: Mapping[str, str]) -> int:
+    """Judges files by the configuration that ``options`` give.
+
+    Args:
+        options: of ``avsync test``.
+        generated: the folder or manifest of generated files.
+        reference: the folder or manifest of real clips, or a list of prompts; None takes the configuration's data, and
+            no real clips where it has none.
+        variants: further folders by name.
+
+    Returns:
+        The exit status of ``avsync test``.
+
+    Raises:
+        InputError: if nothing says how to judge, or the files cannot be listed.
+    """
+    expanded = with_bases(options)
+    files = config_files(expanded)
+    if not files and not any(option.startswith(("--callbacks", "--trainer.callbacks")) for option in options):
+        raise InputError(
+            "nothing says what to judge the files by; give a configuration of callbacks, such as --config "
+            "configs/eval/folder.yaml"
+        )
+    model = [f"--model={_MODEL}", f"--model.init_args.folder={generated}"]
+    if variants:
+        model.append(f"--model.init_args.variants={json.dumps(dict(variants))}")
+    data = _data(generated, reference, files, options)
+    clip = [] if _is_given("clip", files, options) else _clip(generated)
+    # files first: what follows them wins
+    config, others = [], []
+    for option, value in arguments_and_files(options):
+        if option is None:
+            others.append(value)
+        else:
+            config += [option, value]
+    with tracebacks_kept():
+        return run_experiment(["test", *config, *model, *data, *clip, *others], ScoreCLI)
+
+
+def _data(generated: str, reference: str | None, files: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Options that say what the files are compared with."""
+    if reference is not None and Path(reference).is_file() and is_prompt_list(Path(reference)):
+        return [f"--data={_PROMPTS}", f"--data.init_args.root={reference}"]
+    if _is_given("data", files, options) and not (reference is not None and _asks_prompts(files, options)):
+        return [] if reference is None else [f"--data.init_args.root={reference}"]
+    if reference is None:
+        return [f"--data={_PROMPTS}", f"--data.init_args.root={generated}"]
+    return [f"--data={_REAL}", f"--data.init_args.root={reference}"]
+
+
+def _asks_prompts(files: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether the configuration's data are a list of prompts, which real clips are none of."""
+    sections = [content_of(Path(file)).get("data") for file in files]
+    paths = [section.get("class_path") for section in sections if isinstance(section, Mapping)]
+    return [path for path in paths if path][-1:] == [_PROMPTS] and not any(o.startswith("--data") for o in options)
+
+
+def _is_given(section: str, files: Sequence[str], options: Sequence[str]) -> bool:
+    """Whether a configuration file or an option says anything of a section."""
+    of_options = any(option.partition("=")[0].split(".")[0] == f"--{section}" for option in options)
+    return of_options or any(content_of(Path(file)).get(section) is not None for file in files)
+
+
+def _clip(generated: str) -> list[str]:
+    """Options that describe the clips as the first generated file has them."""
+    first = next(iter(listed_files(generated)))
+    shape: ClipShape = shape_of(headers([first]))
+    return [f"--clip.{name}={value}" for name, value in vars(shape).items() if value is not None]

@@ -1,0 +1,97 @@
+"""What the headers of generated files say, before any of them is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from components.errors import InputError
+from components.media.clock import ClipShape
+from components.media.reader import MediaInfo, probe
+from components.media.sound_reader import MAX_MISSING_AUDIO_S
+from lightning_modules.judged_files.matching import listing
+
+_SAME_RATE = 0.01
+"""Frames per second by which rates may differ: headers round."""
+_SAME_LENGTH = 0.75
+"""Of a frame, by which lengths may differ."""
+
+
+def headers(files: Iterable[Path]) -> dict[Path, MediaInfo]:
+    """What is known of the files without decoding them.
+
+    Raises:
+        InputError: one is no video, or is cut off.
+    """
+    return {file: probe(file) for file in files}
+
+
+def shape_of(infos: Mapping[Path, MediaInfo], sample_rate: int | None = None) -> ClipShape:
+    """What the clips look like by the first file: what the real clips are then read as.
+
+    Args:
+        infos: of at least one file.
+        sample_rate: of the real clips' sound; None takes the file's, and 16 kHz where it has none.
+    """
+    info = next(iter(infos.values()))
+    num_frames, rate = round(info.duration_s * info.fps), sample_rate or info.sample_rate or 16_000
+    return ClipShape(num_frames, info.fps, info.height, info.width, rate)
+
+
+def check_headers(root: str, infos: Mapping[Path, MediaInfo], clip: ClipShape, own_sound: bool, own_size: bool) -> None:
+    """Refuses files that would be judged as something that they are not.
+
+    Args:
+        root: where they are.
+        infos: what their headers say.
+        clip: what clips of the data look like.
+        own_sound: whether the files' sound is judged, not that of the real clips.
+        own_size: whether pictures are judged at the size of the files.
+
+    Raises:
+        InputError: rate or length are not those of the clips, sizes or rates of sound differ, or sound is missing;
+            names the files.
+    """
+    rates = [f"{file} ({info.fps:g})" for file, info in infos.items() if abs(info.fps - clip.fps) > _SAME_RATE]
+    _refuse(rates, root, f"with another rate than the clips' {clip.fps:g} frames a second", "set --clip.fps to it")
+    if clip.min_frames is None:
+        slack_s = _SAME_LENGTH / clip.fps
+        lengths = [
+            f"{file} ({round(info.duration_s * info.fps)} frames)"
+            for file, info in infos.items()
+            if abs(info.duration_s - clip.duration_s) > slack_s
+        ]
+        fix = "set --clip.num_frames to theirs, or generate them anew"
+        _refuse(lengths, root, f"of another length than the clips' {clip.num_frames} frames", fix)
+    first = next(iter(infos.values()))
+    if own_size:
+        sizes = [
+            f"{file} ({info.height}x{info.width})"
+            for file, info in infos.items()
+            if (info.height, info.width) != (first.height, first.width)
+        ]
+        fix = "set --model.size reference to scale all to the clips'"
+        _refuse(sizes, root, f"of another size than the first one's {first.height}x{first.width}", fix)
+    if own_sound:
+        _check_sounds(root, infos, clip)
+
+
+def _check_sounds(root: str, infos: Mapping[Path, MediaInfo], clip: ClipShape) -> None:
+    fix = "set --model.sound reference where it is the real clips' sound that drove them"
+    mute = [str(file) for file, info in infos.items() if info.audio_span_s is None]
+    _refuse(mute, root, "without sound", fix)
+    first = next(iter(infos.values())).sample_rate
+    others = [f"{file} ({info.sample_rate} Hz)" for file, info in infos.items() if info.sample_rate != first]
+    _refuse(others, root, f"with another rate of sound than the first one's {first} Hz", "resample them alike")
+    short = []
+    for file, info in infos.items():
+        begin_s, end_s = info.audio_span_s or (0.0, 0.0)
+        lacking_s = max(0.0, begin_s) + max(0.0, min(clip.duration_s, info.duration_s) - end_s)
+        if lacking_s > MAX_MISSING_AUDIO_S:
+            short.append(f"{file} (lacks {lacking_s:.2f} s)")
+    _refuse(short, root, "whose sound does not cover the picture", fix)
+
+
+def _refuse(files: Sequence[str], root: str, what: str, fix: str) -> None:
+    if files:
+        raise InputError(f"{root} has {len(files)} files {what}: {listing(files)}; {fix}")

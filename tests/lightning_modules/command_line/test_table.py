@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules.command_line.cli import main
+from lightning_modules.command_line.paper_tables import PAPERS
+
+SHA = "0123456789abcdef0123"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name, **entries):
+    Path(name).mkdir(exist_ok=True)
+    (Path(name) / "results.json").write_text(json.dumps({"metrics": entries}))
+
+
+def entry(value, low, high, n=64, **details):
+    return {"value": value, "ci95": [low, high], "n": n, **details}
+
+
+def table(capsys, *args):
+    status = main(["table", *args])
+    return status, *capsys.readouterr()
+
+
+def cells(text, first):
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_row_beside_the_papers(capsys):
+    judge = {"v2a": "a.V2A", "v2a_sha256": SHA, "tolerance_s": 0.005, "n_clips": 450, "tolerances": {"0.05": {}}}
+    write("one", cyclesync=entry(20.5, 18.25, 22.75, 150, **judge), cyclesync_real=entry(25, 20, 30))
+    status, out, err = table(capsys, "one", "--papers", "syncphony")
+    assert (status, err) == (0, "")
+    assert cells(out, "AVSync15") == ["AVSync15", "FID ↓", "FVD ↓", "IA ↑", "CycleSync ↑"]
+    assert cells(out, "Syncphony, w = 2") == ["Syncphony, w = 2", "8.5", "293.1", "37.02", "16.48"]
+    assert cells(out, "one") == ["one", "–", "–", "–", "20.50 (18.25–22.75), n 150"]
+    assert "- CycleSync: v2a a.V2A, v2a_sha256 0123456789ab, tolerance_s 0.005\n" in out
+    assert "arXiv 2509.21893" in out
+
+
+def test_subsets_names_and_kinds(capsys):
+    groups = {"subset": {"speech": entry(6.0, 5.0, 7.0, 50)}}
+    write("one", sync_c=entry(5.0, 4.0, 6.0, 100, groups=groups), sync_c_real=entry(8.0, None, None, 1))
+    _, out, _ = table(capsys, "one", "--papers", "harmony", "--set", "speech", "--names", "ours")
+    assert cells(out, "ours")[12] == "6.00 (5.00–7.00), n 50"
+    assert cells(out, "Harmony")[12:14] == ["6.51", "8.63"] and cells(out, "Harmony")[14] == "–"
+    _, out, _ = table(capsys, "one", "--papers", "harmony", "--kinds", "generated", "real")
+    assert cells(out, "one, generated")[12] == "5.00 (4.00–6.00), n 100"
+    assert cells(out, "one, real")[12] == "8.00, n 1"  # no interval over one recording
+
+
+def test_latex_is_escaped(capsys):
+    write("a_b", sync_c=entry(5.0, 4.0, 6.0, 100, face_detector="x_y", syncnet_sha256=SHA))
+    status, out, _ = table(capsys, "a_b", "--papers", "harmony", "--format", "latex")
+    assert status == 0
+    assert "a\\_b & " in out and "5.00 (4.00--6.00), n 100" in out and "face\\_detector x\\_y" in out
+    assert out.count("\\toprule") == out.count("\\bottomrule") == 1
+    rows = [line for line in out.splitlines() if line.endswith("\\\\")]
+    assert {line.count("&") for line in rows} == {15} and "–" not in out and "95 \\%" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["none", "--papers", "harmony"], "'none' does not exist"),
+        (["one", "--papers", "others"], "no table; it has harmony, syncphony"),
+        (["one", "--papers", "harmony", "--set", "x"], "it has all, speech, ambient, complex"),
+        (["one", "--papers", "harmony"], "one has none of the metrics of the table"),
+        (["one", "--papers", "syncphony", "--kinds", "w9"], "one, w9 has none"),
+        (["one", "--papers", "syncphony", "--names", "a", "b"], "--names has 2 names for 1 runs"),
+        (["broken", "--papers", "syncphony"], "'broken/results.json' holds no results"),
+        (["one"], "required: --papers; use avsync table"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(args, sentence, capsys):
+    write("one", cyclesync=entry(1.0, 0.5, 2.0))
+    Path("broken").mkdir()
+    Path("broken/results.json").write_text("{}")
+    status, out, err = table(capsys, *args)
+    assert (status, out) == (2, "") and sentence in err
+
+
+def test_every_row_has_columns_of_its_table_and_numbers_alone():
+    for paper in yaml.safe_load(PAPERS.read_text()).values():
+        for rows in paper["sets"].values():
+            for numbers in rows.values():
+                assert set(numbers) <= set(paper["columns"]) and all(
+                    isinstance(n, int | float) for n in numbers.values()
+                )
+        assert set(paper["subsets"]) <= set(paper["sets"])
+
+
+def test_it_waits_for_no_framework():
+    code = (
+        "import sys, lightning_modules.command_line.table\n"
+        "print([name for name in ('torch', 'lightning', 'av') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert run.stdout.strip() == "[]", run.stderr
