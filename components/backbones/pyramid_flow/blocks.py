@@ -1,4 +1,4 @@
-"""The parts Pyramid Flow's transformers are made of: conditioning, modulation, attention, joint and single blocks.
+"""The parts Pyramid Flow's transformers are made of: conditioning, modulation, joint and single blocks.
 
 Sub-module names are those of the public checkpoints. Legend: R rows, S tokens (text first, then video), D width,
 H heads, d channels per head.
@@ -9,50 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
-from torch.utils._pytree import register_dataclass
 
-from components.backbones.attention_kernel import attention
-from components.backbones.pyramid_flow.column import TokenLayout
-from components.backbones.rope import rotate
-
-
-@dataclass(frozen=True)
-class ColumnState:
-    """What travels through the blocks for one column.
-
-    Attributes:
-        tokens: ``[R, S, D]``, text tokens first.
-        condition: ``[R, D]`` timestep and pooled text; it modulates all tokens of the column alike.
-        layout: where the tokens sit.
-        rope: ``[2, S, d / 2]`` rotary table.
-        mask: bool ``[1 or R, 1, S, S]`` or None.
-    """
-
-    tokens: Tensor
-    condition: Tensor
-    layout: TokenLayout
-    rope: Tensor
-    mask: Tensor | None
-
-    def with_tokens(self, tokens: Tensor) -> ColumnState:
-        """The same column with other token values."""
-        return replace(self, tokens=tokens)
-
-    def rows(self, index: Tensor) -> ColumnState:
-        """The column with its rows gathered by ``index`` (rows may repeat)."""
-        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[index]
-        return replace(self, tokens=self.tokens[index], condition=self.condition[index], mask=mask)
-
-
-# Sharding finds the tensors a block takes and gives by flattening its arguments; a class that it does not know would be
-# passed over, and the block's weights would be gone when the backward pass needs them.
-register_dataclass(ColumnState)
+from components.backbones.pyramid_flow.attention import JointAttention, SelfAttention
+from components.backbones.pyramid_flow.state import ColumnState, last_tokens, pack, unpack
 
 
 class Block(nn.Module, ABC):
@@ -64,22 +27,14 @@ class Block(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
-        """Every column through the block; columns do not influence each other."""
+    def forward(self, states: Sequence[ColumnState], current_only: bool = False) -> list[ColumnState]:
+        """Every column through the block; columns do not influence each other.
 
-
-def pack(parts: Sequence[Tensor]) -> Tensor:
-    """Columns ``[R_c, S_c, D]`` behind each other: ``[sum of R_c S_c, D]``, a view where there is one."""
-    flat = [part.flatten(0, 1) for part in parts]
-    return flat[0] if len(flat) == 1 else torch.cat(flat)
-
-
-def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of `pack`, by the rows and tokens of ``like``: views ``[R_c, S_c, ...]``."""
-    shapes = [part.shape[:2] for part in like]
-    # `split` and no slices: their gradients would each fill the whole tensor with zeros
-    parts = packed.split([rows * tokens for rows, tokens in shapes])
-    return [torch.unflatten(part, 0, shape) for part, shape in zip(parts, shapes, strict=True)]
+        Args:
+            states: the columns.
+            current_only: change the tokens of every last clip alone, and let the others be no more than keys and
+                values: of what the last block gives, nothing else is read.
+        """
 
 
 class MLPEmbedder(nn.Module):
@@ -150,19 +105,6 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """``[..., H d]`` to ``[..., H, d]``."""
-    return torch.unflatten(x, -1, (heads, -1))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-    """Rotate queries and keys ``[R, S, H, d]``, attend under the column's mask, merge heads to ``[R, S, H d]``."""
-    rope = state.rope.unsqueeze(2)  # [2, S, 1, d / 2]
-    # heads change places with tokens here alone and as a view: what norms and rotations work on stays contiguous
-    q, k, v = (x.transpose(1, 2) for x in (rotate(q, rope), rotate(k, rope), v))
-    return rearrange(attention(q, k, v, state.mask), "r h s d -> r s (h d)")
-
-
 class _Projection(nn.Module):
     """A linear layer one level down, where the checkpoints keep it."""
 
@@ -190,71 +132,6 @@ class FeedForward(nn.Module):
         return out
 
 
-class SelfAttention(nn.Module):
-    """Query, key and value projections with learned RMS norm per head."""
-
-    def __init__(self, dim: int, heads: int, norm_eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.to_q = nn.Linear(dim, dim)
-        self.to_k = nn.Linear(dim, dim)
-        self.to_v = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(dim // heads, eps=norm_eps)
-        self.norm_k = nn.RMSNorm(dim // heads, eps=norm_eps)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``[..., D]`` to normalised queries, normalised keys and values, each ``[..., H, d]``."""
-        q, k, v = (split_heads(to(x), self.heads) for to in (self.to_q, self.to_k, self.to_v))
-        return self.norm_q(q), self.norm_k(k), v
-
-
-class JointAttention(SelfAttention):
-    """Attention over [text, video] with separate projections for text.
-
-    Args:
-        dim: width D.
-        heads: heads H.
-        norm_eps: epsilon of the RMS norms (miniFLUX 1e-6, SD3 1e-5).
-        text_norm_names: names of the text query and key norms; the two public variants spell them differently.
-        text_output: False in a last block whose text side ends with the attention.
-    """
-
-    def __init__(
-        self, dim: int, heads: int, norm_eps: float, text_norm_names: tuple[str, str], text_output: bool = True
-    ) -> None:
-        super().__init__(dim, heads, norm_eps)
-        self.add_q_proj = nn.Linear(dim, dim)
-        self.add_k_proj = nn.Linear(dim, dim)
-        self.add_v_proj = nn.Linear(dim, dim)
-        self.text_norm_names = text_norm_names
-        for name in text_norm_names:
-            self.add_module(name, nn.RMSNorm(dim // heads, eps=norm_eps))
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because the checkpoints' key is to_out.0
-        self.to_add_out = nn.Linear(dim, dim) if text_output else None
-
-    def project_text(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``project``, for text tokens."""
-        q, k, v = (split_heads(to(x), self.heads) for to in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
-        norm_q, norm_k = (self.get_submodule(name) for name in self.text_norm_names)
-        return norm_q(q), norm_k(k), v
-
-    def forward(
-        self, texts: Sequence[Tensor], videos: Sequence[Tensor], states: Sequence[ColumnState]
-    ) -> tuple[Tensor | None, Tensor]:
-        """All columns' text ``[R, M, D]`` and video ``[R, N, D]`` to packed outputs (text None in a last block)."""
-        ours = zip(*(unpack(x, texts) for x in self.project_text(pack(texts))), strict=True)
-        theirs = zip(*(unpack(x, videos) for x in self.project(pack(videos))), strict=True)
-        text_outs, video_outs = [], []
-        for state, of_text, of_video in zip(states, ours, theirs, strict=True):
-            # [R, M + N, H, d] each, text first as in `TokenLayout`
-            q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_text, of_video, strict=True))
-            text, video = attend(q, k, v, state).split([of_text[0].shape[1], of_video[0].shape[1]], dim=1)
-            text_outs.append(text)
-            video_outs.append(video)
-        text_out = None if self.to_add_out is None else self.to_add_out(pack(text_outs))
-        return text_out, self.to_out[0](pack(video_outs))
-
-
 class JointBlock(Block):
     """Text and video each with their own weights, joined in the attention.
 
@@ -279,7 +156,7 @@ class JointBlock(Block):
         if not last:
             self.ff_context = FeedForward(dim)
 
-    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+    def forward(self, states: Sequence[ColumnState], current_only: bool = False) -> list[ColumnState]:
         """Every column through the block; a last block leaves the text tokens as they are."""
         parts = [s.tokens.split([s.layout.num_text, s.tokens.shape[1] - s.layout.num_text], dim=1) for s in states]
         texts, videos = [text for text, _ in parts], [video for _, video in parts]
@@ -288,7 +165,13 @@ class JointBlock(Block):
         if self.last:
             # scale before shift, as in the final norm and unlike elsewhere
             of_text = [(shift, scale) for scale, shift in of_text]
-        text_out, video_out = self.attn(_modulated(texts, of_text), _modulated(videos, of_video), states)
+        seen_texts, seen_videos = _modulated(texts, of_text), _modulated(videos, of_video)
+        asked_texts, asked_videos = seen_texts, seen_videos
+        if current_only:
+            # No text token at all: all weights of its side stay in the graph, with gradients of zero.
+            texts, asked_texts = ([x[:, :0] for x in of_column] for of_column in (texts, seen_texts))
+            videos, asked_videos = (_current(x, states) for x in (videos, seen_videos))
+        text_out, video_out = self.attn(seen_texts, seen_videos, asked_texts, asked_videos, states)
         videos = _gated(videos, unpack(video_out, videos), [m[2] for m in of_video])
         mlp_out = self.ff(pack(_modulated(videos, [m[3:5] for m in of_video])))
         videos = _gated(videos, unpack(mlp_out, videos), [m[5] for m in of_video])
@@ -297,7 +180,7 @@ class JointBlock(Block):
             mlp_out = self.ff_context(pack(_modulated(texts, [m[3:5] for m in of_text])))
             texts = _gated(texts, unpack(mlp_out, texts), [m[5] for m in of_text])
         both = zip(states, texts, videos, strict=True)
-        return [state.with_tokens(torch.cat([text, video], dim=1)) for state, text, video in both]
+        return [state.with_last_tokens(torch.cat([text, video], dim=1)) for state, text, video in both]
 
 
 class SingleBlock(Block):
@@ -311,16 +194,25 @@ class SingleBlock(Block):
         # attention D and hidden 4 D side by side through one matrix, as in FLUX
         self.proj_out = nn.Linear(5 * dim, dim)
 
-    def forward(self, states: Sequence[ColumnState]) -> list[ColumnState]:
+    def forward(self, states: Sequence[ColumnState], current_only: bool = False) -> list[ColumnState]:
         """Every column through the block."""
         tokens, modulations = [state.tokens for state in states], self.norm.columns(states)
-        x = pack(_modulated(tokens, modulations))
-        hidden = F.gelu(self.proj_mlp(x), approximate="tanh")
-        heads = zip(states, *(unpack(part, tokens) for part in self.attn.project(x)), strict=True)
-        attended = pack([attend(q, k, v, state) for state, q, k, v in heads])
+        seen = _modulated(tokens, modulations)
+        asked = packed = pack(seen)
+        if current_only:
+            tokens, asked = _current(tokens, states), pack(_current(seen, states))
+        hidden = F.gelu(self.proj_mlp(asked), approximate="tanh")
+        k, v = (unpack(part, seen) for part in self.attn.keys_values(packed))
+        heads = zip(unpack(self.attn.queries(asked), tokens), k, v, states, strict=True)
+        attended = pack([self.attn.attend(*of_column) for of_column in heads])
         out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
         changed = _gated(tokens, out, [gate for _, _, gate in modulations])
-        return [state.with_tokens(new) for state, new in zip(states, changed, strict=True)]
+        return [state.with_last_tokens(new) for state, new in zip(states, changed, strict=True)]
+
+
+def _current(parts: Sequence[Tensor], states: Sequence[ColumnState]) -> list[Tensor]:
+    """Of every column the tokens of the clip being denoised."""
+    return [last_tokens(part, state.layout.num_current) for part, state in zip(parts, states, strict=True)]
 
 
 def _modulated(parts: Sequence[Tensor], modulations: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
+from components.backbones.pyramid_flow.memory import ColumnMemory
 from components.backbones.rope import rotary_table
 from components.contracts import TextFeatures
 
@@ -32,11 +34,13 @@ class Column:
         clips: ``[R, C, t_k, h_k, w_k]`` each, oldest first; the last clip is the one being denoised.
         timesteps: ``[R]`` on the 0-1000 scale, float32.
         text: text features of the R rows.
+        memory: what is known of text and oldest frames from an earlier call; only the others are computed.
     """
 
     clips: Sequence[Tensor]
     timesteps: Tensor
     text: TextFeatures
+    memory: ColumnMemory | None = None
 
     @property
     def num_rows(self) -> int:
@@ -44,7 +48,7 @@ class Column:
         return self.clips[-1].shape[0]
 
 
-register_dataclass(Column)  # see `components.backbones.pyramid_flow.blocks`
+register_dataclass(Column)  # see `components.backbones.pyramid_flow.state`
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: layouts are cached by their shapes
@@ -55,11 +59,13 @@ class TokenLayout:
         shapes: patch grid of every clip, oldest first.
         num_text: text tokens in front of the video tokens.
         positions: float64 ``[num_text + num_video, 3]``: latent frame index, row, column (text: all zero).
+        first_frame: latent frame index of the first video token.
     """
 
     shapes: tuple[PatchGrid, ...]
     num_text: int
     positions: Tensor
+    first_frame: int = 0
 
     @property
     def num_current(self) -> int:
@@ -69,28 +75,52 @@ class TokenLayout:
 
     def clip_slices(self) -> list[tuple[slice, int, PatchGrid]]:
         """Per clip: its tokens in the joint sequence, its first latent frame index, its patch grid."""
-        slices, token, frame = [], self.num_text, 0
+        slices, token, frame = [], self.num_text, self.first_frame
         for t, h, w in self.shapes:
             slices.append((slice(token, token + t * h * w), frame, (t, h, w)))
             token, frame = token + t * h * w, frame + t
         return slices
+
+    def frame_sizes(self) -> list[int]:
+        """Tokens of every latent frame."""
+        return [h * w for t, h, w in self.shapes for _ in range(t)]
+
+    def causal_calls(self, known: int = 0, current_only: bool = False) -> list[tuple[int, int]]:
+        """`causal_mask` as calls of attention, one for each latent frame: its queries, and where its keys end.
+
+        Text, which stands at time 0, goes with frame 0.
+
+        Args:
+            known: keys in front of those of the layout's tokens.
+            current_only: leave out all queries but those of the last clip.
+        """
+        sizes = self.frame_sizes()
+        ends = list(accumulate(sizes, initial=known + self.num_text))[1:]
+        if current_only:
+            frames = self.shapes[-1][0]
+            return list(zip(sizes[-frames:], ends[-frames:], strict=True))
+        return list(zip([self.num_text + sizes[0], *sizes[1:]], ends, strict=True))
 
 
 # 512: a prefix length, stage and text length each make a shape of their own
 @lru_cache(maxsize=512)
 @torch.inference_mode(False)
 def token_layout(
-    shapes: tuple[PatchGrid, ...], num_text: int, device: torch.device, stretch_history: bool = True
+    shapes: tuple[PatchGrid, ...],
+    num_text: int,
+    device: torch.device,
+    stretch_history: bool = True,
+    first_frame: int = 0,
 ) -> TokenLayout:
     """Positions of a column's tokens, as the released code of Pyramid Flow counts them.
 
-    The time index is absolute: the oldest frame is 0. Rows and columns count in the patch grid of the current clip;
-    row i of a history clip of height h sits at ``(i + 0.5) H / h - 0.5`` (``stretch_history``).
+    The time index is absolute: the clip's first frame is 0. Rows and columns count in the patch grid of the current
+    clip; row i of a history clip of height h sits at ``(i + 0.5) H / h - 0.5`` (``stretch_history``).
     """
     _, height, width = shapes[-1]
     # Text stands at the origin: its rotation is the identity, and the causal rule lets it attend to frame 0 alone.
     parts = [torch.zeros(num_text, 3, dtype=torch.float64, device=device)]
-    first = 0
+    first = first_frame
     for t, h, w in shapes:
         frame = torch.arange(first, first + t, dtype=torch.float64, device=device)
         row = torch.arange(h, dtype=torch.float64, device=device)
@@ -100,13 +130,14 @@ def token_layout(
             row, col = (row + 0.5) * height / h - 0.5, (col + 0.5) * width / w - 0.5
         parts.append(torch.cartesian_prod(frame, row, col))  # [t h w, 3], the column varies fastest
         first += t  # absolute, as the released code counts: frame l is l, wherever its clip begins
-    return TokenLayout(shapes, num_text, torch.cat(parts))
+    return TokenLayout(shapes, num_text, torch.cat(parts), first_frame)
 
 
-@lru_cache(maxsize=512)
-@torch.inference_mode(False)
 def causal_mask(layout: TokenLayout) -> Tensor:
-    """Bool ``[S, S]``: query q may attend to key k iff ``time(q) >= time(k)``; text counts as time 0."""
+    """Bool ``[S, S]``: query q may attend to key k iff ``time(q) >= time(k)``; text counts as time 0.
+
+    This is the rule; models keep it by `TokenLayout.causal_calls`.
+    """
     time = layout.positions[:, 0]
     # text, at time 0, sees text and frame 0 alone, so that no history depends on what is denoised
     return time[:, None] >= time[None, :]

@@ -9,9 +9,10 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from components.backbones.pyramid_flow.blocks import ColumnState, JointBlock, Modulation, SingleBlock, TimeTextEmbedding
-from components.backbones.pyramid_flow.column import Column, attention_mask, layout_rope, token_layout
-from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
+from components.backbones.pyramid_flow.blocks import JointBlock, Modulation, SingleBlock, TimeTextEmbedding
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.pyramid_flow.state import ColumnState
 
 
 class MiniFluxTransformer(PyramidFlowTransformer):
@@ -97,23 +98,13 @@ class MiniFluxTransformer(PyramidFlowTransformer):
 
     def embed(self, column: Column) -> ColumnState:
         """Patches are linear in (row, column, channel) order with the channel fastest."""
-        dtype = self.context_embedder.weight.dtype
-        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
-        if column.text.pooled is None:
-            raise ValueError("this backbone needs pooled text features; the text encoder gives none")
-        shapes = tuple(patch_grid(clip, self.patch) for clip in column.clips)
-        layout = token_layout(shapes, text.shape[1], text.device, self.stretch_history)
+        parts = self.laid_out(column, self.context_embedder.weight.dtype)
         patches = [
             # row, column, channel, the channel fastest, as in the public x_embedder (a convolution would put the
             # channel first)
             rearrange(clip, "r c t (h p) (w q) -> r (t h w) (p q c)", p=self.patch, q=self.patch)
-            for clip in column.clips
+            for clip in parts.clips
         ]
-        video = self.x_embedder(torch.cat(patches, dim=1).to(dtype))
-        return ColumnState(
-            tokens=torch.cat([self.context_embedder(text), video], dim=1),
-            condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),
-            layout=layout,
-            rope=layout_rope(layout, self.axes_dims, self.rope_theta),
-            mask=attention_mask(layout, text_mask, self.temporal_causal),
-        )
+        video = self.x_embedder(torch.cat(patches, dim=1).to(parts.text.dtype))
+        tokens = torch.cat([self.context_embedder(parts.text), video], dim=1)
+        return self.state(column, parts, tokens, self.time_text_embed(column.timesteps, parts.pooled))

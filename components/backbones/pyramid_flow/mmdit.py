@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from components.backbones.pyramid_flow.blocks import ColumnState, JointBlock, Modulation, TimeTextEmbedding
-from components.backbones.pyramid_flow.column import Column, attention_mask, layout_rope, token_layout
-from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
+from components.backbones.pyramid_flow.blocks import JointBlock, Modulation, TimeTextEmbedding
+from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.pyramid_flow.state import ColumnState
 
 
 class SpatialPatchEmbedding(nn.Module):
@@ -145,17 +146,8 @@ class PyramidMMDiT(PyramidFlowTransformer):
 
     def embed(self, column: Column) -> ColumnState:
         """Patches by convolution plus the spatial table; time by rotation inside the attention."""
-        dtype = self.context_embedder.weight.dtype
-        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
-        if column.text.pooled is None:
-            raise ValueError("this backbone needs pooled text features; the text encoder gives none")
-        shapes = tuple(patch_grid(clip, self.patch) for clip in column.clips)
-        layout = token_layout(shapes, text.shape[1], text.device, self.stretch_history)
-        video = [self.pos_embed(clip.to(dtype), shapes[-1][1:], self.stretch_history) for clip in column.clips]
-        return ColumnState(
-            tokens=torch.cat([self.context_embedder(text), *video], dim=1),
-            condition=self.time_text_embed(column.timesteps, column.text.pooled.to(dtype)),
-            layout=layout,
-            rope=layout_rope(layout, self.axes_dims),
-            mask=attention_mask(layout, text_mask, self.temporal_causal),
-        )
+        parts = self.laid_out(column, self.context_embedder.weight.dtype)
+        grid = parts.layout.shapes[-1][1:]
+        video = [self.pos_embed(clip.to(parts.text.dtype), grid, self.stretch_history) for clip in parts.clips]
+        tokens = torch.cat([self.context_embedder(parts.text), *video], dim=1)
+        return self.state(column, parts, tokens, self.time_text_embed(column.timesteps, parts.pooled))

@@ -6,6 +6,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +14,31 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from components.backbones.pyramid_flow.blocks import ColumnState, Modulation, modulate
-from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.blocks import Modulation, modulate
+from components.backbones.pyramid_flow.column import Column, TokenLayout, layout_rope, token_layout
+from components.backbones.pyramid_flow.state import ColumnState, last_tokens
 from components.weights.file import STEMS, save_weights
 from components.weights.identity import renew_sum
 from components.weights.whole_file import whole_file
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """What of a column has to be embedded.
+
+    Attributes:
+        text: tokens ``[R, M, D_text]`` as far as they are real in any row; none where memory holds them.
+        text_mask: bool ``[R, M]``, or None if no text token is padding; of all text tokens in any case.
+        pooled: ``[R, P]``.
+        clips: those clips, or what is left of them, that memory does not hold.
+        layout: where text and clips sit.
+    """
+
+    text: Tensor
+    text_mask: Tensor | None
+    pooled: Tensor
+    clips: list[Tensor]
+    layout: TokenLayout
 
 
 class PyramidFlowTransformer(nn.Module, ABC):
@@ -30,6 +51,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
         patch: side of the square of latent pixels one token covers.
         axes_dims: channels of a head that rotate with time, row and column.
         rope_theta: base of the rotary frequencies.
+        temporal_causal: tokens attend only to their own and earlier latent frames.
+        stretch_history: rows and columns of history count in the grid of the current clip.
         config: the constructor's arguments in the spelling of the public ``config.json``.
     """
 
@@ -41,6 +64,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
     patch: int = 2
     axes_dims: tuple[int, ...]
     rope_theta: float = 10000.0
+    temporal_causal: bool
+    stretch_history: bool
     norm_out: Modulation
     proj_out: nn.Linear
 
@@ -51,7 +76,38 @@ class PyramidFlowTransformer(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, column: Column) -> ColumnState:
-        """Tokens, condition vector, positions and mask of a column."""
+        """Tokens, condition vector and positions of a column, without those that its memory holds."""
+
+    def laid_out(self, column: Column, dtype: torch.dtype) -> LaidOut:
+        """What of a column has to be embedded, and where it sits.
+
+        Raises:
+            ValueError: if the text has no pooled vector.
+        """
+        if column.text.pooled is None:
+            raise ValueError("this backbone needs pooled text features; the text encoder gives none")
+        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
+        clips, known = list(column.clips), 0
+        if column.memory is not None and column.memory.frames:
+            known = column.memory.frames
+            text, clips = text[:, :0], without_first_frames(clips, known)
+        shapes = tuple(patch_grid(clip, self.patch) for clip in clips)
+        layout = token_layout(shapes, text.shape[1], text.device, self.stretch_history, known)
+        if column.memory is not None:
+            column.memory.plan(layout.num_text, layout.frame_sizes())
+        return LaidOut(text, text_mask, column.text.pooled.to(dtype), clips, layout)
+
+    def state(self, column: Column, parts: LaidOut, tokens: Tensor, condition: Tensor) -> ColumnState:
+        """The embedded column, ready for the blocks."""
+        return ColumnState(
+            tokens=tokens,
+            condition=condition,
+            layout=parts.layout,
+            rope=layout_rope(parts.layout, self.axes_dims, self.rope_theta),
+            text_mask=parts.text_mask,
+            temporal_causal=self.temporal_causal,
+            memory=column.memory,
+        )
 
     def read_out(self, state: ColumnState) -> Tensor:
         """Velocity ``[R, C, t, h, w]`` of the column's last clip.
@@ -61,7 +117,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
         t, h, w = state.layout.shapes[-1]
         scale, shift = self.norm_out(state.condition)
         # The clip being denoised comes last; outputs of text and history are never used.
-        x = self.proj_out(modulate(state.tokens[:, -state.layout.num_current :], shift, scale))
+        x = self.proj_out(modulate(last_tokens(state.tokens, state.layout.num_current), shift, scale))
         sides = {"t": t, "h": h, "w": w, "p": self.patch, "q": self.patch}
         velocity: Tensor = rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", **sides)
         return velocity
@@ -69,8 +125,10 @@ class PyramidFlowTransformer(nn.Module, ABC):
     def forward(self, columns: Sequence[Column]) -> list[Tensor]:
         """Velocity of every column's last clip. Columns do not influence each other."""
         states = [self.embed(column) for column in columns]
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             states = block(states)
+        states = last(states, current_only=True)
         return [self.read_out(state) for state in states]
 
     @classmethod
@@ -99,6 +157,17 @@ def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     longest = int(real[-1]) + 1 if len(real) else 1
     tokens, mask = tokens[:, :longest], mask[:, :longest].bool()
     return tokens, None if bool(mask.all()) else mask
+
+
+def without_first_frames(clips: Sequence[Tensor], frames: int) -> list[Tensor]:
+    """Clips ``[R, C, t, h, w]`` without the first latent frames of them all."""
+    left = []
+    for clip in clips:
+        cut = min(frames, clip.shape[2])
+        frames -= cut
+        if cut < clip.shape[2]:
+            left.append(clip[:, :, cut:])
+    return left
 
 
 def patch_grid(clip: Tensor, patch: int) -> tuple[int, int, int]:

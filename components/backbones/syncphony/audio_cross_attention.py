@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
 from components.backbones.attention_kernel import attention
-from components.backbones.pyramid_flow.blocks import pack, unpack
 from components.backbones.pyramid_flow.column import TokenLayout
+from components.backbones.pyramid_flow.state import pack, unpack
 from components.backbones.rope import rotate
 from components.backbones.syncphony.audio_windows import AudioWindows
 
@@ -48,7 +48,7 @@ class AudioContext:
         return replace(self, windows=self.windows.rows(index), layers=layers)
 
 
-register_dataclass(AudioKeysValues)  # see `components.backbones.pyramid_flow.blocks`
+register_dataclass(AudioKeysValues)  # see `components.backbones.pyramid_flow.state`
 register_dataclass(AudioContext)
 
 
@@ -116,9 +116,10 @@ def _attended(queries: Tensor, layout: TokenLayout, audio: AudioKeysValues, wind
     """What the tokens of one column read of the sound in their frames' windows: ``[R, N, H, d]`` to ``[R, N, H d]``."""
     slices = layout.clip_slices()
     frames = [t for _, _, (t, _, _) in slices]
-    # a column is a prefix, a window belongs to its frame: later sound is never read
+    # a column is a prefix, a window belongs to its frame: later sound is never read, nor that of frames in memory
+    there = slice(layout.first_frame, layout.first_frame + sum(frames))
     keys, values, audible = (
-        _first_frames(x, sum(frames)).split(frames, dim=1) for x in (audio.keys, audio.values, windows.audible)
+        _frames(x, there).split(frames, dim=1) for x in (audio.keys, audio.values, windows.audible)
     )
     by_clip = queries.split([t * h * w for _, _, (t, h, w) in slices], dim=1)
     outputs = []
@@ -148,6 +149,6 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return rearrange(gathered, "r (l w) (h d) -> r l h w d", w=index.shape[1], h=x.shape[2])
 
 
-def _first_frames(x: Tensor, num_frames: int) -> Tensor:
-    """The first frames of ``[R, L, ...]``; itself where it has no more."""
-    return x if x.shape[1] == num_frames else x[:, :num_frames]
+def _frames(x: Tensor, there: slice) -> Tensor:
+    """Some frames of ``[R, L, ...]``; itself where these are all."""
+    return x if there == slice(0, x.shape[1]) else x[:, there]

@@ -18,9 +18,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
-from components.backbones.pyramid_flow.blocks import ColumnState
+from components.backbones.attention_kernel import attention_dtypes
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
+from components.backbones.pyramid_flow.state import ColumnState
 from components.backbones.sharding import shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.backbones.syncphony.audio_windows import AudioTimeline, RotaryAxes
@@ -85,6 +86,7 @@ class SyncphonyDiT(nn.Module):
         self.prefix_is_frozen = not train_embedders
         self.checkpoint_activations = checkpoint_activations
         self.bfloat16_timesteps = bfloat16_timesteps
+        self.compute_dtype: torch.dtype | None = None
         dim, heads = backbone.dim, backbone.num_heads
         if audio_dim is None:
             self.audio_embedder, self.audio_layers = None, None
@@ -135,13 +137,30 @@ class SyncphonyDiT(nn.Module):
 
         A forward pass that skips the audio layers never gathers their weights.
         """
-        layers = self._audio_layers()
+        layers, self.compute_dtype = self._audio_layers(), compute_dtype
         shard_units((*self.backbone.blocks, *layers, self), mesh, device, compute_dtype)
         # What gathers weights outside of forward has to be named: sharding hooks into nothing else.
         for name in ("encode_audio", "encode_prefixes"):
             register_fsdp_forward_method(self, name)
         for layer in layers:
             register_fsdp_forward_method(layer, "keys_values")
+
+    def memory_bytes_per_token(self, rows: int, twins: int, device: torch.device) -> int:
+        """Bytes that keys and values of one token take in all blocks (`ColumnMemory`).
+
+        Args:
+            rows: rows of the column.
+            twins: off-sync twins among them, which late blocks run too.
+            device: where they are computed.
+        """
+        total = 0
+        for i, block in enumerate(self.backbone.blocks):
+            dtype = self.compute_dtype or next(block.parameters()).dtype
+            if _autocasts(device.type):
+                dtype = torch.get_autocast_dtype(device.type)
+            sizes = sum(kind.itemsize for kind in attention_dtypes(dtype, device))
+            total += (rows + (twins if i >= self.first_late_block else 0)) * self.backbone.dim * sizes
+        return total
 
     def encode_audio(
         self, audio: AudioFeatures, num_latents: int, fps: float, temporal_factor: int
@@ -220,11 +239,13 @@ class SyncphonyDiT(nn.Module):
             # through bfloat16 and back: the sinusoid itself stays float32
             columns = [replace(column, timesteps=column.timesteps.bfloat16().float()) for column in columns]
         frozen = torch.no_grad() if self.prefix_is_frozen else nullcontext()
+        blocks = self.backbone.blocks
+        early, late, last = blocks[: self.first_late_block], blocks[self.first_late_block :], blocks[-1]
         # 1. embed and run the early blocks: no graph, no activations kept
         with frozen:
             states = [self.backbone.embed(column) for column in columns]
-            for block in self.backbone.blocks[: self.first_late_block]:
-                states = block(states)
+            for block in early:
+                states = block(states, current_only=block is last)
         # 2. hand over to the late blocks
         weight_dtype = next(self._head()[1].parameters()).dtype
         # Under autocast products are cast anyway; elsewhere frozen_dtype must not reach the late blocks.
@@ -236,10 +257,10 @@ class SyncphonyDiT(nn.Module):
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
         # 3. late blocks, each with its audio layer in front
-        for i, block in enumerate(self.backbone.blocks[self.first_late_block :]):
+        for i, block in enumerate(late):
             if audio is not None:
                 states = self._add_audio(i, states, columns, audio)  # before the block's joint self-attention
-            states = self._run(block, states)
+            states = self._run(block, states, block is last)
         return [self.backbone.read_out(state) for state in states]
 
     def _add_audio(
@@ -262,13 +283,13 @@ class SyncphonyDiT(nn.Module):
             for state, tokens, (_, _, twins) in zip(states, changed, parts, strict=True)
         ]
 
-    def _run(self, part: Callable[..., T], inputs: object) -> T:
-        """``part(inputs)``, in training without keeping its inner activations if so asked for."""
+    def _run(self, part: Callable[..., T], *inputs: object) -> T:
+        """``part(*inputs)``, in training without keeping its inner activations if so asked for."""
         if self.checkpoint_activations and torch.is_grad_enabled():
             # Nothing inside draws random numbers, so their state need not be kept.
-            outputs: T = checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)
+            outputs: T = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
             return outputs
-        return part(inputs)
+        return part(*inputs)
 
 
 def _autocasts(device_type: str) -> bool:

@@ -47,6 +47,25 @@ def test_a_token_sees_its_own_and_earlier_frames_text_only_the_first():
     assert torch.equal(causal_mask(layout), frame[:, None] >= frame[None])
 
 
+def mask_of(calls: list[tuple[int, int]], keys: int) -> torch.Tensor:
+    return torch.cat([(torch.arange(keys) < end).expand(queries, -1) for queries, end in calls])
+
+
+def test_calls_for_each_frame_keep_the_rule():
+    layout = token_layout(SHAPES, 3, CPU)
+    assert torch.equal(mask_of(layout.causal_calls(), 47), causal_mask(layout))
+    assert torch.equal(mask_of(layout.causal_calls(current_only=True), 47), causal_mask(layout)[-32:])
+    of_two = token_layout(((1, 2, 2), (2, 2, 2)), 3, CPU)
+    assert torch.equal(mask_of(of_two.causal_calls(current_only=True), 15), causal_mask(of_two)[-8:])
+
+
+def test_a_layout_may_begin_behind_what_is_known():
+    whole, rest = token_layout(SHAPES, 3, CPU), token_layout(((1, 1, 2), *SHAPES[1:]), 0, CPU, first_frame=1)
+    assert torch.equal(rest.positions, whole.positions[3 + 2 :])
+    assert [first for _, first, _ in rest.clip_slices()] == [1, 2, 3]
+    assert torch.equal(mask_of(rest.causal_calls(known=5), 47), causal_mask(whole)[5:])
+
+
 def test_padding_sees_padding_only():
     layout = token_layout(SHAPES, 3, CPU)
     real = torch.tensor([[True, True, False], [True, True, True]])

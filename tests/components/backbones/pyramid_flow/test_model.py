@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from components.backbones.pyramid_flow.column import Column
+from components.backbones.pyramid_flow.memory import ColumnMemory
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
+from components.backbones.pyramid_flow.state import ColumnState
 from components.contracts import TextFeatures
 from tests.tiny_syncphony import (
     NUM_BLOCKS,
@@ -106,6 +108,83 @@ def test_padded_text_changes_nothing(backbone: PyramidFlowTransformer):
     out = backbone([replace(here, text=more)])[0]
     assert torch.equal(backbone([replace(here, text=other)])[0], out)
     torch.testing.assert_close(backbone([here])[0], out, **CLOSE)
+
+
+def embedded(backbone: PyramidFlowTransformer) -> list[ColumnState]:
+    columns = model_columns(training_columns(latents(8)), text_features(8))
+    return [backbone.embed(column) for column in columns]
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_block_for_the_current_clip_alone_gives_what_the_whole_block_gives_it(backbone, place: int):
+    """Joint and single block; velocities and all gradients, those of text weights that nothing reads being zero."""
+    block = backbone.requires_grad_().blocks[place]
+    block.last = place == -1 and len(backbone.blocks) == NUM_BLOCKS["mmdit"]
+    found = []
+    for current_only in (False, True):
+        states = embedded(backbone)
+        after = block(states, current_only=current_only)
+        backbone.zero_grad(set_to_none=True)
+        sum(backbone.read_out(state).square().mean() for state in after).backward()
+        found.append((after, {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}))
+    (whole, gradients), (current, mine) = found
+    for before, a, b in zip(states, whole, current, strict=True):
+        n = a.layout.num_current
+        torch.testing.assert_close(b.tokens[:, -n:], a.tokens[:, -n:], **CLOSE)
+        assert torch.equal(b.tokens[:, :-n], before.tokens[:, :-n])
+    assert mine.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(mine[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_last_block_alone_is_run_for_the_current_clip_alone(backbone: PyramidFlowTransformer):
+    with BlockOutputs(backbone) as recorded:
+        backbone([column()])
+    (before,), (after,) = recorded[-2:]
+    n = after.layout.num_current
+    assert torch.equal(after.tokens[:, :-n], before.tokens[:, :-n])
+    assert not torch.isclose(after.tokens[:, -n:], before.tokens[:, -n:]).all(dim=-1).any()
+    (early,) = recorded[0]
+    assert not torch.isclose(early.tokens, before.tokens).all(dim=-1).any()
+
+
+def test_no_matrix_of_masks_reaches_the_attention(backbone: PyramidFlowTransformer, monkeypatch: pytest.MonkeyPatch):
+    kernel, masks, keys = torch.nn.functional.scaled_dot_product_attention, [], []
+
+    def recorded(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None) -> torch.Tensor:
+        masks.append(attn_mask)
+        keys.append(k.shape[2])
+        return kernel(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    here = column()
+    backbone([replace(here, text=text_features(2, padded=False))])
+    assert all(mask is None for mask in masks)
+    assert keys[:5] == [5, 7, 15, 47, 79]  # text and frame 0, then one frame after the other
+    masks.clear()
+    backbone([here])  # one prompt has padding: a mask of keys, the same for all queries
+    assert all(mask is not None and mask.shape[1:3] == (1, 1) for mask in masks)
+
+
+def test_what_a_memory_holds_is_not_computed_again(backbone: PyramidFlowTransformer):
+    """Frames 0 and 1, at the lowest resolution; then one frame more is denoised."""
+    memory = ColumnMemory(capacity=2)
+    first = column()
+    memory.next_frames = 1
+    backbone([replace(first, memory=memory)])
+    memory.advance()
+    assert (memory.frames, memory.tokens) == (1, 3 + 2)
+    noisy = replace(first, clips=[*first.clips[:-1], torch.randn_like(first.clips[-1])])
+    memory.next_frames = 2
+    with BlockOutputs(backbone) as recorded:
+        out = backbone([replace(noisy, memory=memory)])[0]
+    memory.advance()
+    assert {state.tokens.shape[1] for of_block in recorded for state in of_block} == {2 + 8 + 32 + 32}
+    torch.testing.assert_close(out, backbone([noisy])[0], **CLOSE)
+    torch.testing.assert_close(backbone([replace(first, memory=memory)])[0], backbone([first])[0], **CLOSE)
+    memory.next_frames = 3
+    with pytest.raises(ValueError, match="3 latent frames exceed the 2"):
+        backbone([replace(first, memory=memory)])
 
 
 def test_trim_text_keeps_one_token_and_drops_useless_masks():
