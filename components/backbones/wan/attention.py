@@ -1,7 +1,7 @@
 """Attention of a Wan block: diffusers' modules and backends, without the detours of its processor.
 
-The numbers are those of diffusers' `WanAttnProcessor` bit for bit, with one exception: on a CPU under autocast the
-attention itself runs in float32, because PyTorch's fused CPU kernel is slower in bfloat16 (see
+The numbers are those of diffusers' ``WanAttnProcessor`` within rounding, with one exception: on a CPU under autocast
+the attention itself runs in float32, because PyTorch's fused CPU kernel is slower in bfloat16 (see
 `components.backbones.attention_kernel`).
 """
 
