@@ -1,12 +1,14 @@
-"""Modulation per latent frame against modulation per token, as in diffusers: time, memory and agreement.
+"""Wan's blocks as we run them against diffusers' model: time, memory and agreement.
 
 ::
 
     python -m benchmarks.modulation                                     # a narrow tower, half a minute on one thread
+    python -m benchmarks.modulation --autocast                          # bf16-mixed
     python -m benchmarks.modulation --size 480p --device cuda --bfloat16
 
-Wan2.2 tells every token its own timestep, though all tokens of a latent frame share one. Both ways run the same Wan
-tower with the same weights, one as a stock ``WanTransformer3DModel``. Memory is the most bytes held at a time beside
+Wan2.2 tells every token its own timestep, though all tokens of a latent frame share one; ours is modulated per latent
+frame, and its attention has other norms, rotations and (under autocast on a CPU) precision inside, see
+`components.backbones.wan.normed_heads`. Both ways run the same Wan tower with the same weights. Memory is the most bytes held at a time beside
 weights and input; on a CPU it is counted storage by storage, without the working memory inside single kernels. A second
 table counts one layer at full width on the meta device, with attention counted as fused kernels keep it.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,9 +40,12 @@ PER_TOKEN, PER_FRAME = "per token (diffusers)", "per latent frame"
 class Towers:
     """Both ways to run one Wan tower, on a batch whose first frame is given."""
 
-    def __init__(self, size: HarmonySize, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, size: HarmonySize, device: str, dtype: torch.dtype, autocast: bool = False) -> None:
         from diffusers import WanTransformer3DModel
 
+        self.precision: AbstractContextManager[object] = nullcontext()
+        if autocast:
+            self.precision = torch.autocast(torch.device(device).type, torch.bfloat16)
         torch.manual_seed(0)
         with torch.device(device):
             tower = WanTower(**size.tower).to(dtype)
@@ -64,7 +70,8 @@ class Towers:
     def run(self, way: str, train: bool) -> Tensor:
         """Forward pass; with ``train`` also the gradients of the weights, which are dropped."""
         with torch.set_grad_enabled(train):
-            velocity = self.forward(way)
+            with self.precision:
+                velocity = self.forward(way)
             if train:
                 velocity.float().square().mean().backward()
                 self.stock.zero_grad(set_to_none=True)
@@ -92,9 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_size_arguments(parser, full_table=True)
+    parser.add_argument("--autocast", action="store_true", help="compute in bfloat16 with weights as they are")
     args = parser.parse_args(argv)
     size = size_of(args)
-    towers = Towers(size, args.device, dtype_of(args))
+    towers = Towers(size, args.device, dtype_of(args), args.autocast)
     actions: dict[str, Callable[[], object]] = {
         f"{way}{train}": partial(towers.run, way, train) for train in (False, True) for way in (PER_TOKEN, PER_FRAME)
     }
@@ -103,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = {way: towers.kept(way) for way in (PER_TOKEN, PER_FRAME)}
     one, other = (towers.run(way, False) for way in (PER_TOKEN, PER_FRAME))
 
-    print(machine_facts(args.device, str(dtype_of(args)).removeprefix("torch.")))
+    precision = str(dtype_of(args)).removeprefix("torch.") + (", bfloat16 autocast" if args.autocast else "")
+    print(machine_facts(args.device, precision))
     clips = f"{size.clips} clips of {size.video:,} tokens in {size.latents} latent frames"
     print(f"{size.layers} layers of width {size.dim}; {clips}")
     rows, last = [], ["ratio frame / token"]

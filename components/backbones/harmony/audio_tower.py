@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones.wan.model import RotaryTable, WanTower, rotary_grid
+from components.backbones.wan.model import WanTower, rotary_grid
+from components.backbones.wan.normed_heads import RotaryTable
 from components.contracts import TextFeatures
 
 Stem = Literal["linear", "conv"]

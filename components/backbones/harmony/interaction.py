@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from components.backbones.attention_kernel import attention
 from components.backbones.harmony.frame_band import BandConfig, FrameBand
 from components.backbones.rope import rotate
+from components.backbones.wan.normed_heads import normed_heads, rotary_pairs, rotated_in_pairs
 
 Gate = Literal["none", "source", "both"]
 
@@ -97,8 +98,8 @@ class FrameLevelAttention(nn.Module):
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys (normalised, not rotated) and values ``[B, H, L, d]`` of the source's tokens ``[B, L, D]``."""
         source = self.norm_source(source.to(self.norm_source.weight.dtype))  # towers may differ in precision
-        keys, values = self.norm_k(self.to_k(source)), self.to_v(source)
-        return _heads(keys, self.heads), _heads(values, self.heads)
+        keys = normed_heads(self.norm_k, self.to_k(source), self.heads).transpose(1, 2)
+        return keys, _heads(self.to_v(source), self.heads)
 
     def forward(
         self, query: Tensor, keys: Tensor, values: Tensor, band: FrameBand, noise: tuple[Tensor, Tensor]
@@ -116,8 +117,9 @@ class FrameLevelAttention(nn.Module):
             ``[B, L_q, D]``.
         """
         query = self.norm_query(query.to(self.norm_query.weight.dtype))
+        q = normed_heads(self.norm_q, self.to_q(query), self.heads).transpose(1, 2)
         # rotation gives float32; queries, keys and values must be of one dtype
-        q = _rotated(_heads(self.norm_q(self.to_q(query)), self.heads), band.query_rope).to(values.dtype)
+        q = _rotated(q, band.query_rope).to(values.dtype)
         # keys come unrotated, because `StyleAlignment` shares them and knows no positions
         out = band.attend(q, _rotated(keys, band.key_rope).to(values.dtype), values)
         if self.gate is not None:
@@ -136,12 +138,15 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     if table is None:
         return x
     num_steps, num_rotated = table.shape[1], 2 * table.shape[-1]
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        return rotated_in_pairs(x.transpose(1, 2), rotary_pairs(table, *x.shape[1::2])).transpose(1, 2)
     # [B, H, T, S, d]: next to the table's [T, 1 or S, n]
     steps = torch.unflatten(x, 2, (num_steps, -1))
-    rotated = rotate(steps[..., :num_rotated], table)
-    if num_rotated < x.shape[-1]:
-        rotated = torch.cat([rotated.to(x.dtype), steps[..., num_rotated:]], dim=-1)
-    return rotated.flatten(2, 3)
+    if num_rotated == x.shape[-1]:
+        return rotate(steps, table).flatten(2, 3)
+    # split: the gradient of a slice is as many zeros, filled and added
+    turning, passing = torch.split(steps, [num_rotated, x.shape[-1] - num_rotated], dim=-1)
+    return torch.cat([rotate(turning, table).to(x.dtype), passing], dim=-1).flatten(2, 3)
 
 
 class StyleAlignment(nn.Module):
@@ -196,10 +201,10 @@ class StyleAlignment(nn.Module):
         keys, values = shared
         if self.own is not None:
             video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
-            keys = _heads(self.own["norm_k"](self.own["to_k"](video)), self.heads)
+            keys = normed_heads(self.own["norm_k"], self.own["to_k"](video), self.heads).transpose(1, 2)
             values = _heads(self.own["to_v"](video), self.heads)
         reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
-        q = _heads(self.norm_q(self.to_q(reference)), self.heads)
+        q = normed_heads(self.norm_q, self.to_q(reference), self.heads).transpose(1, 2)
         # no mask and no rotation: style has no moment in time
         out = attention(q, keys, values, None)  # [B, H, T_r, d]
         update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))

@@ -295,10 +295,6 @@ class HarmonyTransformer(nn.Module):
                 token_mask = torch.cat([shown, shown.new_ones(tokens.shape[0], num_target)], dim=1)[:, None, None]
         num_reference = tokens.shape[1] - num_target
         embedding, modulation, context = tower.condition(segments, text)
-        if num_reference:  # two segments of different lengths: one set per token (a few hundred at most)
-            lengths = (num_reference, num_target)
-            parts = torch.split(modulation, 1, dim=1)
-            modulation = torch.cat([part.expand(-1, n, -1, -1) for part, n in zip(parts, lengths, strict=True)], dim=1)
         context_mask = tower.visible(text)
         if transcript is not None:
             context, context_mask = tower.add_transcript(context, context_mask, transcript)
@@ -307,7 +303,8 @@ class HarmonyTransformer(nn.Module):
         # without a video, the video that the sound would have decides the scale T_v / T_a: all stages share positions
         num_video = num_video or clock.num_video_latents(num_target)
         rope = tower.rope(num_reference, num_target, num_video, latents.device)
-        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask)
+        lengths = (num_reference, num_target) if num_reference else None
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask, lengths)
         return tokens, _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference)
 
     def _coupling(self, video: _Stream | None, audio: _Stream | None, clock: LatentClock | None) -> Coupling | None:

@@ -21,21 +21,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from components.backbones.rope import wan_axis_dims
+from components.backbones.wan.attention import wan_attention
+from components.backbones.wan.normed_heads import RotaryTable
 from components.contracts import TextFeatures
 from components.errors import InputError
 
 Grid = tuple[int, int, int]
-
-
-class RotaryTable:
-    """Cosines and sines ``[1, L, 1, d]``, float32, each number twice as diffusers wants them.
-
-    A plain class, so that sharding does not cast them to bfloat16 as it does with tensors in tuples and dataclasses.
-    """
-
-    def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        self.cos = cos
-        self.sin = sin
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,7 @@ class StreamInputs:
         rope: rotary table of the tokens.
         context_mask: bool ``[B, 1, 1, M]``, or None to attend to all text.
         token_mask: bool ``[B, 1, 1, L]``, or None to attend to all tokens.
+        lengths: tokens of each of the n segments, or None where all are as long.
     """
 
     context: Tensor
@@ -57,6 +49,7 @@ class StreamInputs:
     rope: RotaryTable
     context_mask: Tensor | None = None
     token_mask: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
 
 
 _pytree.register_dataclass(StreamInputs)  # sharding looks for tensors that need gradients in pytrees
@@ -67,29 +60,42 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
     wan = cast(Any, block)
     # float32 as in diffusers: every token is scaled by it
     table = wan.scale_shift_table.unsqueeze(0) + inputs.modulation.float()
-    # the new axis broadcasts over the S tokens of a segment, where diffusers repeats the modulation for each
-    shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = table.unsqueeze(3).unbind(2)  # [B, n, 1, D]
-    segments = (inputs.modulation.shape[1], -1)
+    shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = table.unbind(2)  # [B, n, D]
 
     def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        out: Tensor = norm(x.float()).unflatten(1, segments) * (1 + scale) + shift  # [B, n, S, D]
-        return out.flatten(1, 2).type_as(x)
+        return _by_segment(norm(x.float()), 1 + scale, shift, inputs.lengths).type_as(x)
 
-    def gated(x: Tensor, gate: Tensor) -> Tensor:
-        out = torch.unflatten(x, 1, segments) * gate
-        return out.flatten(1, 2)
+    def gated(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+        return _by_segment(update, gate, x, inputs.lengths).type_as(x)
 
     # diffusers' ``WanTransformerBlock.forward``, cast by cast: every float32 and ``type_as`` below is theirs
     # 1. self-attention
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
-    update = wan.attn1(x, None, inputs.token_mask, (inputs.rope.cos, inputs.rope.sin))
-    hidden = (hidden.float() + gated(update, gate_attn)).type_as(hidden)
+    hidden = gated(hidden, wan_attention(wan.attn1, x, None, inputs.token_mask, inputs.rope), gate_attn)
     # 2. text attention; its update has no gate
     x = wan.norm2(hidden.float()).type_as(hidden)
-    hidden = hidden + wan.attn2(x, inputs.context, inputs.context_mask, None)
+    hidden = hidden + wan_attention(wan.attn2, x, inputs.context, inputs.context_mask, None)
     # 3. feed-forward network
     x = modulated(wan.norm3, hidden, scale_ffn, shift_ffn)
-    return (hidden.float() + gated(wan.ffn(x).float(), gate_ffn)).type_as(hidden)
+    return gated(hidden, wan.ffn(x).float(), gate_ffn)
+
+
+def _by_segment(x: Tensor, factor: Tensor, term: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
+    """``x * factor + term`` of tokens ``[B, L, D]`` with one factor ``[B, D]`` for each of n segments.
+
+    The factors broadcast over the tokens of a segment, where diffusers repeats them for each. The term is either of the
+    segments, ``[B, n, D]``, or of the tokens, and is added in the product's own memory.
+    """
+    of_tokens = term.shape == x.shape
+    if lengths is None:
+        segments = (factor.shape[1], -1)
+        term = torch.unflatten(term, 1, segments) if of_tokens else term.unsqueeze(2)
+        out = torch.unflatten(x, 1, segments) * factor.unsqueeze(2)  # [B, n, S, D]
+        return out.add_(term).flatten(1, 2)
+    terms = torch.split(term, lengths if of_tokens else 1, dim=1)
+    factors = torch.split(factor, 1, dim=1)
+    parts = zip(torch.split(x, lengths, dim=1), factors, terms, strict=True)
+    return torch.cat([(part * factor).add_(term) for part, factor, term in parts], dim=1)
 
 
 class WanTower(nn.Module):

@@ -90,12 +90,12 @@ class PrincipalCodec(VideoCodec):
         """
         self._check_sides(video)
         s, f = self.spatial_factor, self.temporal_factor
-        # A block's product with every component is a convolution with the block's own stride, and nothing is moved.
-        kernel = rearrange(self.components * self.scale, "k (f c i j) -> k c f i j", f=f, c=_COLOURS, i=s, j=s)
-        bias = -(self.components @ self.mean) * self.scale
         frames = video.float().transpose(1, 2)  # [B, 3, T, H, W]
         # all 24 bits also where a convolution's default is TensorFloat-32
         with no_autocast(video.device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # A block's product with every component is a convolution with the block's own stride: nothing is moved.
+            kernel = rearrange(self.components * self.scale, "k (f c i j) -> k c f i j", f=f, c=_COLOURS, i=s, j=s)
+            bias = -(self.components @ self.mean) * self.scale
             # the first image f times is the image times the sum over f
             latents = [F.conv3d(frames[:, :, :1], kernel.sum(dim=2, keepdim=True), bias, stride=(1, s, s))]
             if frames.shape[2] > 1:

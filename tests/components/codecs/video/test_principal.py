@@ -84,6 +84,16 @@ def test_the_first_image_alone_is_latent_zero_and_later_latents_hold_their_own_f
         assert moved.tolist() == [latent == -(-frame // 4) for latent in range(4)]
 
 
+def test_autocast_changes_nothing():
+    codec, _ = fitted(smooth_videos())
+    video = smooth_videos(seed=5)
+    latents = codec.encode(video)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.encode(video), latents)
+        decoded = codec.decode(latents)
+    assert torch.equal(decoded, codec.decode(latents))
+
+
 def test_a_written_codec_is_read_as_it_was(tmp_path: Path):
     codec, _ = fitted(smooth_videos())
     codec.save_pretrained(tmp_path)

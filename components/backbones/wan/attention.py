@@ -1,0 +1,48 @@
+"""Attention of a Wan block: diffusers' modules and backends, without the detours of its processor.
+
+The numbers are those of diffusers' ``WanAttnProcessor`` within rounding, with one exception: on a CPU under autocast
+the attention itself runs in float32, because PyTorch's fused CPU kernel is slower in bfloat16 (see
+`components.backbones.attention_kernel`).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from components.backbones.wan.normed_heads import RotaryTable, normed_heads
+from components.codecs.no_autocast import no_autocast
+
+
+def wan_attention(
+    attention: nn.Module, x: Tensor, context: Tensor | None, mask: Tensor | None, rope: RotaryTable | None
+) -> Tensor:
+    """What calling diffusers' ``WanAttention`` gives, through its attention backend.
+
+    Args:
+        attention: `WanAttention` without image keys.
+        x: tokens ``[B, L, D]`` that ask.
+        context: tokens ``[B, M, D]`` that answer; None for the tokens themselves.
+        mask: bool, broadcastable to ``[B, H, L, M]``, True where attention is allowed; None allows all.
+        rope: positions of the tokens in self-attention.
+
+    Returns:
+        ``[B, L, D]``.
+    """
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    wan = cast(Any, attention)
+    source = x if context is None else context
+    query = normed_heads(wan.norm_q, wan.to_q(x), wan.heads, rope)  # [B, L, H, d]
+    key = normed_heads(wan.norm_k, wan.to_k(source), wan.heads, rope)
+    value: Tensor = torch.unflatten(wan.to_v(source), -1, (wan.heads, -1))
+    widened = value.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if widened:
+        query, key, value = query.float(), key.float(), value.float()
+    with no_autocast(value.device) if widened else nullcontext():  # it would cast them back
+        out = dispatch_attention_fn(query, key, value, attn_mask=mask, backend=wan.processor._attention_backend)
+    project, dropout = wan.to_out
+    return cast(Tensor, dropout(project(out.flatten(2))))
