@@ -35,8 +35,8 @@ class ImageBindScores(ClipScorer):
 
     - ``ib``: the video with its sound (Harmony's IB; 0.13 to 0.18 there);
     - ``ib_a``: the sound with its prompt: the clip's scene, or the caption where that says it (Harmony's IB-A);
-    - ``ia``, ``it``: frames with the sound and with the text, as ASVA and Syncphony have them, times 100. Over three
-      clips of 2 s evenly in the video, 12 frames at 6 fps each; the first frame, which is given, does not count;
+    - ``ia``, ``it``: frames with the sound and with the text, as ASVA has them, times 100. Over three clips
+      of 2 s evenly in the video, 12 frames at 6 fps each; the first frame, which is given, does not count;
     - ``avh_score``: every frame with the whole sound; ``javis_score``: frames with the sound of their moment, of which
       the least alike count (JavisBench). Both look at all frames, which costs as much as the other four together and
       more.
