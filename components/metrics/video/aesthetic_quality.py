@@ -111,7 +111,7 @@ class AestheticPredictorV25(AestheticScorer):
     SigLIP's pooled embedding at unit length and a small head.
 
     Args:
-        head: the head's file, ``aesthetic_predictor_v2_5.pth`` (see `HEAD`).
+        head: the head's file, ``aesthetic_predictor_v2_5.pth`` (see `HEAD`; AGPL-3.0).
         checkpoint: folder or hub repository of SigLIP so400m-patch14-384, with its front end.
         rate_hz: frames per second that are rated; None rates every frame, as Verse-Bench does.
         frames_at_once: frames embedded together; bounds the memory.

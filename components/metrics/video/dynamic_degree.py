@@ -29,7 +29,8 @@ class DynamicDegree(VideoScorer):
 
     Every ``round(fps / 8)``-th frame is compared with the one before. A pair moves if the mean length of the flow over
     its fastest 5 % of pixels exceeds 6 pixels at a short side of 256; a clip of n such frames is dynamic if at least
-    ``round(4 n / 16)`` pairs move, and at least one. (In VBench a clip of two frames is dynamic whatever it shows.)
+    ``round(4 n / 16)`` pairs move, and at least one. (In VBench a clip of two frames is dynamic whatever it shows, and
+    where sides are no multiples of 8 its 5 % are of the padded picture.)
     Higher means more motion, not better motion.
 
     Args:

@@ -29,7 +29,7 @@ class ImagingQuality(VideoScorer):
 
     Args:
         weights: ``musiq_spaq_ckpt-358bb6af.pth`` (VBench's) or ``musiq_koniq_ckpt-e95806b9.pth`` of `RELEASE`
-            (CC BY-NC-SA 4.0); scores of the two do not compare.
+            (converted from Google's, under pyiqa's non-commercial terms); scores of the two do not compare.
         longest_side: larger pictures are first shrunk to it (bilinear, without low-pass): 512 in VBench. None leaves
             them as they are, as Verse-Bench does.
         rate_hz: frames per second that are rated; None rates every frame, as VBench does.
