@@ -44,7 +44,7 @@ class DeSync(ClipScorer):
     Args:
         net: the network; its weights decide what the scores mean.
         rule: how windows are laid over a clip (see `components.metrics.synchformer.desync.window_segments`).
-        segments_at_once: segments embedded together; bounds the memory (about 0.5 GB each at full size).
+        segments_at_once: segments embedded together; bounds the memory (some 60 MB each at full size).
 
     Raises:
         InputError: if an argument is unknown or out of range.
