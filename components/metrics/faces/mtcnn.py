@@ -54,9 +54,9 @@ class _Candidates:
 class MTCNN(FaceDetector):
     """Finds faces of any place and size in whole scenes.
 
-    Pictures are looked at in 8 bits a channel, as files hold them. A box reaches from the forehead to the chin. A face
-    must be ``min_face_size`` pixels tall to be looked for; below about twice the tracker's smallest face nothing is
-    gained by less, and the time grows with its inverse square.
+    Pictures are looked at in 8 bits a channel, as files hold them. A box reaches from the forehead to the chin. Faces
+    are looked for from about ``min_face_size`` pixels on. The time grows with its inverse square, and faces that the
+    tracker passes over need not be found: half of the tracker's ``min_face_size`` is plenty.
 
     Args:
         source: folder with ``pnet``, ``rnet`` and ``onet``, as ``.safetensors`` or as facenet-pytorch's ``.pt`` (found
@@ -64,7 +64,7 @@ class MTCNN(FaceDetector):
         min_face_size: smallest face looked for, in pixels.
         thresholds: how sure each of the three networks must be, from 0 to 1.
         scale_factor: from one size of the picture to the next, between 0 and 1.
-        frames_at_once: frames looked at together; bounds the memory (about 40 MB each at 480x832).
+        frames_at_once: frames looked at together; bounds the memory.
         sha256: digests of files in the folder by their names (see `components.weights.digests`).
 
     Raises:
