@@ -129,7 +129,8 @@ class Vggish(SoundFeatures):
         magnitude = torch.fft.rfft(frames, FFT).abs()
         log_mel = (magnitude @ self.filters + 0.01).log()
         count = len(log_mel) // EXAMPLE_FRAMES
-        return log_mel[: count * EXAMPLE_FRAMES].unflatten(0, (count, EXAMPLE_FRAMES))
+        result: Tensor = log_mel[: count * EXAMPLE_FRAMES].unflatten(0, (count, EXAMPLE_FRAMES))
+        return result
 
     def identity(self) -> dict[str, object]:
         """The weights."""
@@ -146,8 +147,7 @@ def mel_filters() -> Tensor:
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
     filters = torch.minimum(rising, falling).clamp(min=0)
     filters[0] = 0  # the mean takes no part
-    result: Tensor = filters.float()
-    return result
+    return filters.float()
 
 
 def _place(key: str) -> tuple[str, int, str]:

@@ -21,7 +21,11 @@ def write_panns(file: Path, window: int = 512, seed: int = 0) -> Path:
     """A narrow Cnn14 as PANNs' training script writes it, with its sampler's arrays."""
     torch.manual_seed(seed)
     net = Cnn14(window, width=2, num_classes=5)
-    torch.nn.init.normal_(net.fc_audioset.weight)
+    # narrow layers hear little difference: it is enlarged, around what a tone is
+    torch.nn.init.normal_(net.fc_audioset.weight, std=300.0)
+    with torch.no_grad():
+        embedding, _ = net.eval()(tone(440, 1.0, net.sample_rate)[None])
+        net.fc_audioset.bias.copy_(-net.fc_audioset.weight @ embedding[0])
     sampler = {"indexes": np.arange(7), "queue": [np.int64(3)], "pointer": 2}
     torch.save({"iteration": 600000, "model": net.state_dict(), "sampler": sampler}, file)
     return file
@@ -105,8 +109,8 @@ def test_kl_is_0_for_the_same_sound_and_grows_with_the_difference(panns: Panns):
     assert same == 0 and 0 < near < far
     # of the real sound's classes relative to the generated one's, not the other way round
     (_, logits_real), (_, logits_generated) = panns(real[2]), panns(generated[2])
-    assert far == pytest.approx(float(kl_of_logits(logits_real, logits_generated)))
-    assert far != pytest.approx(float(kl_of_logits(logits_generated, logits_real)), rel=1e-3)
+    assert far == pytest.approx(float(kl_of_logits(logits_real, logits_generated)), rel=1e-3)
+    assert far != pytest.approx(float(kl_of_logits(logits_generated, logits_real)), rel=1e-2)
     muted = replace(generation, reference=replace(generation.reference, mute=torch.tensor([False, False, True])))
     assert [scores.problem for scores in scorer.score(muted, [1, 2])] == [None, "mute"]
     assert scorer.higher_is_better == {"kl": False} and scorer.identity() == panns.identity()
