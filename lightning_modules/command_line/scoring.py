@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from components.errors import InputError
 from components.media.clock import ClipShape
@@ -37,6 +37,10 @@ class ScoreCLI(AVSyncCLI):
         if isinstance(kind, type) and issubclass(kind, PromptClips):
             self._leave_out(config)
         super().before_instantiate_classes()
+        model = found_at(config.model.class_path)
+        # one rank looks for all; the others find the same later
+        if rank_zero_only.rank or not (isinstance(model, type) and issubclass(model, GeneratedFiles)):
+            return
         wanted = config.clone()
         for key in set(vars(wanted)) - {"data"}:
             wanted.pop(key)
@@ -44,7 +48,7 @@ class ScoreCLI(AVSyncCLI):
         if callable(getattr(data, "clip_names", None)):
             data.prepare_data()
             data.setup("test")
-            GeneratedFiles(**config.model.init_args.as_dict()).check(data.clip_names("test"), data.clip)
+            model(**config.model.init_args.as_dict()).check(data.clip_names("test"), data.clip)
 
     def _leave_out(self, config: Any) -> None:
         """Removes what compares with real clips, and says so.

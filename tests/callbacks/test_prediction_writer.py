@@ -1,5 +1,6 @@
 import lightning as L
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from callbacks.prediction_writer import PredictionWriter
@@ -40,6 +41,14 @@ def test_a_folder_can_be_named_and_repeats_are_left_out(tmp_path):
     assert file.name.startswith("bell_c_0-")
     assert probe(file).width == 128
     assert not (tmp_path / "predictions").exists()
+
+
+def test_files_without_loss_are_what_was_generated(tmp_path):
+    predict(tmp_path, PredictionWriter(lossless=True, min_side=192))
+    (bell,) = (tmp_path / "predictions").glob("bell_c_1-*.mov")
+    made, batch = render(JUMPS["bell/c_1"], COLORS["bell"]), clip_batch(["bell/c_1"])
+    assert torch.equal(read_video(bell, 0.0, FRAMES, 24.0, 32, 32), (made * 255).round().to(torch.uint8))
+    assert torch.equal(read_audio(bell, 0.0, batch.audio.shape[1], 16_000), batch.audio[0])
 
 
 def test_other_outputs_are_passed_over(tmp_path):
