@@ -12,6 +12,7 @@ from components.weights.identity import sha256_of
 from components.weights.pretrained import builds_shapes_only, check_found, find_file, find_folder, located
 
 _ATTRIBUTE = "_names_files"
+_PUBLISHED = "_published"
 _OF_NO_CONSEQUENCE = "_of_no_consequence"
 _READ = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz", ".json", ".model", ".txt")
 T = TypeVar("T")
@@ -28,6 +29,20 @@ def names_files(*paths: str, **folders: str | None) -> Callable[[T], T]:
 
     def marked(target: T) -> T:
         setattr(target, _ATTRIBUTE, (paths, folders))
+        return target
+
+    return marked
+
+
+def published(where: str) -> Callable[[T], T]:
+    """Marks a class or function that `names_files` marks: where its public files are.
+
+    Args:
+        where: a clause that begins with a verb: what to download, from where, under which licence, with which digest.
+    """
+
+    def marked(target: T) -> T:
+        setattr(target, _PUBLISHED, where)
         return target
 
     return marked
@@ -51,18 +66,19 @@ def check_named_files(target: object, arguments: Mapping[str, Any], key: str) ->
     # a derived class marks itself: it may make the files that its base reads
     held = vars(target) if isinstance(target, type) else {_ATTRIBUTE: getattr(target, _ATTRIBUTE, ((), {}))}
     paths, folders = held.get(_ATTRIBUTE, ((), {}))
+    fix = getattr(target, _PUBLISHED, None)
     for name in paths:
         value: Any = arguments
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None and not located(value).exists():
-            raise InputError(f"{key}.{name}: '{value}' does not exist; give an existing path")
+            raise InputError(f"{key}.{name}: '{value}' does not exist; {fix or 'give an existing path'}")
     for name, subfolder in folders.items():
         if (value := arguments.get(name)) is not None:
             try:
                 check_found(value, arguments.get(subfolder) if subfolder else None)
             except InputError as error:
-                raise InputError(f"{key}.{name}: {error}") from None
+                raise InputError(f"{key}.{name}: {error}{f' ({fix})' if fix else ''}") from None
 
 
 def of_no_consequence(*arguments: str) -> Callable[[T], T]:

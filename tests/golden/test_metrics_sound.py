@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from components.metrics.distributions.classes import class_divergence
 from components.metrics.sound.aesthetics import WINDOW_SAMPLES
 from components.metrics.sound.aesthetics_net import AXES, RENAMES, AestheticsNet
-from components.metrics.sound.kl import kl_of_logits
 from components.metrics.sound.panns import Cnn14
 from components.metrics.sound.vggish import Vggish, VggishNet
 from components.metrics.speech.voice_encoder import VoiceEncoder
@@ -109,5 +109,5 @@ def test_voices(voice_pack):
 
 def test_divergence(divergence_pack):
     _, tensors, pack, _ = divergence_pack
-    kl = kl_of_logits(tensors["logits_gt"], tensors["logits_gen"]).mean()
+    kl = class_divergence(tensors["logits_gt"], tensors["logits_gen"]).mean()
     assert float(kl) == pytest.approx(pack["kl_softmax_gt_to_gen"], abs=1e-4)

@@ -19,7 +19,7 @@ from components.errors import InputError
 from components.weights.file import open_weights
 from components.weights.fit import copy_weights
 from components.weights.identity import record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, builds_shapes_only, check_release, find_folder, resolve_folder
 
 PARTS = ("audio_encoder", "video_encoder", "head")
@@ -57,6 +57,7 @@ class AVSyncClassifier(nn.Module):
         return score
 
     @classmethod
+    @published(SOURCE)
     @names_files(source=None)
     def from_pretrained(cls, source: str | Path, sha256: Sha256 = None) -> AVSyncClassifier:
         """The public model with its weights, in evaluation mode.

@@ -15,7 +15,7 @@ from components.metrics.faces.boxes import strongest
 from components.metrics.faces.s3fd_net import S3FDNet
 from components.metrics.syncnet.tracking import FaceDetector
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, builds_shapes_only, find_file, load_safetensors
 
 _MEAN_COLOUR = 123.0, 117.0, 104.0
@@ -26,6 +26,7 @@ _OVERLAPS = 0.3, 0.1
 """The public pipeline drops what overlaps by more, twice: within the network, and behind it."""
 
 
+@published("download sfd_face.pth of www.robots.ox.ac.uk/~vgg/software/lipsync, or take MTCNN, whose weights ship")
 @names_files("source")
 class S3FD(FaceDetector):
     """Finds faces with the weights and settings that published Sync-C and Sync-D were cut with.

@@ -22,7 +22,7 @@ from components.metrics.imagebind.mel import imagebind_mel
 from components.metrics.imagebind.pictures import clip_normalised
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import builds_shapes_only, find_file, load_safetensors
 
 WEIGHTS_ADDRESS = "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"
@@ -33,6 +33,7 @@ INSTALL = (
 LICENCE = "CC-BY-NC 4.0, not for commercial use"
 
 
+@published(f"download {WEIGHTS_ADDRESS} (4.8 GB; {LICENCE}) and give its path")
 @names_files("checkpoint")
 class ImageBindHuge(EmbeddingModel):
     """The public model in the public package, 1.2 billion parameters in float32, frozen.

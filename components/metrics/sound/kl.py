@@ -2,17 +2,14 @@
 
 As the benchmarks of video-to-audio models compute it (KL-PANNs, KL-PaSST with softmax): of the real sound's
 distribution relative to the generated one's, in nats.
-
-Legend for shapes: C classes.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from components.contracts import Generation
+from components.metrics.distributions.classes import class_divergence
 from components.metrics.scorers import ClipScores
 from components.metrics.sound.clip_sound import generated_sound, is_mute, real_sound
 from components.metrics.sound.frozen import SoundScorer
@@ -42,14 +39,8 @@ class ClassDivergence(SoundScorer):
         rate = self.tagger.sample_rate
         _, real = self.tagger(real_sound(generation, row, rate))
         _, generated = self.tagger(generated_sound(generation, row, rate))
-        return ClipScores({"kl": float(kl_of_logits(real, generated))})
+        return ClipScores({"kl": float(class_divergence(real[None], generated[None]))})
 
     def identity(self) -> dict[str, object]:
         """The tagger."""
         return self.tagger.identity()
-
-
-def kl_of_logits(real: Tensor, generated: Tensor) -> Tensor:
-    """KL(real || generated) in nats of softmax distributions given as logits ``[..., C]``: float64 ``[...]``."""
-    log_real, log_generated = real.double().log_softmax(-1), generated.double().log_softmax(-1)
-    return (log_real.exp() * (log_real - log_generated)).sum(-1)

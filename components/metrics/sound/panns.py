@@ -20,7 +20,7 @@ from components.metrics.sound.tagger import AudioTagger
 from components.weights.checkpoint_entry import open_entry
 from components.weights.fit import Shapes, copy_weights
 from components.weights.identity import record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, builds_shapes_only, find_file
 
 SOURCE = (
@@ -137,6 +137,7 @@ class _LogMel(nn.Module):
             self.melW.data.copy_(filters)
 
 
+@published(SOURCE)
 @names_files("checkpoint")
 class Panns(AudioTagger):
     """A Cnn14 with the weights of a public file, which says itself of which size and rate it is.

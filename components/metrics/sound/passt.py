@@ -18,7 +18,7 @@ from components.metrics.sound.tagger import AudioTagger
 from components.weights.file import open_weights_file
 from components.weights.fit import copy_weights
 from components.weights.identity import record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, find_file
 
 SOURCE = (
@@ -29,6 +29,7 @@ _SAMPLE_RATE = 32000
 _SAMPLES = 10 * _SAMPLE_RATE
 
 
+@published(SOURCE)
 @names_files("checkpoint")
 class Passt(AudioTagger):
     """PaSST-S, which hears the first 10 s of a clip; a shorter one is filled up with silence.

@@ -17,7 +17,7 @@ from components.metrics.sound.frozen import SoundFeatures
 from components.weights.file import open_weights_file
 from components.weights.fit import copy_weights
 from components.weights.identity import identity_of, record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, builds_shapes_only, find_file
 
 SOURCE = (
@@ -75,6 +75,7 @@ class VggishNet(nn.Module):
         return result
 
 
+@published(SOURCE)
 @names_files("checkpoint")
 class Vggish(SoundFeatures):
     """VGGish's features of a clip, one per 0.96 s; a rest shorter than that is left out.

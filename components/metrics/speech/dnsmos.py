@@ -21,7 +21,7 @@ from components.metrics.scorers import ClipScores
 from components.metrics.sound.clip_sound import generated_sound
 from components.metrics.sound.frozen import SoundScorer
 from components.metrics.speech.slaney_mel import slaney_mel_filters
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import sha256_of
 
 SAMPLE_RATE = 16000
@@ -40,6 +40,7 @@ _CURVES = {
 }
 
 
+@published("give the folder dnsmos_models of the package speechmos (MIT), or leave it out where that is installed")
 @names_files("folder")
 class Dnsmos(SoundScorer):
     """``dnsmos_ovrl``, ``dnsmos_sig``, ``dnsmos_bak`` (overall, speech, background) and ``dnsmos_p808``, each 1 to 5.

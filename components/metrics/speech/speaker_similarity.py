@@ -20,7 +20,7 @@ from components.metrics.speech.voice_encoder import SAMPLE_RATE, VoiceEncoder
 from components.weights.checkpoint_entry import open_entry
 from components.weights.fit import copy_weights
 from components.weights.identity import identity_of, record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import Sha256, builds_shapes_only, find_file
 
 SILENCE_DBFS = -50.0
@@ -28,6 +28,7 @@ _NOT_OF_THE_NET = ("similarity_weight", "similarity_bias")
 """Of the loss it was trained with."""
 
 
+@published("give the path of pretrained.pt, which the package Resemblyzer on PyPI contains (Apache-2.0)")
 @names_files("checkpoint")
 class SpeakerSimilarity(SoundScorer):
     """``speaker_similarity``: 1 for the same voice. Embeddings have no negative entries, so it is never below 0.

@@ -24,7 +24,7 @@ from components.weights.file import open_weights_file
 from components.weights.fit import assign_weights
 from components.weights.hub import hub_name
 from components.weights.identity import record_identity
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.nested import open_nested_weights
 from components.weights.pretrained import (
     CONFIG_FILE,
@@ -41,6 +41,7 @@ WINDOW_SEGMENTS = 14
 """Segments that the head compares at once: 4.8 s, and it takes no other number."""
 
 PUBLIC_SOURCE = "https://github.com/hkchengrex/MMAudio/releases/download/v0.1/synchformer_state_dict.pth"
+PUBLIC_MD5 = "5b2f5594b0730f70e41e549b7c94390c"
 
 # where a training checkpoint of Synchformer's own code keeps the weights
 _WITHIN = "model"
@@ -102,6 +103,7 @@ class Synchformer(nn.Module):
         return logits
 
     @classmethod
+    @published(f"download {PUBLIC_SOURCE} (907 MB, MIT, MD5 {PUBLIC_MD5}) and give its path")
     @names_files(source=None)
     def from_pretrained(cls, source: str | Path, sha256: Sha256 = None) -> Synchformer:
         """A network with the weights of a file or folder, in float32 and in evaluation mode.
@@ -154,5 +156,5 @@ def _found(source: str | Path, sha256: Sha256) -> tuple[Path, dict[str, Any]]:
         return Path(source), {}
     raise InputError(
         f"Synchformer's weights '{source}' do not exist; download {PUBLIC_SOURCE} (907 MB, licence MIT, MD5 "
-        "5b2f5594b0730f70e41e549b7c94390c) and give the file's path"
+        f"{PUBLIC_MD5}) and give the file's path"
     )

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from components.errors import InputError
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import CONFIG_FILE, Sha256, find_file, load_safetensors, read_config, resolve_folder
 from components.weights.whole_folder import whole_folder
 
@@ -103,6 +103,7 @@ class SyncNet(nn.Module):
         return embeddings
 
     @classmethod
+    @published("download syncnet_v2.model of www.robots.ox.ac.uk/~vgg/software/lipsync and give its path")
     @names_files(source=None)
     def from_pretrained(cls, source: str | Path, sha256: Sha256 = None) -> SyncNet:
         """A network with the weights of a folder or of the public file, in evaluation mode.

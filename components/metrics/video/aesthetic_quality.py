@@ -23,7 +23,7 @@ from components.metrics.video.judge import VideoScorer, at_least_one, needs_torc
 from components.metrics.video.weight_file import needed_file
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files, of_no_consequence
+from components.weights.named_files import names_files, of_no_consequence, published
 from components.weights.pretrained import load_safetensors
 
 HEAD = "https://github.com/discus0434/aesthetic-predictor-v2-5/raw/main/models/aesthetic_predictor_v2_5.pth"
@@ -104,6 +104,7 @@ class ScoringHead(nn.Module):
 
 
 @of_no_consequence("frames_at_once")
+@published(f"download {HEAD}")
 @names_files("head", checkpoint=None)
 class AestheticPredictorV25(AestheticScorer):
     """Mean rating of a clip's frames by aesthetic-predictor-v2-5, a tenth of it: about 0.1 to 1; higher is better.
@@ -146,6 +147,7 @@ class AestheticPredictorV25(AestheticScorer):
 
 
 @of_no_consequence("frames_at_once")
+@published(f"download {LAION_HEAD}")
 @names_files("head", checkpoint=None)
 class LaionAesthetics(AestheticScorer):
     """Mean rating of a clip's frames by LAION's linear predictor, a tenth of it: about 0.3 to 0.7; higher is better.

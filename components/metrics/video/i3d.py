@@ -16,12 +16,13 @@ from components.metrics.video.judge import FrozenJudge, at_least_one, positive_o
 from components.metrics.video.torchscript import load_torchscript
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 
 SCRIPT = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt"
 Windows = Literal["first", "all"]
 
 
+@published(f"download {SCRIPT}")
 @names_files("script")
 class I3DClips(FrozenJudge, FeatureExtractor):
     """What I3D makes of a window of frames, by default its 400 numbers before the softmax.

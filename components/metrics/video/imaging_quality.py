@@ -15,7 +15,7 @@ from components.metrics.video.musiq import Musiq, MusiqShape
 from components.metrics.video.weight_file import needed_file
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import load_safetensors
 
 RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
@@ -23,6 +23,7 @@ BEST_RATING = 100
 """Ratings of SPAQ and KonIQ go from 0 to 100; tables show a hundredth."""
 
 
+@published(f"download musiq_spaq_ckpt-358bb6af.pth of {RELEASE}")
 @names_files("weights")
 class ImagingQuality(VideoScorer):
     """VBench's imaging quality: mean MUSIQ rating of a clip's frames, a hundredth of it; 0 to 1, higher is better.

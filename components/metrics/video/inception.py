@@ -21,7 +21,7 @@ from components.weights.digests import Sha256
 from components.weights.file import open_weights_file
 from components.weights.fit import copy_weights
 from components.weights.identity import identity_of, record_identity
-from components.weights.named_files import names_files, of_no_consequence
+from components.weights.named_files import names_files, of_no_consequence, published
 from components.weights.pretrained import builds_shapes_only
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Output = Literal["pooled", "logits"]
 
 
 @of_no_consequence("frames_at_once")
+@published(f"download {FILE}")
 @names_files("weights")
 class InceptionFrames(FrozenJudge, FeatureExtractor):
     """What the Inception of December 2015 makes of each frame: FID's 2048 features, or 1008 logits.

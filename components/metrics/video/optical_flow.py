@@ -16,7 +16,7 @@ from components.metrics.video.judge import needs_torchvision
 from components.metrics.video.weight_file import needed_file
 from components.weights.digests import Sha256
 from components.weights.identity import identity_of
-from components.weights.named_files import names_files
+from components.weights.named_files import names_files, published
 from components.weights.pretrained import load_safetensors
 
 RAFT_FILE = "https://download.pytorch.org/models/raft_large_C_T_V1-22a6c225.pth"
@@ -36,6 +36,7 @@ class OpticalFlow(nn.Module, ABC):
         """All that the flow depends on beside the pictures, as plain values."""
 
 
+@published(f"download {RAFT_FILE}")
 @names_files("weights")
 class RaftFlow(OpticalFlow):
     """RAFT (Teed and Deng, 2020) from torchvision.

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from components.errors import InputError
-from components.metrics.text_likeness.clip_score import ClipScore
+from components.metrics.video.clip_score import ClipScore
 from components.weights.pretrained import sha256_of
 from tests.components.metrics.imagebind.colours_and_pitches import clips
-from tests.public_folders.text_likeness import write_clip_model
+from tests.public_folders.clip_model import write_clip_model
 
 
 @pytest.fixture(scope="module")
