@@ -88,6 +88,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         sound_offsets_s: also score generated and real clips with their sound moved by so many seconds, later where they
             are positive (`with_sound_at`): a judge of synchrony is best at 0 on real clips. The entries hold the curve,
             ``by_sound_offset``, and the report draws it.
+        offload: keep the scorer off the model's device but while it scores a batch, so that many large ones fit.
 
     Raises:
         InputError: if ``name`` is no word or ``every_n_evaluations`` is below 1.
@@ -100,13 +101,14 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         every_n_evaluations: int = 1,
         exchanged: bool = False,
         sound_offsets_s: Sequence[float] = (),
+        offload: bool = False,
     ) -> None:
         self.name = name
         self._names = {metric: _entry(name, metric) for metric in scorer.higher_is_better}
         super().__init__(scorer, tuple(self._names.values()))
         self.scorer = scorer
         self.pace = Pace(type(self).__name__, every_n_evaluations)
-        self.exchanged = exchanged
+        self.exchanged, self.offload = exchanged, offload
         self.sound_offsets_s = tuple(sorted(set(sound_offsets_s)))
         facts = {"scorer": f"{type(scorer).__module__}.{type(scorer).__qualname__}", **scorer.identity()}
         self._judge = {**facts, "judge": sha256_of_facts(facts)[:16]}
@@ -150,11 +152,16 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         self._device = module.device
         if self.pace.measures:
             super().start(trainer, module)
+            if self.offload:
+                self.scorer.cpu()
 
     def update(self, generation: Generation) -> None:
         """Judges, if it is its turn."""
         if self.pace.measures:
+            self.scorer.to(self._device)
             super().update(generation)
+            if self.offload:
+                self.scorer.cpu()
 
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores, if it is its turn; nothing stands in the results otherwise."""
@@ -243,6 +250,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         if not self.exchanged:
             return {}
         # pairs cross ranks: each rank has all sounds and scores its own pictures
+        self.scorer.to(self._device)
         mine = {clip.id: self._dubbed(clip, other) for clip, other in mismatched(clips) if clip.id in self._kept}
         self._kept = {}
         scores = dict(gathered(trainer, list(mine.items())))

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from callbacks.evaluation import JudgeCallback
+from callbacks.set_metrics import SetMetrics
 from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.prompt_clips import PromptClips
@@ -16,7 +18,7 @@ from datamodules.reading.prompt_list import is_prompt_list
 from lightning_modules.command_line.class_paths import found_at
 from lightning_modules.command_line.cli import AVSyncCLI, run_experiment
 from lightning_modules.command_line.config_files import arguments_and_files, config_files, content_of, with_bases
-from lightning_modules.command_line.preflight import sections
+from lightning_modules.command_line.preflight import check_files, sections
 from lightning_modules.command_line.tracebacks import tracebacks_kept
 from lightning_modules.judged_files.headers import headers, shape_of
 from lightning_modules.judged_files.matching import listed_files
@@ -36,6 +38,7 @@ class ScoreCLI(AVSyncCLI):
         kind = found_at(config.data.class_path)
         if isinstance(kind, type) and issubclass(kind, PromptClips):
             self._leave_out(config)
+        self._leave_out_missing(config)
         super().before_instantiate_classes()
         model = found_at(config.model.class_path)
         # one rank looks for all; the others find the same later
@@ -69,6 +72,30 @@ class ScoreCLI(AVSyncCLI):
                 gone.append(name)
         without = f"without real clips, left out are {', '.join(gone)}" if gone else "without real clips"
         rank_zero_info(f"{without}; entries that end in _real have nothing to judge")
+
+
+    def _leave_out_missing(self, config: Any) -> None:
+        """Removes judges whose weights are not there, and says where they are to be had; the others go on.
+
+        Raises:
+            InputError: if no judge is left.
+        """
+        named = config.get("callbacks")
+        judges, gone = 0, []
+        for name, section in (named.as_dict() if named else {}).items():
+            kind = found_at(section["class_path"]) if section else None
+            if not (isinstance(kind, type) and issubclass(kind, JudgeCallback | SetMetrics)):
+                continue
+            judges += 1
+            try:
+                check_files({f"callbacks.{name}": section})
+            except InputError as error:
+                named[name] = None
+                gone.append(f"{name} ({error})")
+        if gone and len(gone) == judges:
+            raise InputError(f"every judge lacks its weights: {'; '.join(gone)}")
+        for sentence in gone:
+            rank_zero_warn(f"left out is {sentence}")
 
 
 def _needs_reference(section: Any) -> bool:

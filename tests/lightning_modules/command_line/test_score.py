@@ -92,6 +92,27 @@ def test_what_needs_real_clips_is_left_out_by_name(kept, caplog):
     assert "without real clips, left out are truth;" in caplog.text
 
 
+def test_a_judge_without_its_weights_is_left_out_and_the_others_go_on(kept, capsys):
+    missing = """
+  identity:
+    class_path: callbacks.clip_metrics.ClipMetrics
+    init_args:
+      scorer:
+        class_path: components.metrics.synchformer.scorer.DeSync
+        init_args:
+          net:
+            class_path: components.metrics.synchformer.model.Synchformer.from_pretrained
+            init_args: {source: weights/synchformer_state_dict.pth}
+"""
+    Path("two.yaml").write_text(JUDGE + missing.lstrip("\n"))
+    with pytest.warns(UserWarning, match=r"left out is identity \(.*download https://.*synchformer_state_dict.pth.*MIT"):
+        assert score("--generated", kept / "clips/w0", config="two.yaml") == 0
+    assert set(metrics("runs/scored/version_0")) == {"cyclesync", "cyclesync_chance"}
+    Path("none.yaml").write_text("experiment: scored\ncallbacks:\n" + missing.lstrip("\n"))
+    assert score("--generated", kept / "clips/w0", config="none.yaml") == 2
+    assert "every judge lacks its weights: identity" in capsys.readouterr().err
+
+
 def test_prompts_with_subsets_and_languages_give_results_of_each(kept, capsys):
     words = {"speech": "spoken word en", "complex": "spoken word zh", "ambient": "audio caption"}
     rows = [
