@@ -4,12 +4,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import lightning as L
 import pytest
 
 from callbacks.clip_files import ClipFiles
 from callbacks.cyclesync import CycleSyncCallback
+from callbacks.evaluation import EvaluationCallback
 from callbacks.results import ResultsWriter
 from components.v2a.motion_v2a import MotionV2A
 from lightning_modules.command_line.cli import main
@@ -45,6 +47,16 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["avsync"])
     Path("judge.yaml").write_text(JUDGE)
+
+
+class Sees(EvaluationCallback):
+    """Notes whether the pictures it is shown are those that files hold."""
+
+    rounded: ClassVar[list[bool]] = []
+
+    def update(self, generation):
+        levels = generation.video * 255
+        self.rounded.append(bool(((levels - levels.round()).abs() < 1e-4).all()))
 
 
 def score(*options, config="judge.yaml"):
@@ -180,6 +192,21 @@ def test_what_does_not_fit_is_said_before_a_judge_is_built(kept, options, senten
     assert score(*options) == 2
     assert sentence in capsys.readouterr().err
     assert not built
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_keeps_its_clips_judges_what_files_hold(kept, capsys):
+    """Whatever the order of the callbacks in the configuration."""
+    Path("run.yaml").write_text(
+        "model: {class_path: tests.callbacks.jumping_squares.JumpingSquares}\n"
+        "data: {class_path: tests.callbacks.jumping_squares.SquareClips, init_args: {count: 2}}\n"
+        "callbacks:\n  sees: {class_path: tests.lightning_modules.command_line.test_score.Sees}\n"
+    )
+    files = ["--config", "run.yaml", *(["--config", "configs/eval/keep_clips.yaml"] if kept else [])]
+    Sees.rounded.clear()
+    assert main(["test", *files, *QUIET]) == 0, capsys.readouterr().err
+    assert Sees.rounded == [kept]
+    assert bool(list(Path("runs").glob("*/version_0/clips/*/*.mov"))) == kept
 
 
 def test_nothing_to_judge_by(kept, capsys):
