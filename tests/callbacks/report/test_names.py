@@ -6,6 +6,23 @@ import numpy as np
 import pytest
 
 from callbacks.report.names import KINDS, METRICS, color_class, headline, label_of, split_name
+from components.metrics.av_align.scorer import AVAlign
+from components.metrics.avsync_classifier.scorer import RelAlignSync
+from components.metrics.imagebind.scores import ImageBindScores
+from components.metrics.sound.aesthetics import AudioboxAesthetics
+from components.metrics.sound.clap import ClapScore
+from components.metrics.sound.kl import ClassDivergence
+from components.metrics.speech.speaker_similarity import SpeakerSimilarity
+from components.metrics.speech.word_errors import WordErrors
+from components.metrics.synchformer.scorer import DeSync
+from components.metrics.syncnet.clip_scores import SyncNetScores
+from components.metrics.video.aesthetic_quality import AestheticPredictorV25
+from components.metrics.video.clip_score import ClipScore
+from components.metrics.video.dynamic_degree import DynamicDegree
+from components.metrics.video.imaging_quality import ImagingQuality
+from components.metrics.video.motion_smoothness import MotionSmoothness
+from components.metrics.video.reference_identity import ReferenceIdentity
+from components.metrics.video.subject_consistency import SubjectConsistency
 
 # what the three kinds of colour blindness make of linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)
 SIGHTS = {
@@ -60,8 +77,41 @@ def test_every_metric_and_kind_is_explained():
         METRICS
     )
     assert all(metric.says.endswith(".") for metric in METRICS.values())
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"sync_d", "path_error"}
     assert all(label and says for label, says in KINDS.values())
+
+
+SCORERS = [
+    AestheticPredictorV25,
+    AudioboxAesthetics,
+    AVAlign,
+    ClapScore,
+    ClassDivergence,
+    ClipScore,
+    DeSync,
+    DynamicDegree,
+    ImageBindScores,
+    ImagingQuality,
+    MotionSmoothness,
+    ReferenceIdentity,
+    RelAlignSync,
+    SpeakerSimilarity,
+    SubjectConsistency,
+    SyncNetScores,
+    WordErrors,
+]
+
+
+def test_the_page_and_the_judges_agree_which_way_is_better():
+    of_judges = {name: better for scorer in SCORERS for name, better in scorer.higher_is_better.items()}
+    of_page = {name: metric.higher_is_better for name, metric in METRICS.items()}
+    sets = {"fid", "fvd", "kvd"}
+    assert {name: of_page[name] for name in of_judges if name in of_page} == {
+        name: better for name, better in of_judges.items() if name in of_page
+    }
+    assert of_judges.keys() - of_page.keys() == {"wer_errors", "wer_words"}  # of which a rate is made
+    assert {name for name, better in of_page.items() if not better} - of_judges.keys() == {"path_error", *sets}
+    assert split_name("desync_expected") == ("desync_expected", "generated")
+    assert split_name("desync_chance") == ("desync", "chance")
 
 
 def palette(scheme):
