@@ -15,7 +15,8 @@ Each row keeps the savings of the rows above it:
 - ``merged``: without the last evaluation of every stage, a thousandth of its path. The one row that is not exact.
 
 FLOPs are 2 per multiply-add of linear layers and attention, masked pairs included where they are computed; the video
-codec and the encoders are left out, and text has 128 tokens, none of them padding. Activations are kept.
+codec and the encoders are left out. Activations are kept. Text has the 128 tokens that encoders give, though padding
+is cut off before the transformer: the prompts of AVSync15 are names of classes, ``--words 8``.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ EXPERIMENT = "configs/syncphony/avsync15.yaml"
 TERA = 1e12
 
 
-def full_run(module: SyncphonyModule, data: ClipDataModule) -> Run:
-    """A clip of the experiment from its first frame, prompt and sound."""
+def full_run(module: SyncphonyModule, data: ClipDataModule, words: int) -> Run:
+    """A clip of the experiment from its first frame, sound and prompts of so many tokens."""
     codec, clip, dit = module.codec, data.clip, module.dit
     latents, side = codec.num_latents(clip.num_frames), codec.spatial_factor
     audio = None
@@ -59,8 +60,8 @@ def full_run(module: SyncphonyModule, data: ClipDataModule) -> Run:
         audio = dit.encode_audio(features, latents, clip.fps, codec.temporal_factor)
     text, negative = (
         TextFeatures(
-            torch.empty(1, TEXT_TOKENS, module.text_encoder.dim, device="meta"),
-            torch.ones(1, TEXT_TOKENS, dtype=torch.bool, device="cpu"),  # its length is read
+            torch.empty(1, words, module.text_encoder.dim, device="meta"),
+            torch.ones(1, words, dtype=torch.bool, device="cpu"),  # its length is read
             torch.empty(1, module.text_encoder.pooled_dim, device="meta"),
         )
         for _ in range(2)
@@ -84,7 +85,7 @@ def thinned(dit: SyncphonyDiT) -> dict[str, int]:
             if block is not blocks[-1]:
                 more[f"backbone.{name}.{place}"] = kinds.count(kinds[blocks.index(block)]) - 1
         setattr(dit.backbone, name, nn.ModuleList(there))
-    if dit.audio_layers is not None:
+    if dit.audio_layers:  # there are none without late blocks
         late = [i for i in kept if i >= dit.first_late_block]
         more |= {f"audio_layers.{place}": kinds.count(kinds[i]) - 1 for place, i in enumerate(late)}
         places = [*late, len(blocks) - 1]
@@ -158,17 +159,19 @@ def sampling_rows(run: Run) -> list[list[str]]:
     return rows
 
 
-def training_rows(module: SyncphonyModule, data: ClipDataModule, prefixes: Sequence[int] | None) -> list[list[str]]:
+def training_rows(module: SyncphonyModule, data: ClipDataModule, args: argparse.Namespace) -> list[list[str]]:
     """FLOPs of a training step, mean over prefix lengths."""
     dit, pyramid = module.dit, module.pyramid
     num_units = pyramid.num_units(module.codec.num_latents(data.clip.num_frames))
-    lengths = prefixes or range(module.shortest_prefix, num_units + 1)
+    lengths = args.prefixes or range(module.shortest_prefix, num_units + 1)
     rows: list[list[str]] = []
     first = last = 0.0
     for way in OF_TRAINING:
         counted = []
         for n in lengths:
-            given = training_inputs(module, data, n, num_units)  # with keys and values of the sound, which train
+            given = training_inputs(
+                module, data, n, num_units, args.words
+            )  # with keys and values of the sound, which train
             with FlopCounterMode(display=False) as counter, as_it_is(way, dit):
                 backward(dit(*given))
             counted.append(counter.get_total_flops())
@@ -185,12 +188,13 @@ def count(args: argparse.Namespace) -> None:
     assert isinstance(module, SyncphonyModule)
     module.dit.to(torch.bfloat16)
     module.dit.checkpoint_activations = False
-    run = full_run(module, data)
+    run = full_run(module, data, args.words)
     clip = data.clip
-    print(f"{EXPERIMENT}: transformer and audio layers; {clip.num_frames} frames {clip.height}x{clip.width}")
+    what = f"{clip.num_frames} frames {clip.height}x{clip.width}, {args.words} text tokens"
+    print(f"{EXPERIMENT}: transformer and audio layers; {what}")
     header = ["sampling a clip", "TFLOP", "of the row above", "of the first", "GiB handed on"]
     step = f"a training step, {data.batch_size} clips"
-    of_training = training_rows(module, data, args.prefixes)  # sampling thins the transformer
+    of_training = training_rows(module, data, args)  # sampling thins the transformer
     print_table(header, sampling_rows(run))
     print()
     print_table([step, "TFLOP", "of the row above", "of the first"], of_training)
@@ -199,6 +203,7 @@ def count(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--words", type=int, default=TEXT_TOKENS, help="text tokens, none of them padding")
     parser.add_argument("--prefixes", type=int, nargs="+", default=None, help="of training; all by default")
     args, options = parser.parse_known_args(argv)
     args.options = options  # of the experiment
