@@ -58,7 +58,7 @@ def count_activations(module: SyncphonyModule, data: ClipDataModule) -> Activati
 
 
 def training_inputs(
-    module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int
+    module: SyncphonyModule, data: ClipDataModule, n: int, num_units: int, words: int = TEXT_TOKENS
 ) -> tuple[list[Column], list[AudioContext] | None]:
     """A training batch's columns and their sound on the meta device."""
     codec, pyramid, clip = module.codec, module.pyramid, data.clip
@@ -71,8 +71,8 @@ def training_inputs(
     for column in training:
         rows, frames = len(column.rows), column.first_frame + column.target.shape[2]
         text = TextFeatures(
-            tokens=torch.empty(rows, TEXT_TOKENS, module.text_encoder.dim, device="meta"),
-            mask=torch.ones(rows, TEXT_TOKENS, dtype=torch.bool, device="cpu"),
+            tokens=torch.empty(rows, words, module.text_encoder.dim, device="meta"),
+            mask=torch.ones(rows, words, dtype=torch.bool, device="cpu"),
             pooled=torch.empty(rows, module.text_encoder.pooled_dim, device="meta"),
         )
         columns.append(Column([part.to("meta") for part in column.clips], column.timesteps.to("meta"), text))

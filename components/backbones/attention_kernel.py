@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+FEW_QUERIES = 64
+"""Blocks of queries that are this few together share one call under a small mask: a call of its own costs more."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -32,7 +36,7 @@ def prefix_attention(
 ) -> Tensor:
     """Block-causal attention without a matrix of masks: consecutive queries, each block with keys up to its own end.
 
-    What a mask forbids is not computed, and no mask keeps fused kernels away.
+    What a mask forbids is not computed, and no mask keeps fused kernels away (but among blocks of a few queries).
 
     Args:
         q: queries ``[B, S_q, H, d]``.
@@ -46,14 +50,36 @@ def prefix_attention(
     """
     dtype = v.dtype
     q, k, v = _as_attended(q, k, v)
-    sizes, ends = [size for size, _ in calls], [end for _, end in calls]
-    blocks = zip(q.split(sizes, dim=1), prefixes(k, ends), prefixes(v, ends), ends, strict=True)
+    groups = _grouped(calls)
+    sizes, ends = [sum(size for size, _ in group) for group in groups], [group[-1][1] for group in groups]
+    blocks = zip(groups, q.split(sizes, dim=1), prefixes(k, ends), prefixes(v, ends), strict=True)
     outputs = []
-    for queries, keys, values, end in blocks:
-        mask = None if key_mask is None else key_mask[:, None, None, :end]
+    for group, queries, keys, values in blocks:
+        mask = None if len(group) == 1 else _prefix_mask(group, q.device)
+        if key_mask is not None:
+            seen = key_mask[:, None, None, : group[-1][1]]
+            mask = seen if mask is None else seen & mask
         q, k, v = (x.transpose(1, 2) for x in (queries, keys, values))  # [B, H, S, d], views
         outputs.append(_attended(q, k, v, mask).transpose(1, 2))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).to(dtype)
+
+
+def _grouped(calls: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], ...]]:
+    groups: list[tuple[tuple[int, int], ...]] = []
+    for call in calls:
+        if groups and sum(size for size, _ in groups[-1]) + call[0] <= FEW_QUERIES:
+            groups[-1] = (*groups[-1], call)
+        else:
+            groups.append((call,))
+    return groups
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _prefix_mask(calls: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """Bool ``[queries, last end]``, at most `FEW_QUERIES` rows; made outside inference mode to serve training too."""
+    ends = torch.tensor([end for size, end in calls for _ in range(size)])
+    return (torch.arange(calls[-1][1]) < ends[:, None]).to(device)
 
 
 def attention_dtypes(dtype: torch.dtype, device: torch.device) -> tuple[torch.dtype, torch.dtype]:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from components.backbones import attention_kernel
 from components.backbones.attention_kernel import attention, prefix_attention, prefixes
 from tests.tiny_syncphony import generator
 
@@ -73,12 +74,20 @@ def tokens_first(queries: int, keys: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(2, n, 3, 8, generator=g, dtype=torch.float64) for n in (queries, keys, keys)]
 
 
+@pytest.fixture(params=[0, 8, 64])
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block by itself, some together, all together."""
+    monkeypatch.setattr(attention_kernel, "FEW_QUERIES", request.param)
+
+
 @pytest.mark.parametrize("calls", [CALLS, CALLS[-1:], CALLS[1:]])
+@pytest.mark.usefixtures("few")
 def test_prefixes_of_keys_are_a_mask_that_is_not_computed(calls: list[tuple[int, int]]):
     q, k, v = (x.float() for x in tokens_first(sum(queries for queries, _ in calls), 12))
     torch.testing.assert_close(prefix_attention(q, k, v, calls), by_hand(q, k, v, calls), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("few")
 def test_prefixes_have_the_gradients_of_the_mask():
     given = [x.float().requires_grad_() for x in tokens_first(12, 12)]
     weight = torch.randn(2, 12, 3, 8, generator=generator(5))
@@ -88,6 +97,7 @@ def test_prefixes_have_the_gradients_of_the_mask():
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("few")
 def test_keys_that_nobody_sees():
     q, k, v = (x.float() for x in tokens_first(12, 12))
     seen = torch.ones(2, 12, dtype=torch.bool)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from components.backbones import attention_kernel
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.memory import ColumnMemory
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
@@ -157,6 +158,7 @@ def test_no_matrix_of_masks_reaches_the_attention(backbone: PyramidFlowTransform
         return kernel(q, k, v, attn_mask=attn_mask)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(attention_kernel, "FEW_QUERIES", 0)
     here = column()
     backbone([replace(here, text=text_features(2, padded=False))])
     assert all(mask is None for mask in masks)
