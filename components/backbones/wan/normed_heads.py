@@ -1,10 +1,10 @@
 """Normalised and rotated queries and keys of Wan's attention.
 
-PyTorch has no fused root-mean-square norm for CPUs: automatic differentiation takes a dozen passes over the tokens where
-four do, and a rotation written into every second channel clears its gradients first. So on a CPU in float32, norm and
-rotation are one step whose gradient is written out (the numbers of diffusers' processor within rounding;
-`benchmarks/modulation.py` times it). Elsewhere they are PyTorch's fused norm and a rotation in real numbers that
-a compiler can fuse.
+PyTorch has no fused root-mean-square norm for CPUs: automatic differentiation takes a dozen passes over the tokens
+where four do, and a rotation written into every second channel clears its gradients first. So on a CPU in float32, norm
+and rotation are one step whose gradient is written out (the numbers of diffusers' processor within rounding;
+`benchmarks/modulation.py` times it). Elsewhere they are PyTorch's fused norm and a rotation in real numbers that a
+compiler can fuse.
 
 Legend: B rows, L tokens (T steps of S), W = H d width, H heads, d channels per head.
 """
