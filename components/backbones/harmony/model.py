@@ -17,12 +17,12 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.utils.checkpoint import checkpoint
 
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
+from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
 from components.backbones.sharding import shard_units
 from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
 from components.contracts import MODALITIES, Modality, TextFeatures
@@ -40,7 +40,8 @@ class HarmonyLayer(nn.Module):
         video_block: a Wan block.
         audio_block: a Wan block.
         interaction: the exchange after both blocks.
-        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again.
+        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again; ``selective``
+            also keeps the results of attention.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class HarmonyLayer(nn.Module):
         video_block: nn.Module | None,
         audio_block: nn.Module | None,
         interaction: DecoupledInteraction | None,
-        checkpoint_activations: bool = False,
+        checkpoint_activations: LayerPolicy = False,
     ) -> None:
         super().__init__()
         self.video_block = video_block
@@ -74,12 +75,7 @@ class HarmonyLayer(nn.Module):
             coupling: windows of the interaction; None runs the towers side by side.
         """
         # Inside the layer, so that sharding's casts and gathers stand outside of what is computed again.
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return cast(
-                tuple[Tensor | None, Tensor | None],
-                checkpoint(self._run, video, audio, video_inputs, audio_inputs, coupling, use_reentrant=False),
-            )
-        return self._run(video, audio, video_inputs, audio_inputs, coupling)
+        return recomputed(self.checkpoint_activations, self._run, video, audio, video_inputs, audio_inputs, coupling)
 
     def _run(
         self,
@@ -133,7 +129,9 @@ class HarmonyTransformer(nn.Module):
         interaction: size and manner of the exchange; null (or a missing tower) couples nothing.
         time_map: where audio tokens stand among the video latents, ``linear`` (the paper) or ``causal``, see
             `LatentClock`.
-        checkpoint_activations: recompute every layer in the backward pass instead of keeping its activations.
+        checkpoint_activations: what the backward pass computes again instead of keeping it: ``none`` (false), ``full``
+            (true: every layer), ``selective`` (every layer, but the results of attention are kept), or n: every n-th
+            layer.
         attention_backend: diffusers' attention backend for the towers' own attention (``native``, ``flash``,
             ``_flash_3``, ``sage`` ...); null takes the library's default.
 
@@ -150,7 +148,7 @@ class HarmonyTransformer(nn.Module):
         audio: AudioTower | None = None,
         interaction: InteractionConfig | None = None,
         time_map: TimeMap = "linear",
-        checkpoint_activations: bool = False,
+        checkpoint_activations: Recomputation = False,
         attention_backend: str | None = None,
     ) -> None:
         super().__init__()
@@ -167,12 +165,12 @@ class HarmonyTransformer(nn.Module):
         self.video, self.audio = video, audio
         depth = next(iter(depths.values()))
         video_blocks, audio_blocks = ([None] * depth if t is None else _take_blocks(t) for t in (video, audio))
-        layers = []
+        layers, policies = [], layer_policies(checkpoint_activations, depth)
         for i, (video_block, audio_block) in enumerate(zip(video_blocks, audio_blocks, strict=True)):
             exchange = None
             if video is not None and audio is not None and interaction is not None:
                 exchange = DecoupledInteraction(video.dim, audio.dim, interaction, last=i == depth - 1)
-            layers.append(HarmonyLayer(video_block, audio_block, exchange, checkpoint_activations))
+            layers.append(HarmonyLayer(video_block, audio_block, exchange, policies[i]))
         self.layers = nn.ModuleList(layers)  # towers keep embedders and heads alone
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
@@ -249,8 +247,8 @@ class HarmonyTransformer(nn.Module):
         if "audio" in active and (drivers is None or drivers.is_live("audio")):
             shown = video_stream if drivers is None else drivers.stream("video", video_stream)
             num_video = None if shown is None else shown.grid[0]
-            given = live("audio", z_a, z_r, t_a, text_a, transcript, ref_len)
-            audio, audio_stream = self._audio_stream(*given, clock, num_video)
+            z_a, z_r, t_a, text_a, transcript, ref_len = live("audio", z_a, z_r, t_a, text_a, transcript, ref_len)
+            audio, audio_stream = self._audio_stream(z_a, z_r, t_a, text_a, transcript, ref_len, clock, num_video)
         video_inputs, audio_inputs = (None if s is None else s.inputs for s in (video_stream, audio_stream))
         coupling = self._coupling(video_stream, audio_stream, clock, drivers)
 
@@ -344,10 +342,10 @@ class HarmonyTransformer(nn.Module):
         shape = TokenShape(shown.grid, heard.grid[0])
         device = heard.embedding.device
         bands = frame_bands(clock, self.time_map, config.band, shape, config.head_dim, device)
-        drives: tuple[Tensor | None, ...] = (None, None)
+        video_drives = audio_drives = None
         if config.driver_isolated or config.detach_driver:
-            drives = tuple(None if stream is None else stream.drives for stream in (video, audio))
-        return Coupling(*bands, heard.num_reference, *drives, drivers)
+            video_drives, audio_drives = (None if stream is None else stream.drives for stream in (video, audio))
+        return Coupling(*bands, heard.num_reference, video_drives, audio_drives, drivers)
 
 
 def part_of(name: str) -> str:
