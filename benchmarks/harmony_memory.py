@@ -24,7 +24,10 @@ TRANSCRIPT_TOKENS = 128
 
 
 def harmony_memory(module: HarmonyModule, data: ClipDataModule) -> ExperimentMemory:
-    """Counts; the transformer is in bfloat16 afterwards."""
+    """Counts; the transformer is in bfloat16 afterwards.
+
+    Activations that are recomputed in part (``selective``, every n-th layer) are counted as if all were kept.
+    """
     transformer, clip = module.transformer, data.clip
     named = list(transformer.named_parameters())
     sharded = {part: Part.of(p for name, p in named if part_of(name) == part) for part in PARTS}
@@ -39,7 +42,7 @@ def harmony_memory(module: HarmonyModule, data: ClipDataModule) -> ExperimentMem
             "transcript encoder": frozen(module.transcript_encoder),
         },
         unit=max(Part.of(layer.parameters()).parameters for layer in transformer.layers),
-        checkpoints=all(layer.checkpoint_activations for layer in layers_of(module)),
+        checkpoints=all(layer.checkpoint_activations is True for layer in layers_of(module)),
         activations=count_activations(module, data),
         encoding=count_encoding(module, data),
         clips=clips,
@@ -64,7 +67,10 @@ def count_activations(module: HarmonyModule, data: ClipDataModule) -> Activation
         tokens["video"] //= math.prod(transformer.video.patch_size)
     shown = " + ".join(f"{number:,} {name}" for name, number in tokens.items() if number)
     return Activations.of(
-        whole, counts, counts if all(checkpoints) else None, f"{len(given['z_a'])} rows of {shown} tokens"
+        whole,
+        counts,
+        counts if all(policy is True for policy in checkpoints) else None,
+        f"{len(given['z_a'])} rows of {shown} tokens",
     )
 
 

@@ -8,9 +8,10 @@
 
 Wan2.2 tells every token its own timestep, though all tokens of a latent frame share one; ours is modulated per latent
 frame, and its attention has other norms, rotations and (under autocast on a CPU) precision inside, see
-`components.backbones.wan.normed_heads`. Both ways run the same Wan tower with the same weights. Memory is the most bytes held at a time beside
-weights and input; on a CPU it is counted storage by storage, without the working memory inside single kernels. A second
-table counts one layer at full width on the meta device, with attention counted as fused kernels keep it.
+`components.backbones.wan.normed_heads`. Both ways run the same Wan tower with the same weights. Memory is the most
+bytes held at a time beside weights and input; on a CPU it is counted storage by storage, without the working memory
+inside single kernels. A second table counts one layer at full width on the meta device, with attention counted as fused
+kernels keep it.
 """
 
 from __future__ import annotations

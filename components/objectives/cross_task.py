@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -235,7 +236,7 @@ class CrossTaskSynergy:
             return torch.randn(latents.shape, generator=generator, device=device)
 
         # Everything is drawn, in one order, also what a task mode does not read: the mode changes no other number.
-        cumulative = torch.tensor(self.probabilities, device=device).cumsum(0)
+        cumulative = _constant(self.probabilities, device).cumsum(0)
         uniform, given = torch.rand(2, num, generator=generator, device=device)
         levels = LevelDraws.draw(num, generator, device)
         return TaskDraws(
@@ -272,13 +273,13 @@ class CrossTaskSynergy:
         num, device = len(draws.tasks), draws.tasks.device  # B
         alone = video is None or audio is None
         repeats = 1 if alone or self.task_mode == "sample" else len(TASKS)
-        weights = torch.tensor(self.weights, device=device)
+        weights = _constant(self.weights, device)
         if alone:  # plain flow matching: nothing can drive
             tasks = torch.zeros_like(draws.tasks)
         elif self.task_mode == "sample":
             tasks = draws.tasks
             # a drawn task stands for all: over the draws, E[weight / probability] is the paper's sum of three losses
-            weights = weights / torch.tensor(self.probabilities, device=device).clamp(min=1e-12)
+            weights = weights / _constant(self.probabilities, device).clamp(min=1e-12)
         else:
             # [R] task by task: rows of one task stand together, as ``repeat`` below lays the clips
             tasks = torch.arange(len(TASKS), device=device).repeat_interleave(num)
@@ -322,6 +323,13 @@ class CrossTaskSynergy:
             # detached: the table of errors would keep the graph of every step
             errors[name] = RowErrors(error.detach(), noisy.mask.any(dim=1), rows.tasks, noisy.sigma)
         return total, errors
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # copied to the device once: every copy from the host waits until the device has caught up
+    return torch.tensor(values, device=device)
 
 
 def _noisy(data: Tensor, noise: Tensor, sigma: Tensor, clean: Tensor, learnt: Tensor, weight: Tensor) -> NoisyRows:

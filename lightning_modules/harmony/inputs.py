@@ -26,6 +26,7 @@ from components.contracts import (
     TextFeatures,
     TranscriptEncoder,
     VideoCodec,
+    mixed_seed,
 )
 from components.encoders.text.rows import emptied_rows, stack_text
 from components.errors import InputError
@@ -147,7 +148,7 @@ class HarmonyInputs:
 
         Args:
             batch: the clips.
-            dropped: bool ``[B]``, clips whose reference is not shown.
+            dropped: bool ``[B]``, on the host: clips whose reference is not shown.
         """
         waveform, samples = batch.reference_audio, batch.reference_lengths
         latents = None if batch.prepared is None else batch.prepared.reference_latents
@@ -161,7 +162,7 @@ class HarmonyInputs:
         # Whole latents only, so that none holds a part of the padding; but at least one, as 0 means no reference.
         lengths = (samples // hop).clamp(min=1, max=slot).masked_fill(samples == 0, 0)
         if dropped is not None:
-            lengths = lengths.masked_fill(dropped, 0)
+            lengths = lengths.masked_fill(dropped.to(lengths.device, non_blocking=True), 0)
         return latents, lengths
 
     def dropped_texts(
@@ -171,8 +172,8 @@ class HarmonyInputs:
 
         Args:
             batch: the clips.
-            no_text: bool ``[B]``, clips that show neither prompt nor scene.
-            no_transcript: bool ``[B]``, clips that show no transcript.
+            no_text: bool ``[B]``, on the host: clips that show neither prompt nor scene.
+            no_transcript: bool ``[B]``, on the host: clips that show no transcript.
             with_video: whether prompts are read; they are the scenes otherwise.
 
         Raises:
@@ -281,7 +282,7 @@ class HarmonyRows:
             # The order of draws is part of the numbers: noise and tasks first, then one uniform per condition and clip.
             latents = None if sound is None else sound.latents
             draws = self.tasks.draw(video, latents, generator)
-            uniform = torch.rand(3, len(batch), generator=generator, device=generator.device)
+            uniform = torch.rand(3, len(batch), generator=host_generator(generator))
             no_reference = uniform[0] < self.dropout.reference
             no_text = uniform[1] < self.dropout.text
             no_transcript = uniform[2] < self.dropout.transcript
@@ -310,8 +311,18 @@ class HarmonyRows:
         return rows, arguments
 
 
+def host_generator(generator: torch.Generator) -> torch.Generator:
+    """Where draws come from that the host reads: ``generator`` itself, or on a GPU one on the host of its seed.
+
+    Encoders take lists of texts, so that the host must know which are dropped; reading that from the device would make
+    it wait for all of the step before.
+    """
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(mixed_seed("dropped", generator.initial_seed()))
+
+
 def _emptied(texts: Sequence[str], dropped: Tensor) -> list[str]:
-    # read back: encoders take lists of texts
     return ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
 
 

@@ -25,6 +25,7 @@ from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.lora import plain_tensors
 from components.backbones.harmony.model import HarmonyTransformer, Tower
 from components.backbones.lora import adapted_weight, is_adapter, plain_name
+from components.backbones.recomputation import Recomputation
 from components.backbones.wan.checkpoint import (
     PUBLIC_HEAD_DIM,
     TOWER_WEIGHTS,
@@ -116,7 +117,7 @@ def load_harmony(
     video: WanTower | None = None,
     audio: AudioTower | None = None,
     dtype: str | None = "float32",
-    checkpoint_activations: bool = False,
+    checkpoint_activations: Recomputation = False,
     attention_backend: str | None = None,
     sha256: Sha256 = None,
 ) -> HarmonyTransformer:

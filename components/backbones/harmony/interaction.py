@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.attention_kernel import attention
+from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import BandConfig, FrameBand
 from components.backbones.rope import rotate
 from components.backbones.wan.normed_heads import normed_heads, rotary_pairs, rotated_in_pairs
@@ -187,22 +188,26 @@ class StyleAlignment(nn.Module):
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def forward(self, reference: Tensor, video: Tensor, shared: tuple[Tensor, Tensor]) -> Tensor:
+    def keys_values(self, video: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values ``[B, H, L, d]`` of its own of video tokens ``[B, L, D_v]``; none if it shares others'."""
+        if self.own is None:
+            return ()
+        video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
+        keys = normed_heads(self.own["norm_k"], self.own["to_k"](video), self.heads).transpose(1, 2)
+        return keys, _heads(self.own["to_v"](video), self.heads)
+
+    def forward(self, reference: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """What the video adds to the reference.
 
         Args:
             reference: tokens ``[B, T_r, D]``.
-            video: tokens ``[B, L, D_v]``; only read by layers with their own keys and values.
-            shared: unrotated keys and values ``[B, H, L, d]`` of the frame-level attention over the same video.
+            keys: of the video, not rotated, ``[B, H, L, d]``: from `keys_values`, or those of the frame-level attention
+                over the same video.
+            values: the same.
 
         Returns:
             ``[B, T_r, D]``.
         """
-        keys, values = shared
-        if self.own is not None:
-            video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
-            keys = normed_heads(self.own["norm_k"], self.own["to_k"](video), self.heads).transpose(1, 2)
-            values = _heads(self.own["to_v"](video), self.heads)
         reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
         q = normed_heads(self.norm_q, self.to_q(reference), self.heads).transpose(1, 2)
         # no mask and no rotation: style has no moment in time
@@ -225,7 +230,7 @@ class InteractionConfig:
         style_kv: project the video's ``own`` keys and values for it (the paper), or take those of the frame-level
             attention (``shared``: no second projection of all video tokens).
         driver_isolated: a stream that drives (its timestep is 0) receives nothing, so that its features do not depend
-            on the noisy one.
+            on the noisy one and sampling computes them once (`JointSampler.keep_drivers`).
         detach_driver: no gradient flows into a stream that drives.
     """
 
@@ -260,6 +265,7 @@ class Coupling:
         num_reference: reference tokens in front of the audio stream.
         video_drives: bool ``[B]``, rows whose video is clean and given; None where it makes no difference.
         audio_drives: bool ``[B]``, rows whose audio is clean and given; None where it makes no difference.
+        drivers: features of the rows that drive, where sampling keeps them.
     """
 
     def __init__(
@@ -269,12 +275,14 @@ class Coupling:
         num_reference: int = 0,
         video_drives: Tensor | None = None,
         audio_drives: Tensor | None = None,
+        drivers: DriverFeatures | None = None,
     ) -> None:
         self.video_band = video_band
         self.audio_band = audio_band
         self.num_reference = num_reference
         self.video_drives = video_drives
         self.audio_drives = audio_drives
+        self.drivers = drivers
 
 
 class DecoupledInteraction(nn.Module):
@@ -300,36 +308,75 @@ class DecoupledInteraction(nn.Module):
         self.detach_driver = config.detach_driver
 
     def forward(
-        self, video: Tensor, audio: Tensor, noise: tuple[Tensor, Tensor], coupling: Coupling
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        noise: tuple[Tensor | None, Tensor | None],
+        coupling: Coupling,
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Both streams after the exchange.
 
         Args:
-            video: tokens ``[B, T_v S, D_v]``.
-            audio: tokens ``[B, T_r + T_a, D_a]``, reference first.
+            video: tokens ``[B, T_v S, D_v]``; None where all of its rows drive and are kept.
+            audio: tokens ``[B, T_r + T_a, D_a]``, reference first; None likewise.
             noise: timestep embeddings ``[B, D]`` of video and audio.
             coupling: windows, tables and who drives.
         """
-        lengths = [coupling.num_reference, audio.shape[1] - coupling.num_reference]
-        reference, target = torch.split(audio, lengths, dim=1)
-        audio_source = _detached_where(coupling.audio_drives, target) if self.detach_driver else target
-        video_source = _detached_where(coupling.video_drives, video) if self.detach_driver else video
+        from_video, from_audio = self._told(video, audio, noise, coupling)
+        if video is not None:
+            keys, values, audio_noise = from_audio
+            to_video = self.video_from_audio(video, keys, values, coupling.video_band, (noise[0], audio_noise))
+            if self.driver_isolated:
+                to_video = _zero_where(coupling.video_drives, to_video)
+            video = video + to_video.to(video.dtype)
+        if audio is not None:
+            keys, values, video_noise, *style = from_video
+            reference, target = _split(audio, coupling.num_reference)
+            to_audio = self.audio_from_video(target, keys, values, coupling.audio_band, (noise[1], video_noise))
+            if coupling.num_reference:
+                # the last pair has no style alignment, but its reference keeps its place in the sequence
+                styled = torch.zeros_like(reference)
+                if self.style is not None:
+                    styled = self.style(reference, *(style or (keys, values)))
+                to_audio = torch.cat([styled, to_audio], dim=1)
+            if self.driver_isolated:
+                to_audio = _zero_where(coupling.audio_drives, to_audio)
+            audio = audio + to_audio.to(audio.dtype)
+        return video, audio
 
-        keys_values = self.video_from_audio.keys_values(audio_source)
-        to_video = self.video_from_audio(video, *keys_values, coupling.video_band, (noise[0], noise[1]))
-        # shared with the style: keys and values of its own would cost as much as this whole direction
-        keys_values = self.audio_from_video.keys_values(video_source)
-        to_audio = self.audio_from_video(target, *keys_values, coupling.audio_band, (noise[1], noise[0]))
-        if coupling.num_reference:
-            # the last pair has no style alignment, but its reference keeps its place in the sequence
-            styled = torch.zeros_like(reference)
-            if self.style is not None:
-                styled = self.style(reference, video_source, keys_values)
-            to_audio = torch.cat([styled, to_audio], dim=1)
-        if self.driver_isolated:
-            to_video = _zero_where(coupling.video_drives, to_video)
-            to_audio = _zero_where(coupling.audio_drives, to_audio)
-        return video + to_video.to(video.dtype), audio + to_audio.to(audio.dtype)
+    def _told(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        noise: tuple[Tensor | None, Tensor | None],
+        coupling: Coupling,
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Keys, values and noise of the video (and what the style has of its own) and of the audio."""
+        from_video: tuple[Tensor, ...] | None = None
+        from_audio: tuple[Tensor, ...] | None = None
+        if audio is not None and noise[1] is not None:
+            source = _split(audio, coupling.num_reference)[1]
+            source = _detached_where(coupling.audio_drives, source) if self.detach_driver else source
+            from_audio = (*self.video_from_audio.keys_values(source), noise[1])
+        if video is not None and noise[0] is not None:
+            source = _detached_where(coupling.video_drives, video) if self.detach_driver else video
+            # shared with the style: keys and values of its own would cost as much as this whole direction
+            from_video = (*self.audio_from_video.keys_values(source), noise[0])
+            if self.style is not None and coupling.num_reference:
+                from_video = (*from_video, *self.style.keys_values(source))
+        if coupling.drivers is not None:
+            return (
+                coupling.drivers.complete("video", self, from_video),
+                coupling.drivers.complete("audio", self, from_audio),
+            )
+        assert from_video is not None and from_audio is not None
+        return from_video, from_audio
+
+
+def _split(audio: Tensor, num_reference: int) -> tuple[Tensor, Tensor]:
+    """Reference and target tokens of the audio stream."""
+    reference, target = torch.split(audio, [num_reference, audio.shape[1] - num_reference], dim=1)
+    return reference, target
 
 
 def _detached_where(rows: Tensor | None, tokens: Tensor) -> Tensor:

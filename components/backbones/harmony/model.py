@@ -10,18 +10,19 @@ D_a widths of the towers, h x w latent pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.utils.checkpoint import checkpoint
 
 from components.backbones.harmony.audio_tower import AudioTower
+from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
+from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
 from components.backbones.sharding import shard_units
 from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
 from components.contracts import MODALITIES, Modality, TextFeatures
@@ -39,7 +40,8 @@ class HarmonyLayer(nn.Module):
         video_block: a Wan block.
         audio_block: a Wan block.
         interaction: the exchange after both blocks.
-        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again.
+        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again; ``selective``
+            also keeps the results of attention.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class HarmonyLayer(nn.Module):
         video_block: nn.Module | None,
         audio_block: nn.Module | None,
         interaction: DecoupledInteraction | None,
-        checkpoint_activations: bool = False,
+        checkpoint_activations: LayerPolicy = False,
     ) -> None:
         super().__init__()
         self.video_block = video_block
@@ -73,12 +75,7 @@ class HarmonyLayer(nn.Module):
             coupling: windows of the interaction; None runs the towers side by side.
         """
         # Inside the layer, so that sharding's casts and gathers stand outside of what is computed again.
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return cast(
-                tuple[Tensor | None, Tensor | None],
-                checkpoint(self._run, video, audio, video_inputs, audio_inputs, coupling, use_reentrant=False),
-            )
-        return self._run(video, audio, video_inputs, audio_inputs, coupling)
+        return recomputed(self.checkpoint_activations, self._run, video, audio, video_inputs, audio_inputs, coupling)
 
     def _run(
         self,
@@ -92,14 +89,10 @@ class HarmonyLayer(nn.Module):
             video = run_block(self.video_block, video, video_inputs)
         if audio is not None and audio_inputs is not None and self.audio_block is not None:
             audio = run_block(self.audio_block, audio, audio_inputs)
-        if video is None or audio is None or coupling is None or self.interaction is None:
+        if coupling is None or self.interaction is None:
             return video, audio
-        assert video_inputs is not None
-        assert audio_inputs is not None
-        exchanged: tuple[Tensor, Tensor] = self.interaction(
-            video, audio, (video_inputs.noise, audio_inputs.noise), coupling
-        )
-        return exchanged
+        noise = tuple(None if inputs is None else inputs.noise for inputs in (video_inputs, audio_inputs))
+        return cast(tuple[Tensor | None, Tensor | None], self.interaction(video, audio, noise, coupling))
 
 
 PARTS = ("video", "audio", "interaction")
@@ -136,7 +129,9 @@ class HarmonyTransformer(nn.Module):
         interaction: size and manner of the exchange; null (or a missing tower) couples nothing.
         time_map: where audio tokens stand among the video latents, ``linear`` (the paper) or ``causal``, see
             `LatentClock`.
-        checkpoint_activations: recompute every layer in the backward pass instead of keeping its activations.
+        checkpoint_activations: what the backward pass computes again instead of keeping it: ``none`` (false), ``full``
+            (true: every layer), ``selective`` (every layer, but the results of attention are kept), or n: every n-th
+            layer.
         attention_backend: diffusers' attention backend for the towers' own attention (``native``, ``flash``,
             ``_flash_3``, ``sage`` ...); null takes the library's default.
 
@@ -153,7 +148,7 @@ class HarmonyTransformer(nn.Module):
         audio: AudioTower | None = None,
         interaction: InteractionConfig | None = None,
         time_map: TimeMap = "linear",
-        checkpoint_activations: bool = False,
+        checkpoint_activations: Recomputation = False,
         attention_backend: str | None = None,
     ) -> None:
         super().__init__()
@@ -170,12 +165,12 @@ class HarmonyTransformer(nn.Module):
         self.video, self.audio = video, audio
         depth = next(iter(depths.values()))
         video_blocks, audio_blocks = ([None] * depth if t is None else _take_blocks(t) for t in (video, audio))
-        layers = []
+        layers, policies = [], layer_policies(checkpoint_activations, depth)
         for i, (video_block, audio_block) in enumerate(zip(video_blocks, audio_blocks, strict=True)):
             exchange = None
             if video is not None and audio is not None and interaction is not None:
                 exchange = DecoupledInteraction(video.dim, audio.dim, interaction, last=i == depth - 1)
-            layers.append(HarmonyLayer(video_block, audio_block, exchange, checkpoint_activations))
+            layers.append(HarmonyLayer(video_block, audio_block, exchange, policies[i]))
         self.layers = nn.ModuleList(layers)  # towers keep embedders and heads alone
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
@@ -216,6 +211,7 @@ class HarmonyTransformer(nn.Module):
         ref_len: Tensor | None = None,
         clock: LatentClock | None = None,
         active: Sequence[Modality] = MODALITIES,
+        drivers: DriverFeatures | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Velocities ``(v_v [B, C_v, T_v, h, w], v_a [B, C_a, T_a])``; None for a modality that is not active.
 
@@ -234,19 +230,27 @@ class HarmonyTransformer(nn.Module):
             ref_len: real latents of each reference ``[B]``; 0 shows the learned null token. All of ``z_r`` if None.
             clock: rates of the latents; audio needs it.
             active: which towers run. The interaction takes place where both do.
+            drivers: from `driver_features`. The first pass with them fills them; later ones must have the same rows
+                that drive, with the same conditions, leave these out and give zeros for their velocities.
 
         Raises:
             ValueError: if an active modality lacks its tower, latents, timesteps, text or clock.
         """
         video, audio = None, None  # tokens: [B, T_v S, D_v], [B, T_r + T_a, D_a]
         video_stream, audio_stream = None, None
-        if "video" in active:
-            video, video_stream = self._video_stream(z_v, t_v, first_frame, text_v)
-        if "audio" in active:
-            num_video = None if video_stream is None else video_stream.grid[0]
+
+        def live(side: Modality, *given: Any) -> Any:
+            return given if drivers is None else tuple(drivers.live(side, one) for one in given)
+
+        if "video" in active and (drivers is None or drivers.is_live("video")):
+            video, video_stream = self._video_stream(*live("video", z_v, t_v, first_frame, text_v))
+        if "audio" in active and (drivers is None or drivers.is_live("audio")):
+            shown = video_stream if drivers is None else drivers.stream("video", video_stream)
+            num_video = None if shown is None else shown.grid[0]
+            z_a, z_r, t_a, text_a, transcript, ref_len = live("audio", z_a, z_r, t_a, text_a, transcript, ref_len)
             audio, audio_stream = self._audio_stream(z_a, z_r, t_a, text_a, transcript, ref_len, clock, num_video)
         video_inputs, audio_inputs = (None if s is None else s.inputs for s in (video_stream, audio_stream))
-        coupling = self._coupling(video_stream, audio_stream, clock)
+        coupling = self._coupling(video_stream, audio_stream, clock, drivers)
 
         for layer in self.layers:
             video, audio = layer(video, audio, video_inputs, audio_inputs, coupling)
@@ -257,7 +261,22 @@ class HarmonyTransformer(nn.Module):
         if audio is not None and audio_stream is not None and self.audio is not None:
             target = audio[:, audio_stream.num_reference :]  # the reference is given: it has no velocity
             v_a = self.audio.read_out(target, audio_stream.embedding, audio_stream.grid).flatten(2)
+        if drivers is not None:
+            v_v, v_a = drivers.all_rows("video", v_v), drivers.all_rows("audio", v_a)
+            drivers.filled = True
         return v_v, v_a
+
+    def driver_features(self, num_rows: int, driving: Mapping[Modality, Sequence[int]]) -> DriverFeatures | None:
+        """A place for the features of rows that drive in many forward passes; None where they do change.
+
+        Args:
+            num_rows: rows of the passes.
+            driving: by modality, the rows in which it is clean at timestep 0, the same in all passes.
+        """
+        config = self.interaction_config
+        if config is None or not config.driver_isolated or not any(driving.values()):
+            return None
+        return DriverFeatures(num_rows, driving)
 
     def _video_stream(
         self, latents: Tensor | None, timesteps: Tensor | None, first_frame: Tensor | None, text: TextFeatures | None
@@ -307,15 +326,26 @@ class HarmonyTransformer(nn.Module):
         inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask, lengths)
         return tokens, _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference)
 
-    def _coupling(self, video: _Stream | None, audio: _Stream | None, clock: LatentClock | None) -> Coupling | None:
+    def _coupling(
+        self,
+        video: _Stream | None,
+        audio: _Stream | None,
+        clock: LatentClock | None,
+        drivers: DriverFeatures | None = None,
+    ) -> Coupling | None:
         config = self.interaction_config
-        if video is None or audio is None or config is None or clock is None:
+        shown, heard = video, audio  # also where all rows of one are kept
+        if drivers is not None:
+            shown, heard = drivers.stream("video", video), drivers.stream("audio", audio)
+        if shown is None or heard is None or config is None or clock is None:
             return None
-        shape = TokenShape(video.grid, audio.grid[0])
-        device = audio.embedding.device
+        shape = TokenShape(shown.grid, heard.grid[0])
+        device = heard.embedding.device
         bands = frame_bands(clock, self.time_map, config.band, shape, config.head_dim, device)
-        drives = (video.drives, audio.drives) if config.driver_isolated or config.detach_driver else (None, None)
-        return Coupling(*bands, audio.num_reference, *drives)
+        video_drives = audio_drives = None
+        if config.driver_isolated or config.detach_driver:
+            video_drives, audio_drives = (None if stream is None else stream.drives for stream in (video, audio))
+        return Coupling(*bands, heard.num_reference, video_drives, audio_drives, drivers)
 
 
 def part_of(name: str) -> str:

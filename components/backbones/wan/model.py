@@ -92,9 +92,9 @@ def _by_segment(x: Tensor, factor: Tensor, term: Tensor, lengths: tuple[int, ...
         term = torch.unflatten(term, 1, segments) if of_tokens else term.unsqueeze(2)
         out = torch.unflatten(x, 1, segments) * factor.unsqueeze(2)  # [B, n, S, D]
         return out.add_(term).flatten(1, 2)
-    terms = torch.split(term, lengths if of_tokens else 1, dim=1)
-    factors = torch.split(factor, 1, dim=1)
-    parts = zip(torch.split(x, lengths, dim=1), factors, terms, strict=True)
+    tokens, one_each = list(lengths), [1] * len(lengths)
+    terms = torch.split(term, tokens if of_tokens else one_each, dim=1)
+    parts = zip(torch.split(x, tokens, dim=1), torch.split(factor, one_each, dim=1), terms, strict=True)
     return torch.cat([(part * factor).add_(term) for part, factor, term in parts], dim=1)
 
 

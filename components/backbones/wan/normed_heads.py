@@ -1,10 +1,10 @@
 """Normalised and rotated queries and keys of Wan's attention.
 
-PyTorch has no fused root-mean-square norm for CPUs: automatic differentiation takes a dozen passes over the tokens where
-four do, and a rotation written into every second channel clears its gradients first. So on a CPU in float32, norm and
-rotation are one step whose gradient is written out (the numbers of diffusers' processor within rounding;
-`benchmarks/modulation.py` times it). Elsewhere they are PyTorch's fused norm and a rotation in real numbers that
-a compiler can fuse.
+PyTorch has no fused root-mean-square norm for CPUs: automatic differentiation takes a dozen passes over the tokens
+where four do, and a rotation written into every second channel clears its gradients first. So on a CPU in float32, norm
+and rotation are one step whose gradient is written out (the numbers of diffusers' processor within rounding;
+`benchmarks/modulation.py` times it). Elsewhere they are PyTorch's fused norm and a rotation in real numbers that a
+compiler can fuse.
 
 Legend: B rows, L tokens (T steps of S), W = H d width, H heads, d channels per head.
 """
@@ -46,7 +46,8 @@ def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """``norm`` of ``x`` in ``x``'s dtype, fused where PyTorch has a kernel, also between mixed precisions."""
     module = cast(nn.RMSNorm, norm)
     if module.weight.dtype == x.dtype:
-        return module(x)
+        out: Tensor = module(x)
+        return out
     # under autocast weights are float32 and tokens are not: PyTorch would warn and fall back to single operations
     with no_autocast(x.device):
         return F.rms_norm(x.float(), module.normalized_shape, module.weight.float(), module.eps).to(x.dtype)
@@ -99,7 +100,8 @@ def rotated(x: Tensor, rope: RotaryTable) -> Tensor:
     # float32 products, as the tables are; unbind and stack have gradients without zeros to fill
     even, odd = torch.unflatten(x, -1, (-1, 2)).unbind(-1)
     cos, sin = rope.cos[..., 0::2], rope.sin[..., 1::2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+    turned: Tensor = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    return turned.type_as(x)
 
 
 class _NormedHeads(torch.autograd.Function):
@@ -109,7 +111,7 @@ class _NormedHeads(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, heads: int, pairs: Tensor | None) -> Tensor:
         x = x.contiguous()
         inverse = x.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()  # [B, L, 1]
-        out = (x * inverse).mul_(weight).unflatten(-1, (heads, -1))
+        out: Tensor = (x * inverse).mul_(weight).unflatten(-1, (heads, -1))
         if pairs is not None:
             _as_pairs(out, len(pairs)).mul_(pairs)
         ctx.save_for_backward(x, weight, inverse)
@@ -117,7 +119,7 @@ class _NormedHeads(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
         if ctx.pairs is not None:
@@ -145,7 +147,7 @@ class _Rotated(torch.autograd.Function):
         return _turned(x, pairs)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _turned(grad, ctx.pairs.conj()), None
 

@@ -47,7 +47,7 @@ class HashedWords(TextEncoder):
                 mask[b, m] = True
         pooled = tokens.sum(dim=1) / mask.sum(dim=1, keepdim=True).sqrt()
         features = TextFeatures(tokens, mask, pooled)
-        return features.to(self.anchor.device)
+        return features.to(self.anchor.device, non_blocking=True)
 
     def _vector(self, word: str) -> Tensor:
         if word not in self._known:

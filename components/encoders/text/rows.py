@@ -53,16 +53,22 @@ def emptied_rows(features: TextFeatures, empty: TextFeatures | None, dropped: Te
     """Prepared texts, the empty one in place of those that are dropped, padded as if they were encoded together.
 
     Args:
-        features: of B texts.
+        features: of B texts, their padding behind them.
         empty: of the empty text, one row that is as long as its encoder makes every text at least; None if none is
             dropped.
         dropped: bool ``[B]``.
     """
     if empty is None:
         return features
-    (null,) = split_rows(empty)
-    rows = [null if drop else row for drop, row in zip(dropped.tolist(), split_rows(features), strict=True)]
+    # all lengths in one reading: rows cut by their masks would wait for the device one after the other
+    *lengths, of_null = torch.cat([features.mask.sum(dim=1), empty.mask.sum(dim=1)]).tolist()
+    null = _cut(empty, 0, of_null)
+    rows = [null if drop else _cut(features, row, lengths[row]) for row, drop in enumerate(dropped.tolist())]
     return stack_rows(rows, empty.tokens.shape[1])
+
+
+def _cut(features: TextFeatures, row: int, length: int) -> TextRow:
+    return TextRow(features.tokens[row, :length], None if features.pooled is None else features.pooled[row])
 
 
 def stack_text(*batches: TextFeatures) -> TextFeatures:

@@ -56,8 +56,8 @@ class CharacterTranscript(TranscriptEncoder):
         for row, text in enumerate(texts):
             index[row, : len(text)] = torch.tensor([row_of[character] for character in text], dtype=torch.long)
         device = self.positions.device
-        table = torch.stack([torch.zeros(self.dim), *map(self._vector, alphabet)]).to(device)
-        index = index.to(device)
+        table = torch.stack([torch.zeros(self.dim), *map(self._vector, alphabet)]).to(device, non_blocking=True)
+        index = index.to(device, non_blocking=True)
         is_real = (index > 0)[..., None]
         # two unit-variance parts over sqrt(2): unit variance again
         tokens = (table[index] + self.positions[:length]) * is_real / math.sqrt(2)
