@@ -13,17 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.evaluation import (
-    CHANCE,
-    GENERATED,
-    REAL,
-    JudgeCallback,
-    entry_name,
-    gathered,
-    mismatched,
-    recording_indices,
-    remembered,
-)
+from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name, gathered
+from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from callbacks.pace import Pace
 from components.contracts import ClipBatch, Generation, MetricResult
 from components.errors import InputError

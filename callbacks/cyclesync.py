@@ -11,16 +11,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.evaluation import (
-    CHANCE,
-    GENERATED,
-    REAL,
-    JudgeCallback,
-    entry_name,
-    mismatched,
-    recording_indices,
-    remembered,
-)
+from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name
+from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip

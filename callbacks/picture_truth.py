@@ -11,16 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.evaluation import (
-    CHANCE,
-    GENERATED,
-    REAL,
-    JudgeCallback,
-    entry_name,
-    mismatched,
-    recording_indices,
-    remembered,
-)
+from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name
+from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from components.contracts import ClipBatch, Generation, MetricResult, VideoCodec
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, cyclesync_per_clip

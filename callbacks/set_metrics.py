@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.evaluation import GENERATED, REAL, EvaluationCallback, entry_name, gathered, remembered
+from callbacks.evaluation import GENERATED, REAL, EvaluationCallback, entry_name, gathered
+from callbacks.judge import remembered
 from callbacks.pace import Pace
 from components.contracts import Generation, MetricResult
 from components.errors import InputError
@@ -38,6 +39,8 @@ class SetMetrics(EvaluationCallback):
     Raises:
         InputError: if there is no such distance, none is asked for, or ``every_n_evaluations`` is below 1.
     """
+
+    needs_reference = True
 
     def __init__(self, extractor: FeatureExtractor, metrics: dict[str, str], every_n_evaluations: int = 1) -> None:
         super().__init__()

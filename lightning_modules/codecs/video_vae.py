@@ -16,7 +16,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from callbacks.evaluation import each_once, gathered, logged_scalars
+from callbacks.evaluation import gathered, logged_scalars
+from callbacks.judge import each_once
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.codecs.video.causal_vae.checkpoint import save_vae

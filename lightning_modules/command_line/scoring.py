@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from callbacks.evaluation import JudgeCallback
+from callbacks.judge import JudgeCallback
 from callbacks.set_metrics import SetMetrics
 from components.errors import InputError
 from components.media.clock import ClipShape
@@ -42,7 +42,7 @@ class ScoreCLI(AVSyncCLI):
         super().before_instantiate_classes()
         model = found_at(config.model.class_path)
         # one rank looks for all; the others find the same later
-        if rank_zero_only.rank or not (isinstance(model, type) and issubclass(model, GeneratedFiles)):
+        if getattr(rank_zero_only, "rank", 0) or not (isinstance(model, type) and issubclass(model, GeneratedFiles)):
             return
         wanted = config.clone()
         for key in set(vars(wanted)) - {"data"}:
@@ -72,7 +72,6 @@ class ScoreCLI(AVSyncCLI):
                 gone.append(name)
         without = f"without real clips, left out are {', '.join(gone)}" if gone else "without real clips"
         rank_zero_info(f"{without}; entries that end in _real have nothing to judge")
-
 
     def _leave_out_missing(self, config: Any) -> None:
         """Removes judges whose weights are not there, and says where they are to be had; the others go on.

@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from callbacks.evaluation import each_once, entry_name, gathered, logged_scalars, mismatched, recording_indices
+from callbacks.evaluation import entry_name, gathered, logged_scalars
+from callbacks.judge import each_once, mismatched, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.syncnet.input import at_syncnet_fps, network_pictures

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from callbacks.evaluation import entry_name, gathered, logged_scalars, recording_indices
+from callbacks.evaluation import entry_name, gathered, logged_scalars
+from callbacks.judge import recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets

@@ -48,6 +48,7 @@ class RelAlignSync(ClipScorer):
     """
 
     higher_is_better: ClassVar[dict[str, bool]] = {"relsync": True, "alignsync": True}
+    needs_reference: ClassVar = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class ClassDivergence(SoundScorer):
     """
 
     higher_is_better: ClassVar = {"kl": False}
+    needs_reference: ClassVar = True
 
     def __init__(self, tagger: AudioTagger) -> None:
         super().__init__()

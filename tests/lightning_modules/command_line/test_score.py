@@ -117,7 +117,9 @@ def test_a_judge_without_its_weights_is_left_out_and_the_others_go_on(kept, caps
             init_args: {source: weights/synchformer_state_dict.pth}
 """
     Path("two.yaml").write_text(JUDGE + missing.lstrip("\n"))
-    with pytest.warns(UserWarning, match=r"left out is identity \(.*download https://.*synchformer_state_dict.pth.*MIT"):
+    with pytest.warns(
+        UserWarning, match=r"left out is identity \(.*download https://.*synchformer_state_dict.pth.*MIT"
+    ):
         assert score("--generated", kept / "clips/w0", config="two.yaml") == 0
     assert set(metrics("runs/scored/version_0")) == {"cyclesync", "cyclesync_chance"}
     Path("none.yaml").write_text("experiment: scored\ncallbacks:\n" + missing.lstrip("\n"))
