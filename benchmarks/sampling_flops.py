@@ -90,7 +90,7 @@ def thinned(dit: SyncphonyDiT) -> dict[str, int]:
         more |= {f"audio_layers.{place}": kinds.count(kinds[i]) - 1 for place, i in enumerate(late)}
         places = [*late, len(blocks) - 1]
         dit.audio_layers = nn.ModuleList(dit.audio_layers[i - dit.first_late_block] for i in places)
-    dit.first_late_block = sum(i < dit.first_late_block for i in kept)
+    dit.first_late_block = sum(i < dit.first_late_block for i in (*kept, len(blocks) - 1))
     return more
 
 
