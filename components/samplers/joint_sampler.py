@@ -140,8 +140,8 @@ class JointSampler:
         audio_schedule: noise levels and solver of the sound; as the video's if None.
         guidance: SyncCFG and text guidance.
         keep_drivers: compute a modality that drives, or the anchor of SyncCFG, in the first step alone and keep its
-            keys and values, where the model allows it (Harmony's ``driver_isolated``). They take 2 x 2 bytes per
-            token, layer and channel of the interaction, twice that with ``style_kv: own``: of a 480p video 3 GB a row.
+            keys and values, where the model allows it (Harmony's ``driver_isolated``). They take 4 bytes per token,
+            layer and channel of the interaction in bfloat16, twice that with ``style_kv: own``: 3.0 GB of a 480p video.
 
     Raises:
         ValueError: for less than one step.
