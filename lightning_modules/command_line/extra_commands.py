@@ -15,6 +15,7 @@ EXTRA_COMMANDS = {
     "prepare": ("lightning_modules.command_line.prepare", "encodes an experiment's training clips once, for fit"),
     "replay": ("lightning_modules.command_line.replay", "runs a step that NaNGuard has kept under anomaly detection"),
     "doctor": ("lightning_modules.command_line.doctor", "looks at an experiment's data before it trains"),
+    "estimate": ("lightning_modules.command_line.estimate", "counts the memory, hours and storage of an experiment"),
     "compare": ("lightning_modules.command_line.compare", "what differs between two evaluated runs, with intervals"),
 }
 """Name -> the module whose ``main`` takes the arguments and returns the exit status, and what the command does."""
