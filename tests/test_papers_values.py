@@ -217,7 +217,7 @@ def test_harmony_is_built_from_shapes(files: list[str]) -> None:
         assert sizes["interaction"] == pytest.approx(1.12, abs=0.01)
         assert {"CycleSyncCallback", "SyncConfidenceCallback"} <= experiment.callbacks.keys()
     else:
-        assert "video" not in sizes and (data.reference == "own") == (module.curriculum.stage == "audio")
+        assert "video" not in sizes and (experiment.data.reference == "own") == (module.curriculum.stage == "audio")
 
 
 def test_positions_can_be_left_out_from_a_file(tmp_path: Path) -> None:

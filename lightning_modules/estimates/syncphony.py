@@ -29,17 +29,16 @@ def count_syncphony(module: SyncphonyModule, data: OrderedDataModule, dtype: tor
 
 def shape_of(data: OrderedDataModule) -> StepShape:
     """A training batch at its longest."""
-    clip, text = data.clip, TEXT_TOKENS["Syncphony"]
+    clip = data.clip
     return StepShape(
-        data.batch_size,
-        clip.num_frames,
-        clip.fps,
-        clip.height,
-        clip.width,
-        clip.num_samples,
-        clip.sample_rate,
-        None,
-        text,
+        clips=data.batch_size,
+        num_frames=clip.num_frames,
+        fps=clip.fps,
+        height=clip.height,
+        width=clip.width,
+        num_samples=clip.num_samples,
+        sample_rate=clip.sample_rate,
+        text_tokens=TEXT_TOKENS["Syncphony"],
     )
 
 

@@ -74,7 +74,7 @@ def _memory(found: Estimate) -> str:
     title = (
         f"Memory of each GPU in GiB: {memory.clips}, {how}. Activations: {kept} checkpoints,\n"
         f"{memory.activations.batch}; all kept they are {memory.activations.without_checkpoints / GIB:.2f} GiB.\n"
-        f"The peak takes the largest of activations, encoding and the optimizer's step; it fits with {RESERVED:.0%} of the GPU to spare"
+        f"The peak takes the largest of activations, encoding and stepping (the optimizer's); it fits if {RESERVED:.0%} are left"
     )
     return markdown(title, ["GPUs", *names, *sizes], rows)
 
