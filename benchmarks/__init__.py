@@ -17,6 +17,6 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``random_windows``: the same for random windows of a long recording, and memory over many clips;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 
-``python -m benchmarks.gpu --out DIR`` checks and measures everything on one CUDA card within minutes;
-``python -m benchmarks.memory --config FILE`` counts what an experiment of either paper takes.
+``python -m benchmarks.gpu --out DIR`` checks and measures everything on one CUDA card within minutes; what an
+experiment takes ``avsync estimate`` counts.
 """

@@ -17,25 +17,21 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.experiment import experiment_on_meta
-from benchmarks.harmony_memory import layers_of, training_rows
 from benchmarks.measure import add_timing_arguments, clock_name, interleaved, machine_facts, print_table, ratio
-from benchmarks.saved_activations import fused_attention
-from benchmarks.syncphony_memory import training_inputs
-from components.backbones.syncphony.model import SyncphonyDiT
-from components.contracts import ClipBatch, VideoCodec
-from components.objectives.prefix_lengths import units_per_stage
+from components.contracts import ClipBatch
 from datamodules.reading.cached_latents import DeliveredClip, collate_prepared
 from datamodules.reading.clip_data_module import ClipDataModule
 from datamodules.reading.clip_dataset import collate_clips
 from datamodules.reading.order import SampleKey
 from lightning_modules.command_line.config_files import with_bases
+from lightning_modules.estimates.encoding import video_cost
+from lightning_modules.estimates.experiment import Module, meta_experiment
+from lightning_modules.estimates.harmony import count_harmony
+from lightning_modules.estimates.syncphony import count_syncphony
 from lightning_modules.experiment import ModelAndDataCLI
 from lightning_modules.harmony.module import HarmonyModule
 from lightning_modules.preparation.clip_encoder import ClipEncoder
@@ -45,7 +41,6 @@ QUICKSTARTS = {"Syncphony": "configs/quickstart.yaml", "Harmony": "configs/harmo
 FULL = {"Syncphony": "configs/syncphony/avsync15.yaml", "Harmony": "configs/harmony/stage3_joint.yaml"}
 WHOLE, PREFIXES, CACHED = "whole", "prefixes", "cached"
 TERA = 1e12
-Module = SyncphonyModule | HarmonyModule
 
 
 # --- quickstarts, measured
@@ -117,79 +112,26 @@ def measure(args: argparse.Namespace) -> None:
 # --- full experiments, counted
 
 
-def flops(run: Callable[[], object]) -> int:
-    """FLOPs of what ``run`` does on the meta device."""
-    with FlopCounterMode(display=False) as counter, fused_attention():
-        run()
-    return int(counter.get_total_flops())
-
-
-def encoding_flops(codec: VideoCodec, data: ClipDataModule, num_latents: int) -> int:
-    """FLOPs of encoding one clip as far as its latent ``num_latents``."""
-    frames, clip = codec.num_frames(num_latents), data.clip
-    with torch.no_grad():
-        return flops(lambda: codec.encode(torch.empty(1, frames, 3, clip.height, clip.width, device="meta")))
-
-
-def syncphony_flops(module: SyncphonyModule, data: ClipDataModule) -> dict[str, dict[str, float]]:
-    """FLOPs of a step by way and part, mean over all prefix lengths."""
-    codec, pyramid, size = module.codec, module.pyramid, data.batch_size
-    num_latents = codec.num_latents(data.clip.num_frames)
-    num_units = pyramid.num_units(num_latents)
-    module.dit.to(torch.bfloat16)
-    module.dit.checkpoint_activations = False
-    by_length = {length: encoding_flops(codec, data, length) for length in range(1, num_latents + 1)}
-    prefixes, transformer = [], []
-    for n in range(module.shortest_prefix, num_units + 1):
-        units = units_per_stage(n, num_units, pyramid.schedule.stages, module.shortest_prefix)
-        read = pyramid.prefixes(size, num_latents, units)
-        prefixes.append(sum(by_length[length] * len(range(size)[clips]) for clips, length in read))
-        transformer.append(flops(partial(_train, module.dit, training_inputs(module, data, n, num_units))))
-    sound = 0
-    if module.audio_encoder is not None:
-        encoder, rate = module.audio_encoder, data.clip.sample_rate
-        waveform = torch.empty(size, data.clip.num_samples, device="meta")
-        with torch.no_grad():
-            sound = flops(lambda: encoder(waveform, rate))
-    step = {"transformer": statistics.mean(transformer)}
-    return {
-        WHOLE: {"video codec": float(size * by_length[num_latents]), "audio encoder": float(sound), **step},
-        PREFIXES: {"video codec": statistics.mean(prefixes), "audio encoder": float(sound), **step},
-        CACHED: step,
-    }
-
-
-def harmony_flops(module: HarmonyModule, data: ClipDataModule) -> dict[str, dict[str, float]]:
-    """FLOPs of a step by way and part."""
-    codec, sounds = module.inputs.codec(), module.audio_codec
-    given = training_rows(module, data)
-    module.transformer.to(torch.bfloat16)
-    for layer in layers_of(module):
-        layer.checkpoint_activations = False
-    active = module.curriculum.modalities
-    step = {"transformer": float(flops(lambda: _backward(module.transformer(**given, active=active))))}
-    video = data.batch_size * encoding_flops(codec, data, codec.num_latents(data.clip.num_frames))
-    samples = sounds.num_latents_for(data.clip.duration_s) * sounds.latent_hop
-    with torch.no_grad():
-        sound = flops(lambda: sounds.encode(torch.empty(data.batch_size, samples, device="meta")))
-    return {WHOLE: {"video codec": float(video), "audio codec": float(sound), **step}, CACHED: step}
-
-
-def _train(dit: SyncphonyDiT, inputs: tuple[Any, Any]) -> None:
-    _backward(dit(*inputs))
-
-
-def _backward(outputs: Sequence[Tensor | None]) -> None:
-    loss = torch.stack([output.float().square().mean() for output in outputs if output is not None]).mean()
-    torch.autograd.backward(loss)
+def flops_by_way(config: str, options: Sequence[str]) -> dict[str, dict[str, float]]:
+    """FLOPs of a step by way and part, of Syncphony in the mean over all prefix lengths."""
+    experiment = meta_experiment(["--config", config, *options])
+    module, data = experiment.module, experiment.data
+    counts = count_syncphony(module, data) if isinstance(module, SyncphonyModule) else count_harmony(module, data)
+    clips, step = counts.shape.clips, {"transformer": counts.cost.flops}
+    parts = {name: flops * clips for name, flops in counts.encoding.flops.items()}
+    ways = {CACHED: step}
+    if isinstance(module, SyncphonyModule):
+        shape = counts.shape
+        whole = video_cost(module.codec, shape.num_frames, shape.height, shape.width)[0]
+        return {WHOLE: {**parts, "video codec": float(whole * clips), **step}, PREFIXES: {**parts, **step}, **ways}
+    return {WHOLE: {**parts, **step}, **ways}
 
 
 def count(args: argparse.Namespace) -> None:
     """FLOPs of the full experiments."""
     rows = []
     for name in args.systems:
-        module, data, _ = experiment_on_meta([FULL[name]], args.options)
-        counted = syncphony_flops(module, data) if isinstance(module, SyncphonyModule) else harmony_flops(module, data)
+        counted = flops_by_way(FULL[name], args.options)
         whole = sum(counted[WHOLE].values())
         for way, parts in counted.items():
             total = sum(parts.values())

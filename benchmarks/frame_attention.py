@@ -27,9 +27,9 @@ from torch import Tensor
 from torch._dynamo.exc import Unsupported
 
 from benchmarks.harmony_sizes import CLOCK, HarmonySize, add_size_arguments, dtype_of, size_of
-from benchmarks.live_memory import with_peak_bytes
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
 from components.backbones.harmony.frame_band import Attend, BandConfig, Kernel, frame_bands
+from components.counting.live_memory import with_peak_bytes
 
 MIB = 2**20
 GLOBAL = "no window"

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harmony_sizes import SIZES, HarmonySize, add_size_arguments, dtype_of, random_inputs, size_of
-from benchmarks.live_memory import with_peak_bytes
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
-from benchmarks.saved_activations import fused_attention, saved_bytes
 from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.wan.model import WanTower
+from components.counting.live_memory import with_peak_bytes
+from components.counting.saved_activations import fused_attention, saved_bytes
 
 MIB, GIB = 2**20, 2**30
 PER_TOKEN, PER_FRAME = "per token (diffusers)", "per latent frame"

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from components.backbones.sharding import is_sharded
 from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
+from components.counting.flops import StepCost, meta_twin
 from components.errors import InputError
 from components.features import Movable
 from components.weights.unloaded import load
@@ -87,6 +88,7 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
         self.lr_scheduler = lr_scheduler
         self.variants = tuple(variants)
         self.gradient_norm: Tensor | None = None
+        self._shapes: list[nn.Module] = []  # in a list: it is no part of this module
 
     @abstractmethod
     def trained_transformer(self) -> nn.Module:
@@ -95,6 +97,17 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
     @abstractmethod
     def frozen_modules(self) -> dict[str, nn.Module]:
         """Codecs and encoders by their names; they never train."""
+
+    def training_cost(self, batch: ClipBatch) -> StepCost | None:
+        """FLOPs and tokens of a training step on a batch of these shapes (`CountsSteps`); None where nobody counts."""
+        del batch
+        return None
+
+    def transformer_shapes(self) -> nn.Module:
+        """The transformer on the meta device, as `trained_transformer` is without its values."""
+        if not self._shapes:
+            self._shapes.append(meta_twin(self.trained_transformer()))
+        return self._shapes[0]
 
     @property
     def frame_step(self) -> int | None:
@@ -179,7 +192,9 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
                     # Steps of the optimizer are lost in bfloat16; sharding keeps what trains in float32 as well.
                     parameter.data = parameter.data.float()
         elif not is_sharded(transformer):
-            self.identities()  # cannot be found once every process has a part of the tensors
+            # cannot be found once every process has a part of the tensors
+            self.identities()
+            self.transformer_shapes()
             strategy = self.trainer.strategy
             dtype = getattr(strategy, "compute_dtype", None)
             cast(Shardable, transformer).shard(self.device_mesh["data_parallel"], strategy.root_device, dtype)

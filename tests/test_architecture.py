@@ -18,6 +18,7 @@ MAY_IMPORT = {
 }
 LAYERS = (
     ("contracts", "errors", "features"),
+    ("counting",),
     ("weights",),
     ("media",),
     ("schedules",),

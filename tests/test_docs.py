@@ -25,10 +25,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from components.media.writer import write_mp4
 from datamodules.reading.speech_manifest import COLUMNS
 from lightning_modules.__main__ import main
+from lightning_modules.command_line import estimate, prepare
 from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.extra_commands import EXTRA_COMMANDS, run_extra
-from lightning_modules.command_line.prepare import parsed
 from lightning_modules.command_line.trainer import AVSyncTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -185,8 +185,8 @@ def test_another_program_is_there(
         asked = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[3])
         assert asked
         assert set((asked[1] or "").split(",")) - {""} <= PROJECT["project"]["optional-dependencies"].keys()
-    elif words[:2] == ["avsync", "prepare"]:
-        _, options = parsed(words[2:])
+    elif words[0] == "avsync" and words[1] in ("prepare", "estimate"):
+        _, options = {"prepare": prepare, "estimate": estimate}[words[1]].parsed(words[2:])
         assert complaint(["fit", *options], capsys) == ""
     elif words[0] == "avsync":
         monkeypatch.chdir(tmp_path)

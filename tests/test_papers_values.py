@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.experiment import experiment_on_meta
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.model import part_of
 from components.media.clock import ClipShape, LatentClock
 from datamodules.speech_clips import SpeechClips
 from lightning_modules.command_line.config_files import config_files, with_bases
+from lightning_modules.estimates.experiment import MetaExperiment, meta_experiment
 from lightning_modules.harmony.module import HarmonyModule
 from lightning_modules.syncphony.module import SyncphonyModule
 
@@ -32,6 +32,10 @@ OVERLAYS = {"lora.yaml", "evaluation.yaml", "predict.yaml"}  # laid over experim
 JUDGES = re.compile(r".*(v2a|syncnet)\.yaml")
 
 Config = dict[str, Any]
+
+
+def on_meta(files: list[str]) -> MetaExperiment:
+    return meta_experiment([word for file in files for word in ("--config", str(ROOT / file))])
 
 
 def merged(below: Any, above: Any) -> Any:
@@ -190,8 +194,9 @@ def stacks_of(system: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("files", stacks_of("Syncphony"), ids=" ".join)
 def test_syncphony_is_built_from_shapes_and_trains_the_late_blocks_of_either_release(files: list[str]) -> None:
-    module, _, names = experiment_on_meta([str(ROOT / file) for file in files])
-    assert isinstance(module, SyncphonyModule) and "CycleSyncCallback" in names
+    experiment = on_meta(files)
+    module = experiment.module
+    assert isinstance(module, SyncphonyModule) and "CycleSyncCallback" in experiment.callbacks
     blocks = module.dit.backbone.blocks
     trained = [i for i, block in enumerate(blocks) if all(p.requires_grad for p in block.parameters())]
     frozen = [i for i, block in enumerate(blocks) if not any(p.requires_grad for p in block.parameters())]
@@ -201,17 +206,18 @@ def test_syncphony_is_built_from_shapes_and_trains_the_late_blocks_of_either_rel
 
 @pytest.mark.parametrize("files", stacks_of("Harmony, stage"), ids=" ".join)
 def test_harmony_is_built_from_shapes(files: list[str]) -> None:
-    module, data, names = experiment_on_meta([str(ROOT / file) for file in files])
-    assert isinstance(module, HarmonyModule) and isinstance(data, SpeechClips)
+    experiment = on_meta(files)
+    module = experiment.module
+    assert isinstance(module, HarmonyModule) and isinstance(experiment.data, SpeechClips)
     sizes: dict[str, float] = {}
     for name, parameter in module.transformer.named_parameters():
         sizes[part_of(name)] = sizes.get(part_of(name), 0) + parameter.numel() / 1e9
     assert sizes.get("audio", 0) == pytest.approx(5.01, abs=0.06)  # with or without adapters
     if module.curriculum.stage == "joint":
         assert sizes["interaction"] == pytest.approx(1.12, abs=0.01)
-        assert {"CycleSyncCallback", "SyncConfidenceCallback"} <= set(names)
+        assert {"CycleSyncCallback", "SyncConfidenceCallback"} <= experiment.callbacks.keys()
     else:
-        assert "video" not in sizes and (data.reference == "own") == (module.curriculum.stage == "audio")
+        assert "video" not in sizes and (experiment.data.reference == "own") == (module.curriculum.stage == "audio")
 
 
 def test_positions_can_be_left_out_from_a_file(tmp_path: Path) -> None:
@@ -219,7 +225,7 @@ def test_positions_can_be_left_out_from_a_file(tmp_path: Path) -> None:
     band = {"band": {"rope": "none"}}
     file = tmp_path / "ablation.yaml"
     file.write_text(yaml.safe_dump({"model": {"init_args": {"transformer": {"init_args": {"interaction": band}}}}}))
-    module, _, _ = experiment_on_meta([str(ROOT / "configs/harmony/stage3_joint.yaml"), str(file)])
+    module = on_meta(["configs/harmony/stage3_joint.yaml", str(file)]).module
     assert isinstance(module, HarmonyModule)
     config = module.transformer.interaction_config
     assert config is not None and (config.band.rope, config.band.rope_unit, config.style_kv) == ("none", "query", "own")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -23,6 +24,7 @@ CALLED = {
     "callbacks/graceful_stop.py": {"_is_training_done", "_should_accumulate", "_should_check_val_fx"},
     "callbacks/report/tensorboard.py": {"_get_file_writer"},
     "components/backbones/sharding.py": {"_non_persistent_buffers_set"},
+    "components/backbones/wan/attention.py": {"_attention_backend"},
     "components/codecs/audio/mmaudio_checkpoint.py": {"_weight_norm"},
     "lightning_modules/command_line/trainer.py": {
         "_first_loop_iter",
@@ -55,6 +57,10 @@ def test_strategies_still_keep_what_ours_sets():
     assert "self._data_parallel_size = " in inspect.getsource(ModelParallelStrategy)
     assert "self._data_parallel_size" in inspect.getsource(ModelParallelStrategy.setup_environment)
     assert "self._checkpoint_io" in inspect.getsource(Strategy)
+
+
+def test_wans_attention_still_knows_its_backend():
+    assert hasattr(WanAttnProcessor(), "_attention_backend")
 
 
 def test_tensorboard_still_hands_out_its_file_writer(tmp_path: Path):

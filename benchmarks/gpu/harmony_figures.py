@@ -9,22 +9,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks.experiment_memory import Activations, ExperimentMemory, Part
 from benchmarks.gpu.measuring import GIB, measure, profile_of, waits_of
 from benchmarks.gpu.rows import Notes, Place
 from benchmarks.gpu.small_models import CLOCK, open_up
 from benchmarks.gpu.syncphony_figures import adamw
 from benchmarks.harmony_sizes import AUDIO_CHANNELS, SIZES, VIDEO_CHANNELS
-from benchmarks.saved_activations import fused_attention, saved_bytes
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
 from components.backbones.lora import LoRAConfig
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
+from components.counting.saved_activations import fused_attention, saved_bytes
 from components.guidance.sync_cfg import SyncCFG
 from components.objectives.cross_task import CrossTaskSynergy
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText
+from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 
 LAYERS, TEXT_DIM, TRANSCRIPT_DIM, WORDS, LETTERS = 30, 4096, 1472, 512, 128
 # Weight, gradient and AdamW's two moments in float32, the list of square roots its step makes, and autocast's copy.
@@ -146,7 +146,7 @@ def estimated_layers(size: str, place: Place) -> int:
 
 
 def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Notes) -> None:
-    """What the tables of docs/memory.md would say of a step of this model: no codec, no average.
+    """What the tables of ``avsync estimate`` would say of a step of this model: no codec, no average.
 
     Args:
         model: shapes alone; in bfloat16 afterwards.
@@ -176,7 +176,7 @@ def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Note
         whole, blocks = saved_bytes(lambda: model(video, sound, **given), layers, model)
     activations = Activations.of(whole, blocks, blocks, "")
     memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip")
-    for name, value in memory.per_gpu(1, averaged=False).items():
+    for name, value in memory.per_gpu(Sharing(1), averaged=False).items():
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
 
 

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.rows import ROOT, Notes, Place, milliseconds
-from benchmarks.live_memory import with_peak_bytes
 from benchmarks.matrix_rate import best_rate, data_sheet_rate, matrix_products
+from components.counting.live_memory import with_peak_bytes
 
 TERA, GIB = 1e12, 2**30
 Action = Callable[[], object]

@@ -13,11 +13,11 @@ from benchmarks.gpu.part_checks import small_wan_vae
 from benchmarks.gpu.rows import Notes, Place
 from benchmarks.gpu.small_models import open_up, small_vae
 from benchmarks.matrix_rate import data_sheet_rate
-from benchmarks.vae import VideoSize, decoding_peak, encoding_peak
 from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.wan import WanVideoCodec
 from components.contracts import ClipBatch, VideoCodec
+from components.counting.coding_peaks import VideoSize, decoding_peak, encoding_peak
 from components.media.clock import ClipShape
 
 

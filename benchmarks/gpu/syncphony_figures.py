@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.experiment_memory import Activations, ExperimentMemory, Part
 from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, timed, waits_of
 from benchmarks.gpu.rows import Notes, Place, milliseconds
 from benchmarks.gpu.small_models import FPS, TEMPORAL_FACTOR, small_vae
@@ -22,9 +21,9 @@ from benchmarks.pyramid_batch import (
     num_video_tokens,
     training_columns,
 )
-from benchmarks.saved_activations import fused_attention, saved_bytes
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
+from components.counting.saved_activations import fused_attention, saved_bytes
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
 from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prefix_lengths import units_per_stage
@@ -32,6 +31,7 @@ from components.objectives.pyramid_columns import AutoregressivePyramid, history
 from components.objectives.pyramid_objective import PyramidObjective
 from components.samplers.pyramid_sampler import Conditions, evaluate_branches
 from components.schedules.pyramid_schedule import euler_step, latent_pyramid
+from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 
 CHANNELS, AUDIO_DIM, AUDIO_HZ = 16, 1024, 50.0
 _TOY = ModelSize("miniflux", 2, 1, 2, 1)
@@ -113,14 +113,14 @@ def measure_syncphony_step(place: Place, notes: Notes) -> None:
     )
     notes.require("the loss is finite", bool(step().isfinite()))
     measure("step", step, place, notes)
-    for name, value in counted_memory(size, batch).per_gpu(1, averaged=False).items():
+    for name, value in counted_memory(size, batch).per_gpu(Sharing(1), averaged=False).items():
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
     waits_of("step", step, place, notes)
     profile_of("step", step, place, notes)
 
 
 def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
-    """What the tables of docs/memory.md would say of this step: the transformer alone, no codec, no average."""
+    """What the tables of ``avsync estimate`` would say of this step: the transformer alone, no codec, no average."""
     dit = build(size, "meta")
     frozen, trained = (Part.of(p for p in dit.parameters() if p.requires_grad == train) for train in (False, True))
     dit.to(torch.bfloat16)  # what mixed precision computes in

@@ -33,6 +33,8 @@ from components.contracts import (
     clip_generator,
     mixed_seed,
 )
+from components.counting.flops import StepCost
+from components.counting.step_shape import StepShape
 from components.errors import InputError
 from components.guidance.sync_cfg import SyncCFG
 from components.media.activity import carries_motion, carries_sound
@@ -56,6 +58,7 @@ from lightning_modules.harmony.inputs import (
     HarmonyInputs,
     HarmonyRows,
     check_parts_fit,
+    transcripts_of,
 )
 from lightning_modules.harmony.modality_watch import ModalityWatch
 from lightning_modules.harmony.stages import (
@@ -69,6 +72,7 @@ from lightning_modules.harmony.stages import (
     needed_modalities,
     tower_name,
 )
+from lightning_modules.harmony.step_cost import HarmonyShapes
 
 
 @names_files("curriculum.init_from")
@@ -186,6 +190,28 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             levels = [f"{name} noise {one.sigma[row].item():.2f}" for name, one in noisy.items() if one is not None]
             told[row % len(batch)].append(f"{TASKS[task]}: {', '.join(levels)}")
         return ["; ".join(of) for of in told]
+
+    def training_cost(self, batch: ClipBatch) -> StepCost:
+        """Of a step on a batch of these shapes."""
+        side = 1 if self.video_codec is None else self.video_codec.spatial_factor
+        text = batch.text_features or self.inputs.prompts(batch.captions)
+        words = None if batch.prepared is None else batch.prepared.transcript_features
+        words = words or self.inputs.words(transcripts_of(batch), batch.ids)
+        return self.step_shapes().cost(StepShape.of(batch, side, self.audio_codec.latent_hop, text, words))
+
+    def step_shapes(self) -> HarmonyShapes:
+        """Training batches on the meta device."""
+        both = "video" in self.curriculum.modalities and "audio" in self.curriculum.modalities
+        return HarmonyShapes(
+            transformer=cast(HarmonyTransformer, self.transformer_shapes()),
+            audio_codec=self.audio_codec,
+            video_codec=self.video_codec,
+            modalities=self.curriculum.modalities,
+            rows_per_clip=len(TASKS) if both and self.tasks.task_mode == "all" else 1,
+            temporal_factor=self.inputs.temporal_factor,
+            text_dim=self.text_encoder.dim,
+            transcript_dim=None if self.transcript_encoder is None else self.transcript_encoder.dim,
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Note how strongly every part is pulled, before gradients are clipped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -25,6 +25,8 @@ from components.contracts import (
     clip_generator,
     mixed_seed,
 )
+from components.counting.flops import StepCost
+from components.counting.step_shape import StepShape
 from components.errors import InputError
 from components.guidance.guidance import TextGuidance
 from components.media.clock import longest_clip
@@ -47,6 +49,7 @@ from lightning_modules.syncphony.checks import (
 )
 from lightning_modules.syncphony.init_from import begin_from
 from lightning_modules.syncphony.inputs import encoded_prefixes, prepared_latents, training_prompts
+from lightning_modules.syncphony.step_cost import SyncphonyShapes
 
 _VARIANT_SETTINGS: dict[str, dict[str, Any]] = {"w0": {"sync_scale": 0.0}, "off_sync": {"off_sync": True}}
 
@@ -156,6 +159,19 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(batch))
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
+
+    def training_cost(self, batch: ClipBatch) -> StepCost:
+        """Of a step on a batch of these shapes, in the mean over all prefix lengths."""
+        text = batch.text_features or self.text_encoder(batch.captions)
+        return self.step_shapes().cost(StepShape.of(batch, self.codec.spatial_factor, 1, text, None))
+
+    def step_shapes(self) -> SyncphonyShapes:
+        """Training batches on the meta device."""
+        text, sound = self.text_encoder, self.audio_encoder
+        rate_hz = None if sound is None else float(getattr(sound, "rate_hz", 50.0))
+        dit = cast(SyncphonyDiT, self.transformer_shapes())
+        prefix = self.shortest_prefix
+        return SyncphonyShapes(dit, self.codec, self.pyramid, prefix, text.dim, text.pooled_dim, rate_hz)
 
     def generation(self, encoded: EncodedConditions, batch: ClipBatch, variant: str | None, label: str) -> Generation:
         """Videos for the sounds of ``batch``: guided, or as the variant says."""

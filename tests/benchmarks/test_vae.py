@@ -5,10 +5,11 @@ import re
 import pytest
 import torch
 
-from benchmarks.live_memory import with_peak_bytes
-from benchmarks.vae import VideoSize, decoding_peak, encoding_peak, main
+from benchmarks.vae import main
 from components.codecs.video.causal_vae.codec import CausalVideoCodec
 from components.codecs.video.causal_vae.model import CausalVideoVAE
+from components.counting.coding_peaks import VideoSize, decoding_peak, encoding_peak
+from components.counting.live_memory import with_peak_bytes
 
 TINY = ["--widths", *"8888", "--groups=4", "--frames=17", "--height=32", "--width=64", "--repeats=1"]
 NARROW = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from components.codecs.no_autocast import no_autocast
 from components.contracts import AudioEncoder, AudioFeatures
 from components.errors import InputError
 
@@ -49,7 +50,7 @@ class LogMelEncoder(AudioEncoder):
                 f"the log-mel encoder is built for {self.sample_rate} Hz but got audio at {sample_rate} Hz: "
                 "set clip.sample_rate to match."
             )
-        with torch.autocast(waveform.device.type, enabled=False):
+        with no_autocast(waveform.device):
             spectrum = torch.stft(
                 waveform.float(),
                 self.n_fft,

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
+from benchmarks.memory import main
 from torch import nn
 
-from benchmarks.memory import main
-from benchmarks.saved_activations import fused_attention, saved_bytes
+from components.counting.saved_activations import fused_attention, saved_bytes
 from components.errors import InputError
 
 

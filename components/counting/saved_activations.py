@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +79,12 @@ def storage_of(tensor: Tensor) -> int:
 @contextmanager
 def fused_attention() -> Iterator[None]:
     """Attention that keeps what fused kernels keep: never the matrix of weights."""
-    with patch("torch.nn.functional.scaled_dot_product_attention", _Fused.call):
+    kernel = torch.nn.functional.scaled_dot_product_attention
+    torch.nn.functional.scaled_dot_product_attention = _Fused.call  # type: ignore[assignment]  # same calls
+    try:
         yield
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = kernel
 
 
 class _Fused(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What an experiment on the meta device takes, whichever model it trains."""
+"""What an experiment on the meta device holds in memory, whichever model it trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from benchmarks.saved_activations import BlockBytes
+from components.counting.saved_activations import BlockBytes
 from components.encoders.text.cached import CachedText
 from components.encoders.transcript.cached import CachedTranscript
 
@@ -62,6 +62,29 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """How processes share the work.
+
+    Attributes:
+        gpus: how many.
+        sharded: weights, gradients and optimizer state are sharded over them (FSDP2); each has all of them otherwise.
+        whole_gradients: sharded gradients are averaged once a step, not after every batch that is accumulated: until
+            then each process holds those of the whole model.
+        compute_bytes: of a weight that is computed with.
+    """
+
+    gpus: int
+    sharded: bool = True
+    whole_gradients: bool = False
+    compute_bytes: int = BFLOAT16
+
+    @property
+    def shards(self) -> int:
+        """Parts that the model is cut into."""
+        return self.gpus if self.sharded else 1
+
+
+@dataclass(frozen=True)
 class ExperimentMemory:
     """Everything that the tables are made of.
 
@@ -74,6 +97,8 @@ class ExperimentMemory:
         activations: of the costliest batch.
         encoding: bytes held while latents are encoded.
         clips: the batch of one GPU, for people.
+        optimizer: bytes of its state; None for AdamW's.
+        gathered: parameters that sharding gathers for one batch, each as often as it is gathered.
     """
 
     sharded: dict[str, Part]
@@ -84,27 +109,48 @@ class ExperimentMemory:
     activations: Activations
     encoding: int
     clips: str
+    optimizer: int | None = None
+    gathered: int = 0
 
-    def per_gpu(self, gpus: int, averaged: bool) -> dict[str, float]:
-        """Bytes on each of ``gpus`` GPUs by what they hold, and their ``peak``.
+    @property
+    def model(self) -> Part:
+        """What is sharded, all together."""
+        return Part.total(self.sharded.values())
+
+    @property
+    def gradients(self) -> int:
+        """Bytes of all gradients, and of a moving average of what trains."""
+        return self.model.trained * FLOAT32
+
+    @property
+    def optimizer_state(self) -> int:
+        """Bytes of the whole optimizer state."""
+        return 2 * self.gradients if self.optimizer is None else self.optimizer
+
+    def per_gpu(self, sharing: Sharing, averaged: bool) -> dict[str, float]:
+        """Bytes on each GPU by what they hold, and their ``peak``.
 
         Args:
-            gpus: that share weights, gradients and optimizer state.
+            sharing: how many GPUs there are, and what they share.
             averaged: a moving average of what trains is kept.
         """
-        model, replicated = Part.total(self.sharded.values()), Part.total(self.replicated.values())
-        gradients = model.trained * FLOAT32
+        model, replicated, shards = self.model, Part.total(self.replicated.values()), sharing.shards
+        # what compute needs beside the weights that are kept: units as they are gathered, or autocast's copies
+        casts = model.trained if sharing.compute_bytes < FLOAT32 else 0
+        copies = (3 * self.unit if shards > 1 else casts) * sharing.compute_bytes
         held = {
-            "weights": model.weights / gpus + replicated.weights,
-            "gradients": gradients / gpus,
-            "AdamW": 2 * gradients / gpus,
-            "EMA": gradients / gpus if averaged else 0,
-            # bfloat16 copies that compute needs at a time
-            "bf16 copies": (3 * self.unit if gpus > 1 else model.trained) * BFLOAT16,
-            "activations": self.activations.kept,
-            "encoding": self.encoding,
+            "weights": model.weights / shards + replicated.weights,
+            "gradients": self.gradients / (1 if sharing.whole_gradients else shards),
+            "optimizer": self.optimizer_state / shards,
+            "EMA": self.gradients / shards if averaged else 0.0,
+            "copies": float(copies),
+            "activations": float(self.activations.kept),
+            "encoding": float(self.encoding),
+            # PyTorch's default on a GPU works on lists of tensors, and makes one list as large as what trains
+            "stepping": self.gradients / shards,
         }
-        passing = (held["activations"], held["encoding"])  # latents are encoded before the transformer runs
+        # not at a time: latents are encoded before the transformer runs, the optimizer steps when it has run
+        passing = (held["activations"], held["encoding"], held["stepping"])
         return {**held, "peak": sum(held.values()) - sum(passing) + max(passing)}
 
 

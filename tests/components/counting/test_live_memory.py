@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.live_memory import LiveBytes, with_peak_bytes
+from components.counting.live_memory import LiveBytes, with_peak_bytes
 
 
 def steps(device: str) -> torch.Tensor:

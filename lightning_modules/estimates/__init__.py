@@ -1,0 +1,1 @@
+"""What an experiment would take, counted before anything is loaded: memory, FLOPs, hours, storage, traffic."""
