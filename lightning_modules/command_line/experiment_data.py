@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from components.contracts import MODALITIES, Modality
+from components.contracts import Modality
 from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.reading.ordered_data_module import OrderedDataModule
@@ -15,6 +14,7 @@ from lightning_modules.command_line.broken_runs import input_error_sentence
 from lightning_modules.command_line.class_paths import found_at
 from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
+from lightning_modules.command_line.frozen_parts import needed_modalities
 from lightning_modules.command_line.preflight import check_clip_is_taken, check_files
 from lightning_modules.command_line.run_folders import experiment_folder
 
@@ -95,14 +95,8 @@ def experiment_data(args: Sequence[str]) -> ExperimentData:
             raise
         raise InputError(sentence) from error
     section, model = cli.config["fit"].data, cli.config["fit"].model
-    needs = _needs(model.as_dict())
+    needs = needed_modalities(model.as_dict())
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     validates = cli.config["fit"].trainer.get("limit_val_batches") != 0
     return ExperimentData(cli.experiment, cli.folder, section.class_path, cli.datamodule, needs, validates)
-
-
-def _needs(model: dict[str, Any]) -> tuple[Modality, ...]:
-    """What the model's class says that it needs by its settings; both modalities where it says nothing."""
-    says = getattr(found_at(model["class_path"]), "needed_modalities", None)
-    return MODALITIES if says is None else tuple(says(model.get("init_args") or {}))

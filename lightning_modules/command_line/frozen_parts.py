@@ -8,7 +8,15 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
-from components.contracts import AudioCodec, AudioEncoder, TextEncoder, TranscriptEncoder, VideoCodec
+from components.contracts import (
+    MODALITIES,
+    AudioCodec,
+    AudioEncoder,
+    Modality,
+    TextEncoder,
+    TranscriptEncoder,
+    VideoCodec,
+)
 from components.errors import InputError
 from components.weights.named_files import consequential, named_weights
 from datamodules.prepared.identity import as_json, refuse_difference
@@ -22,6 +30,13 @@ ROLES: dict[str, type[nn.Module]] = {
     "transcript_encoder": TranscriptEncoder,
 }
 """What a frozen part does, and the contract it fulfils."""
+_ENCODES: dict[str, Modality] = {
+    "video_codec": "video",
+    "audio_codec": "audio",
+    "audio_encoder": "audio",
+    "transcript_encoder": "audio",
+}
+"""What a part encodes; texts describe both."""
 
 
 def frozen_sections(model: Namespace) -> dict[str, Namespace]:
@@ -33,6 +48,26 @@ def frozen_sections(model: Namespace) -> dict[str, Namespace]:
     arguments = roles_of(model)
     given = model.get("init_args")
     return {name: given[name] for name in arguments if given and given.get(name) is not None}
+
+
+def encoded_sections(model: Namespace) -> dict[str, Namespace]:
+    """Sections of the frozen parts whose work a training uses: Harmony's stage ``video`` learns no sound.
+
+    Raises:
+        InputError: if the model is none that trains on encoded clips.
+    """
+    roles, needed = roles_of(model), needed_modalities(model.as_dict())
+    return {
+        name: section
+        for name, section in frozen_sections(model).items()
+        if roles[name] not in _ENCODES or _ENCODES[roles[name]] in needed
+    }
+
+
+def needed_modalities(model: Mapping[str, Any]) -> tuple[Modality, ...]:
+    """What the model's class says that it learns from by its settings; both modalities where it says nothing."""
+    says = getattr(found_at(model["class_path"]), "needed_modalities", None)
+    return MODALITIES if says is None else tuple(says(model.get("init_args") or {}))
 
 
 def roles_of(model: Namespace) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from components.errors import InputError
 from components.weights.identity import Identity
 from components.weights.unloaded import unloaded
 from datamodules.prepared.streaming import Items
-from lightning_modules.command_line.frozen_parts import built, frozen_sections, refuse_other_parts, roles_of
+from lightning_modules.command_line.frozen_parts import built, encoded_sections, refuse_other_parts, roles_of
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,12 @@ class PreparedExperiment:
     identities: Mapping[str, Mapping[str, str]]
 
     def leave_unloaded(self, model: Namespace) -> None:
-        """Puts codecs and encoders that are not loaded into the section of the model, in place of their own."""
+        """Puts codecs and encoders that are not loaded into the section of the model, in place of their own.
+
+        What the training does not use at all is built as ever.
+        """
         roles = roles_of(model)
-        for name, section in frozen_sections(model).items():
+        for name, section in encoded_sections(model).items():
             part = unloaded(partial(built, section, roles[name]), name, Identity(**self.identities[name]))
             model["init_args"][name] = part
             # the parser takes what is built already, and says that it could not write it into a file
@@ -52,7 +55,7 @@ def prepared_experiment(model: Namespace | None, data: Any) -> PreparedExperimen
     address = given.get("latents") if given else None
     if address is None or model is None:
         return None
-    sections = frozen_sections(model)
+    sections = encoded_sections(model)
     index = Items(str(address)).index
     refuse_other_parts(str(address), index["parts"], sections)
     if missing := [name for name in sections if name not in index["identities"]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from components.contracts import VideoCodec
 from components.errors import InputError
@@ -19,7 +20,13 @@ from datamodules.reading.clip_facts import facts_of_clips
 from lightning_modules.command_line.broken_runs import input_error_sentence
 from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
-from lightning_modules.command_line.frozen_parts import built, facts_of_part, frozen_sections, roles_of
+from lightning_modules.command_line.frozen_parts import (
+    built,
+    encoded_sections,
+    facts_of_part,
+    frozen_sections,
+    roles_of,
+)
 from lightning_modules.command_line.startup import import_own_modules
 from lightning_modules.preparation.clip_encoder import ClipEncoder
 from lightning_modules.preparation.preparation import Preparation
@@ -38,7 +45,8 @@ class _PreparationCLI(AVSyncCLI):
 
     def instantiate_classes(self) -> None:
         """Data, and sections of the parts."""
-        self.sections = frozen_sections(self.config.model)
+        self.frozen = frozen_sections(self.config.model)
+        self.sections = encoded_sections(self.config.model)
         self.roles = roles_of(self.config.model)
         wanted = self.config.clone()
         for key in set(vars(wanted)) - {"data"}:
@@ -95,8 +103,7 @@ def _prepare(
                 f"model.{name} has weights that come from no file, so that every run draws others: train and export "
                 "it, and name its folder"
             )
-    codecs = [part for part in parts.values() if isinstance(part, VideoCodec)]
-    data.codec_step = codecs[0].temporal_factor if codecs else None
+    data.codec_step = _codec_step(cli, parts)
     data.prepare_data()
     clips = data.training_clips()
     plan = Plan(
@@ -117,3 +124,12 @@ def _prepare(
         data.on_corrupt,
         data.max_corrupt_fraction,
     ).run()
+
+
+def _codec_step(cli: _PreparationCLI, parts: Mapping[str, nn.Module]) -> int | None:
+    """Frames per latent of the video codec; it decides lengths also where it encodes nothing, as in ``fit``."""
+    for name in (name for name in cli.frozen if cli.roles[name] == "video_codec"):
+        codec = parts[name] if name in parts else built(cli.frozen[name], "video_codec")
+        if isinstance(codec, VideoCodec):
+            return codec.temporal_factor
+    return None

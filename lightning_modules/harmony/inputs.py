@@ -193,6 +193,17 @@ class HarmonyInputs:
         prompts = self.prompts(_emptied(batch.captions, no_text)) if own_prompts else scenes
         return prompts, scenes, self.words(_emptied(transcripts_of(batch), no_transcript), batch.ids)
 
+    def dropped_prompts(self, batch: ClipBatch, no_text: Tensor) -> TextFeatures:
+        """Prompts of training clips whose sound takes no part, some of them dropped.
+
+        Args:
+            batch: the clips.
+            no_text: bool ``[B]``, clips that show no prompt.
+        """
+        if batch.prepared is not None and batch.text_features is not None:
+            return emptied_rows(batch.text_features, batch.prepared.null_text, no_text)
+        return self.prompts(_emptied(batch.captions, no_text))
+
     def prompts(self, captions: Sequence[str]) -> TextFeatures:
         """Encoded prompts."""
         features: TextFeatures = self.text_encoder(captions)
@@ -287,8 +298,13 @@ class HarmonyRows:
             no_text = uniform[1] < self.dropout.text
             no_transcript = uniform[2] < self.dropout.transcript
 
-            reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
-            prompts, scenes, words = self.inputs.dropped_texts(batch, no_text, no_transcript, video is not None)
+            if sound is None:  # voices and words are the sound's
+                reference, lengths = None, torch.zeros(len(batch), dtype=torch.long, device=generator.device)
+                prompts = scenes = self.inputs.dropped_prompts(batch, no_text)
+                words = None
+            else:
+                reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
+                prompts, scenes, words = self.inputs.dropped_texts(batch, no_text, no_transcript, video is not None)
             rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths, batch.mute)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.codecs.audio.log_mel import LogMelCodec
 from components.weights import unloaded
 from lightning_modules.command_line.cli import main
 
@@ -247,3 +248,15 @@ def test_kills_at_any_moment_leave_nothing_that_shows_in_the_result(clips, cache
     finally:
         torch.set_num_threads(torch_threads)
     assert tree(folder) == tree(cache), seed
+
+
+def test_a_stage_without_sound_encodes_none_and_trains_the_same(clips, monkeypatch):
+    monkeypatch.setitem(QUICKSTARTS, "harmony", "configs/harmony/quickstart_video.yaml")
+    monkeypatch.setattr(LogMelCodec, "encode", None)  # neither sounds nor the reference voices
+    cache, voices = clips / "video_cache", "--data.reference_s=2.0"
+    assert main(["prepare", "--out", str(cache), *experiment("harmony", clips, voices), *small()]) == 0
+    plan = json.loads((cache / "plan.json").read_text())
+    assert sorted(plan["parts"]) == ["text_encoder", "video_codec"]
+    assert fit("harmony", clips, "raw", "--data.offsets=3", voices, steps=2) == 0
+    assert fit("harmony", clips, "cached", f"--data.latents={cache}", voices, steps=2) == 0
+    assert len(losses("raw")) == 2 and losses("cached") == pytest.approx(losses("raw"), rel=1e-5)
