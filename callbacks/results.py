@@ -17,6 +17,7 @@ from callbacks.divisions import Divisions, divisions_of, with_parts
 from callbacks.evaluation import GENERATED, EvaluationCallback, gathered
 from callbacks.failures import Failure, collect_failures
 from callbacks.run_record import config_sha256, run_folder, seed, versions
+from callbacks.throughput import Throughput
 from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 from components.weights.whole_file import whole_file
@@ -65,12 +66,13 @@ class ResultsWriter(EvaluationCallback):
     """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and two files in the run folder.
 
     ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
-    "seed", "versions", "global_step", "ckpt_path", "failed": [sentence, ...]}``, ``clips.jsonl`` a `ClipScore` a line,
-    of the same evaluation. Where clips belong to subsets of a benchmark or say their language, an entry that is a mean
-    over clips has ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A metric that
-    came out as no number and everything else that failed on the way stand under ``failed``. The files appear whole at
-    the very end or not at all; what an earlier run left in the same folder is removed when a run starts. Bounds of an
-    interval over one item are null.
+    "seed", "versions", "global_step", "throughput": {name: figure}, "ckpt_path", "failed": [sentence, ...]}``,
+    ``clips.jsonl`` a `ClipScore` a line, of the same evaluation. The figures of `Throughput` are those of the training.
+    Where clips belong to subsets of a benchmark or say their language, an entry that is a mean over clips has
+    ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A metric that came out as no
+    number and everything else that failed on the way stand under ``failed``. The files appear whole at the very end or
+    not at all; what an earlier run left in the same folder is removed when a run starts. Bounds of an interval over one
+    item are null.
     """
 
     def __init__(self) -> None:
@@ -138,6 +140,7 @@ class ResultsWriter(EvaluationCallback):
                 "seed": seed(),
                 "versions": versions(),
                 "global_step": self.global_step,
+                "throughput": _throughput(trainer) if stage == "fit" else {},
                 "ckpt_path": None if ckpt_path is None else str(ckpt_path),
                 "failed": [failure.sentence for failure in collect_failures(trainer)],
             }
@@ -185,6 +188,16 @@ def write_json(file: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
     with whole_file(file) as stream:
         stream.write(text.encode())
+
+
+def _throughput(trainer: Trainer) -> dict[str, float]:
+    """Figures of the whole training; nothing where nobody measured."""
+    return {
+        name: value
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, Throughput)
+        for name, value in callback.throughput.items()
+    }
 
 
 def _entry(result: MetricResult) -> dict[str, object]:

@@ -74,7 +74,8 @@ def _memory(found: Estimate) -> str:
     title = (
         f"Memory of each GPU in GiB: {memory.clips}, {how}. Activations: {kept} checkpoints,\n"
         f"{memory.activations.batch}; all kept they are {memory.activations.without_checkpoints / GIB:.2f} GiB.\n"
-        f"The peak takes the largest of activations, encoding and stepping (the optimizer's); it fits if {RESERVED:.0%} are left"
+        "The peak takes the largest of activations, encoding and stepping (the optimizer's);\n"
+        f"it fits where {RESERVED:.0%} of the GPU are left"
     )
     return markdown(title, ["GPUs", *names, *sizes], rows)
 

@@ -191,6 +191,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             told[row % len(batch)].append(f"{TASKS[task]}: {', '.join(levels)}")
         return ["; ".join(of) for of in told]
 
+    @torch.no_grad()
     def training_cost(self, batch: ClipBatch) -> StepCost:
         """Of a step on a batch of these shapes."""
         side = 1 if self.video_codec is None else self.video_codec.spatial_factor

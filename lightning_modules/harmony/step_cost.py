@@ -81,7 +81,7 @@ class HarmonyShapes:
     def cost(self, shape: StepShape) -> StepCost:
         """FLOPs and tokens."""
         given = self.arguments(shape)
-        with activations_kept(self.transformer):
+        with torch.enable_grad(), activations_kept(self.transformer):
             flops = flops_of(lambda: backward(self.transformer(**given)))
         return StepCost(flops, shape.clips * self.rows_per_clip * sum(self.tokens(given).values()))
 

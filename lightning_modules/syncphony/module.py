@@ -160,18 +160,18 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         self.log("loss", logs["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return logs["loss"]
 
+    @torch.no_grad()
     def training_cost(self, batch: ClipBatch) -> StepCost:
-        """Of a step on a batch of these shapes, in the mean over all prefix lengths."""
+        """Of a step on a batch of these shapes, in the mean over five prefix lengths."""
         text = batch.text_features or self.text_encoder(batch.captions)
-        return self.step_shapes().cost(StepShape.of(batch, self.codec.spatial_factor, 1, text, None))
+        return self.step_shapes().cost(StepShape.of(batch, self.codec.spatial_factor, 1, text, None), most=5)
 
     def step_shapes(self) -> SyncphonyShapes:
         """Training batches on the meta device."""
         text, sound = self.text_encoder, self.audio_encoder
         rate_hz = None if sound is None else float(getattr(sound, "rate_hz", 50.0))
-        dit = cast(SyncphonyDiT, self.transformer_shapes())
-        prefix = self.shortest_prefix
-        return SyncphonyShapes(dit, self.codec, self.pyramid, prefix, text.dim, text.pooled_dim, rate_hz)
+        parts = (cast(SyncphonyDiT, self.transformer_shapes()), self.codec, self.pyramid, self.shortest_prefix)
+        return SyncphonyShapes(*parts, text.dim, text.pooled_dim, rate_hz)
 
     def generation(self, encoded: EncodedConditions, batch: ClipBatch, variant: str | None, label: str) -> Generation:
         """Videos for the sounds of ``batch``: guided, or as the variant says."""

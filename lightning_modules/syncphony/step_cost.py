@@ -88,20 +88,29 @@ class SyncphonyShapes:
             heard.append((AudioFeatures(tokens, rate_hz, mask, 0.5 / rate_hz), frames))
         return self.dit.encode_prefixes(heard, shape.fps, self.codec.temporal_factor)
 
-    def cost(self, shape: StepShape) -> StepCost:
-        """FLOPs and tokens, in the mean over all that is drawn."""
+    def cost(self, shape: StepShape, most: int | None = None) -> StepCost:
+        """FLOPs and tokens, in the mean over all that is drawn.
+
+        Args:
+            shape: of the batch.
+            most: count no more than so many cases, evenly spread; None counts all.
+        """
         places = self.places(shape)
-        with activations_kept(self.dit):
-            flops = fmean(flops_of(lambda place=place: self._train(shape, place)) for place in places)  # type: ignore[misc]
-        return StepCost(flops, fmean(self._tokens(shape, place) for place in places))
+        if most is not None and most < len(places):
+            places = [places[(2 * i + 1) * len(places) // (2 * most)] for i in range(most)]
+        costs = [self.cost_of(shape, place) for place in places]
+        return StepCost(fmean(cost.flops for cost in costs), fmean(cost.tokens for cost in costs))
 
-    def _train(self, shape: StepShape, place: Place) -> None:
+    def cost_of(self, shape: StepShape, place: Place) -> StepCost:
+        """FLOPs and tokens of one case."""
         columns = self.columns(shape, place)
-        backward(self.dit(columns, self.sounds(shape, columns), off_sync=self.audio_rate_hz is None))
+        with torch.enable_grad(), activations_kept(self.dit):
+            flops = flops_of(lambda: self._train(shape, columns))
+        tokens = sum(clip[:, 0].numel() for column in columns for clip in column.clips)
+        return StepCost(flops, tokens // self.dit.backbone.patch**2)
 
-    def _tokens(self, shape: StepShape, place: Place) -> int:
-        clips = [clip for column in self.columns(shape, place) for clip in column.clips]
-        return sum(clip[:, 0].numel() for clip in clips) // self.dit.backbone.patch**2
+    def _train(self, shape: StepShape, columns: list[Column]) -> None:
+        backward(self.dit(columns, self.sounds(shape, columns), off_sync=self.audio_rate_hz is None))
 
     def _num_units(self, shape: StepShape) -> int:
         return self.pyramid.num_units(self.codec.num_latents(shape.num_frames))

@@ -1,100 +1,253 @@
-"""The memory table counts what is there, on the meta device and without any checkpoint."""
+"""``avsync estimate`` counts what is there, on the meta device and without any checkpoint."""
 
+import json
+import math
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.memory import main
-from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from components.counting.saved_activations import fused_attention, saved_bytes
+from components.backbones.pyramid_flow.column import Column
+from components.contracts import ClipBatch
+from components.counting.flops import CountsSteps, StepCost
+from components.counting.step_shape import StepShape
 from components.errors import InputError
+from lightning_modules.command_line.config_files import with_bases
+from lightning_modules.command_line.estimate import main
+from lightning_modules.command_line.extra_commands import run_extra
+from lightning_modules.estimates.checkpoints import checkpoint_storage
+from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
+from lightning_modules.estimates.scale import Run, deal
+from lightning_modules.experiment import ModelAndDataCLI
+from lightning_modules.syncphony.module import SyncphonyModule
+
+QUICKSTARTS = ("configs/quickstart.yaml", "configs/harmony/quickstart.yaml")
+FEW = ["--data.batch_size=4", "--callbacks=null"]
 
 
-def table(text: str) -> dict[str, list[float]]:
-    rows = re.findall(r"^(\S.*?)  +([\d., ]+)$", text, re.M)
-    return {name.strip(): [float(cell.replace(",", "")) for cell in cells.split()] for name, cells in rows}
+def table(text: str, first: str) -> dict[str, list[float]]:
+    """Rows of the table whose head begins so; – and words are left out."""
+    block = text[text.index(f"| {first}") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in block.splitlines()[2:]]
+    numbers = {name: [cell.replace(",", "") for cell in cells] for name, *cells in rows}
+    return {name: [float(cell) for cell in cells if re.fullmatch(r"[\d.e-]+", cell)] for name, cells in numbers.items()}
 
 
-def test_the_full_experiment_is_counted_without_its_checkpoints(capsys: pytest.CaptureFixture[str]):
-    main(["--config", "configs/syncphony/avsync15.yaml", "--gpus", "1", "4"])
-    text = capsys.readouterr().out
-    rows = table(text)
-    assert rows["transformer, frozen"][0] + rows["transformer, trained"][0] > 1972  # miniFLUX and its audio layers
-    assert rows["video codec"][0] == 335.4 and rows["text encoder"][0] == pytest.approx(4762.3 + 123.1, abs=1)
-    one, four = rows["1"], rows["4"]
-    assert four[1] == pytest.approx(one[1] / 4, abs=0.01) and four[2] == pytest.approx(one[2] / 4, abs=0.01)
-    assert one[5:7] == four[5:7] and min(four[5:7]) > 1
-    assert sum(four[:5]) + max(four[5:7]) == pytest.approx(four[7], abs=0.05)
-    assert "with checkpoints" in text
-    kept_all = float(re.search(r"all kept they are (\S+) GiB", text)[1])  # type: ignore[index]
-    assert kept_all > 2 * one[5]
+def clips_of(data: object, clips: int) -> ClipBatch:
+    shape = data.clip  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(0)
+    reference_s = getattr(data, "reference_s", None)
+    reference = None if reference_s is None else torch.rand(clips, round(reference_s * shape.sample_rate)) - 0.5
+    size = (clips, shape.num_frames, 3, shape.height, shape.width)
+    return ClipBatch(
+        ids=[f"clip{i}" for i in range(clips)],
+        video=torch.randint(0, 256, size, generator=generator, dtype=torch.uint8),
+        fps=shape.fps,
+        audio=torch.rand(clips, shape.num_samples, generator=generator) - 0.5,
+        sample_rate=shape.sample_rate,
+        captions=["a bouncing ball"] * clips,
+        video_ids=["recording"] * clips,
+        transcripts=["ba to mi"] * clips,
+        reference_audio=reference,
+        reference_lengths=None if reference is None else torch.full((clips,), reference.shape[1]),
+    )
 
 
-def test_saved_bytes_of_a_known_network():
-    blocks = [nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.Tanh())]
-    x = torch.randn(4, 8, requires_grad=True)
-    total, counts = saved_bytes(lambda: blocks[1](blocks[0](x)), blocks)
-    # a linear layer keeps its input, tanh its output; weights do not count
-    one = 4 * 8 * 4
-    assert [count.kept for count in counts] == [one, 2 * one] and total == 3 * one
-    assert [count.inputs for count in counts] == [one, one]
+@pytest.fixture(params=QUICKSTARTS)
+def built(request: pytest.FixtureRequest):
+    """A quickstart's module with its weights, and its data."""
+    cli = ModelAndDataCLI(with_bases(["--config", request.param, *FEW]))
+    cli.model.configure_model()
+    for name in ("log", "log_dict"):  # there is no trainer to log to
+        setattr(cli.model, name, lambda *_args, **_kwargs: None)
+    return cli.model.train(), cli.datamodule
 
 
-def test_fused_attention_keeps_no_matrix_of_weights():
-    q = torch.randn(1, 2, 64, 4, requires_grad=True)
-    with fused_attention():
-        total, _ = saved_bytes(lambda: torch.nn.functional.scaled_dot_product_attention(q, q * 2, q * 3), [])
-    assert total == 4 * q.numel() * 4
+def test_the_flops_of_a_step_are_those_that_really_run(built):
+    """Counted on the meta device and in real steps, whose attention is made to show its products."""
+    module, data = built
+    batch = clips_of(data, 4)
+    module.text_dropout = 0.0  # of Syncphony: columns are cut to their own texts
+    assert isinstance(module, CountsSteps)
+    counted = module.training_cost(batch)
+    transformer, inputs = module.trained_transformer(), []
+    hook = transformer.register_forward_pre_hook(lambda _, args, named: inputs.append((args, named)), with_kwargs=True)
+    if isinstance(module, SyncphonyModule):
+        # encoded beforehand, so that the step is the transformer's alone, the sound's keys and values included
+        latents, features = module.codec.encode(batch.video / 127.5 - 1), module.audio_encoder(batch.audio, 16000)
+        encoded = replace(batch, video_latents=latents, audio_features=features)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as real:
+            module.training_step(encoded, 0).backward()
+        ((columns, *_),) = (args for args, _ in inputs)
+        counted = one_case(module, batch, columns, counted)
+    else:
+        module.training_step(batch, 0)
+        ((_, given),) = inputs
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as real:
+            torch.stack([out.square().mean() for out in transformer(**given)]).mean().backward()
+        video = given["z_v"][0, 0].numel() // math.prod(transformer.video.patch_size)
+        assert counted.tokens == 4 * (video + given["z_a"].shape[2] + given["z_r"].shape[2])
+    hook.remove()
+    assert real.get_total_flops() == counted.flops > 1e8
 
 
-STAGES = {"stage1_audio": 5012.7, "stage2_timbre": 5012.7, "stage3_joint": 11134.2}
+def one_case(module: SyncphonyModule, batch: ClipBatch, columns: list[Column], mean: StepCost) -> StepCost:
+    """What is counted of the prefix lengths that were drawn; the ``mean`` is over all that could have been."""
+    text = module.text_encoder(batch.captions)
+    shapes, shape = module.step_shapes(), StepShape.of(batch, module.codec.spatial_factor, 1, text, None)
+    costs = {place: shapes.cost_of(shape, place) for place in shapes.places(shape)}
+    assert mean.flops == pytest.approx(sum(cost.flops for cost in costs.values()) / len(costs), rel=0.1)
+
+    def sizes(given: list[Column]) -> list[list[torch.Size]]:
+        return [[clip.shape for clip in column.clips] for column in given]
+
+    (drawn,) = [place for place in costs if sizes(shapes.columns(shape, place)) == sizes(columns)]
+    assert costs[drawn].tokens == sum(clip[:, 0].numel() for column in columns for clip in column.clips) // 4
+    return costs[drawn]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_of_harmony_is_counted_without_its_checkpoints(stage: str, capsys: pytest.CaptureFixture[str]):
-    main(["--config", f"configs/harmony/{stage}.yaml", "--gpus", "1", "4", "8"])
-    text = capsys.readouterr().out
-    rows = table(text)
-    assert ("interaction" in rows) == ("video codec" in rows) == (stage == "stage3_joint")
-    assert rows["audio tower"][:2] == [5012.7, 5012.7] and rows["text encoder"][:2] == [5680.9, 0]
-    assert rows["total"][1] == STAGES[stage]
-    for gpus in (1, 4, 8):
-        weights, gradients, adam, average, _, kept, encoding, peak = rows[str(gpus)]
-        assert gradients == pytest.approx(STAGES[stage] * 1e6 * 4 / gpus / 2**30, abs=0.01)
-        assert adam == pytest.approx(2 * gradients, abs=0.02) and average == gradients and weights > gradients
-        assert sum(rows[str(gpus)][:5]) + max(kept, encoding) == pytest.approx(peak, abs=0.05)
-    kept_all = float(re.search(r"all kept they are (\S+) GiB", text)[1])  # type: ignore[index]
-    # a checkpoint per layer: what is kept of a layer, and of thirty layers what goes in
-    assert kept_all / 30 < rows["1"][5] < kept_all / 10
+def test_memory_by_part_is_that_of_a_real_step(built, tmp_path: Path):
+    """Bytes of the tensors that a training of the quickstart really holds after a step of AdamW."""
+    module, data = built
+    config = QUICKSTARTS["Harmony" in type(module).__name__]
+    file = tmp_path / "estimate.json"
+    assert main(["--config", config, *FEW, "--gpus", "1", "--json", str(file)]) == 0
+    (row,) = json.loads(file.read_text())["gpus"]
+
+    configured = module.configure_optimizers()
+    optimizer = configured["optimizer"]
+    kept: dict[int, torch.Tensor] = {}
+    owned = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in owned:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = module.training_step(clips_of(data, 4), 0)
+    loss.backward()
+    optimizer.step()
+    trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    states = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    for name, tensors in (
+        ("weights", list(module.parameters())),
+        ("gradients", [parameter.grad for parameter in trained]),
+        ("optimizer", states),
+    ):
+        assert row["memory"][name] == sum(tensor.nbytes for tensor in tensors), name
+    activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    # a real step adds its loss, a CPU's attention its log-sums; Syncphony's batch is the costliest, this one is drawn
+    assert row["memory"]["activations"] == pytest.approx(activations, rel=0.3)
+
+
+def test_the_tables_say_what_the_json_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "estimate.json"
+    options = ["--gpus", "1,3,4", "--mfu", "0.5", "--memory", "24", "--clips-per-step", "16", "--clips", "1000"]
+    main(["--config", QUICKSTARTS[0], *FEW, *options, "--json", str(file)])
+    text, found = capsys.readouterr().out, json.loads(file.read_text())
+    one, three, four = found["gpus"]
+    assert three == {"gpus": 3, "dealt": None} and re.search(r"^\| 3 +\| +– ", text, re.MULTILINE)
+    assert one["dealt"] == {"batch": 4, "accumulate": 4, "clips": 16}
+    assert four["dealt"] == {"batch": 4, "accumulate": 1, "clips": 16}
+    assert one["fits"] == {"24": True}
+    # ideal scaling at a stated MFU: four times faster, the same GPU-hours
+    fast, slow = four["mfu"][0], one["mfu"][0]
+    assert slow["step_s"] == pytest.approx(4 * fast["step_s"])
+    assert slow["gpu_hours"] == pytest.approx(fast["gpu_hours"])
+    flops = found["flops"]["transformer_per_clip"] + sum(found["flops"]["encoding_per_clip"].values())
+    assert slow["step_s"] == pytest.approx(16 * flops / (0.5 * 989e12))
+    assert one["network"] == {"all_gather": 0, "reduce_scatter": 0}
+    trained = sum(part["trained"] for part in found["parameters"].values())
+    assert four["network"]["reduce_scatter"] == pytest.approx(0.75 * 4 * trained)
+    assert four["memory"]["gradients"] == trained  # four bytes over four GPUs
+    assert table(text, "part   ")["total"][1] == pytest.approx(trained / 1e6, abs=0.05)
+    assert found["clip_bytes"]["decoded"] == 49 * 3 * 32 * 32 + 4 * round(49 / 24 * 16000)
+
+
+SHARES = ExperimentMemory(
+    {"all": Part(100, 80, 400)}, {"codec": Part(10, 0, 20)}, {}, 10, True, Activations(50, 90, ""), 60, "", gathered=200
+)
+
+
+def test_gradients_are_whole_while_batches_are_accumulated():
+    assert SHARES.per_gpu(Sharing(4), averaged=True) == {
+        "weights": 120,
+        "gradients": 80,
+        "optimizer": 160,
+        "EMA": 80,
+        "copies": 60,
+        "activations": 50,
+        "encoding": 60,
+        "stepping": 80,
+        "peak": 120 + 80 + 160 + 80 + 60 + 80,
+    }
+    assert SHARES.per_gpu(Sharing(4, whole_gradients=True), averaged=False)["gradients"] == 320
+    replicated = SHARES.per_gpu(Sharing(4, sharded=False), averaged=False)
+    assert (replicated["weights"], replicated["optimizer"], replicated["copies"]) == (420, 640, 160)
+
+
+def test_clips_are_dealt_out_evenly_or_not_at_all():
+    fixed = Run(1, 3, 1536, True, False, False, 2)
+    dealt = [deal(fixed, 16, gpus) for gpus in (8, 64, 512, 1000)]
+    assert [one and (one.batch, one.accumulate) for one in dealt] == [(16, 12), (12, 2), (3, 1), None]
+    free = deal(Run(1, 3, None, True, False, False, 2), 16, 8)
+    assert free is not None and (free.batch, free.accumulate, free.clips) == (16, 3, 384)
+
+
+def test_storage_follows_the_callbacks_that_write_checkpoints():
+    plain = checkpoint_storage(SHARES, {"ModelCheckpoint": {"every_n_train_steps": 10, "save_last": "link"}}, 95)
+    assert (plain.size, plain.kept, plain.written) == (80 * 12, 1, 9)
+    assert plain.most_bytes == 2 * plain.size and plain.written_bytes == 9 * plain.size
+    callbacks = {"EMA": {}, "ModelCheckpoint": {"every_n_train_steps": 10, "save_top_k": -1, "save_last": True}}
+    everything = checkpoint_storage(SHARES, {**callbacks, "SlimCheckpoint": {}}, 100)
+    assert (everything.size, everything.kept, everything.written, everything.slim) == (80 * 16, 11, 20, 80 * 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--gpus", "1,x"], "'1,x' is no list of numbers from 1 on"),
+        (["--mfu", "40"], "'40' is no list of shares from 0 to 1"),
+        (["--peak-tflops", "0"], "'0' is not a number above 0"),
+        (["--json", "/no/such/folder/file.json", "--config", QUICKSTARTS[0]], "give a file in a folder that exists"),
+        ([], "nothing says which experiment"),
+        (["--config", "configs/nothing.yaml"], "does not exist"),
+        (["--config", QUICKSTARTS[0], "--trainer.max_steps", "-1"], "give --steps"),
+        (["--config", QUICKSTARTS[0], "--gpus", "5", "--clips-per-step", "64"], "cannot be dealt out evenly"),
+        (["--config", "configs/harmony/syncnet.yaml"], "no Syncphony or Harmony experiment"),
+    ],
+)
+def test_mistakes_are_one_sentence(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):
+    assert run_extra(["estimate", *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+FULL = {
+    "syncphony/avsync15": {"transformer, trained": 1126.9, "video codec": 335.4, "audio encoder": 315.4},
+    "harmony/stage1_audio": {"audio tower": 5012.7, "audio codec": 283.9},
+    "harmony/stage3_joint": {"video tower": 4999.8, "audio tower": 5012.7, "interaction": 1121.7},
+}
 
 
 @pytest.mark.slow
-def test_a_frozen_tower_and_all_tasks_are_told_apart(capsys: pytest.CaptureFixture[str]):
-    joint = [
-        "--config",
-        "configs/harmony/stage3_joint.yaml",
-        "--gpus",
-        "8",
-        "--model.init_args.curriculum.train_video",
-        "false",
-    ]
-    main([*joint, "--model.init_args.tasks.init_args.task_mode", "sample"])
-    one = table(capsys.readouterr().out)
-    main(joint)
+@pytest.mark.parametrize("name", FULL)
+def test_full_experiments_are_counted_without_their_checkpoints(name: str, capsys: pytest.CaptureFixture[str]):
+    main(["--config", f"configs/{name}.yaml", "--config", "configs/trainer/fsdp.yaml", "--gpus", "1,8"])
     text = capsys.readouterr().out
-    three = table(text)
-    assert one["video tower"][:2] == [4999.8, 0] and one["total"][1] == pytest.approx(6134.4, abs=0.2)
-    assert three["8"][5] == pytest.approx(3 * one["8"][5], rel=0.02) and "3 rows of 12,090 video" in text
+    parts, memory = table(text, "part   "), table(text, "GPUs | weights")
+    assert {part: parts[part][0] for part in FULL[name]} == FULL[name]
+    for held in memory.values():
+        assert sum(held[:5]) + max(held[5:8]) == pytest.approx(held[8], abs=0.06)
+    kept_all = float(re.search(r"all kept they are (\S+) GiB", text)[1])  # type: ignore[index]
+    assert kept_all > 2 * memory["1"][5]
+    assert memory["8"][1] == memory["1"][1] and memory["8"][2] == pytest.approx(memory["1"][2] / 8, abs=0.01)
 
 
-def test_what_all_blocks_share_is_kept_once():
-    blocks = [nn.Bilinear(8, 8, 8), nn.Bilinear(8, 8, 8)]
-    x, shared = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
-    _, counts = saved_bytes(lambda: blocks[1](blocks[0](x, shared), shared), blocks)
-    assert [count.inputs for count in counts] == [2 * 4 * 8 * 4, 4 * 8 * 4]
-
-
-def test_other_experiments_are_refused_in_one_sentence():
-    with pytest.raises(InputError, match="no Syncphony or Harmony experiment"):
-        main(["--config", "configs/harmony/syncnet.yaml"])
+def test_an_error_is_raised_before_anything_is_counted():
+    with pytest.raises(InputError, match="cannot be dealt out"):
+        main(["--config", QUICKSTARTS[0], "--gpus", "7", "--clips-per-step", "64"])
