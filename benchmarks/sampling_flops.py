@@ -24,30 +24,33 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.experiment import experiment_on_meta
 from benchmarks.measure import print_table
 from benchmarks.pyramid_savings import OF_TRAINING, WAYS, Run, Way, as_it_is, backward
-from benchmarks.syncphony_memory import TEXT_TOKENS, training_inputs
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures, TextFeatures
+from components.counting.flops import activations_kept
 from components.guidance.guidance import TextGuidance
 from components.objectives.pyramid_columns import unit_starts
 from components.samplers.pyramid_sampler import Conditions
 from components.samplers.unit_memory import GIB, UnitMemory
-from datamodules.reading.clip_data_module import ClipDataModule
+from datamodules.reading.ordered_data_module import OrderedDataModule
+from lightning_modules.estimates.counts import TEXT_TOKENS
+from lightning_modules.estimates.experiment import meta_experiment
+from lightning_modules.estimates.syncphony import shape_of
 from lightning_modules.syncphony.module import SyncphonyModule
 
 EXPERIMENT = "configs/syncphony/avsync15.yaml"
 TERA = 1e12
 
 
-def full_run(module: SyncphonyModule, data: ClipDataModule, words: int) -> Run:
+def full_run(module: SyncphonyModule, data: OrderedDataModule, words: int) -> Run:
     """A clip of the experiment from its first frame, sound and prompts of so many tokens."""
     codec, clip, dit = module.codec, data.clip, module.dit
     latents, side = codec.num_latents(clip.num_frames), codec.spatial_factor
@@ -159,21 +162,20 @@ def sampling_rows(run: Run) -> list[list[str]]:
     return rows
 
 
-def training_rows(module: SyncphonyModule, data: ClipDataModule, args: argparse.Namespace) -> list[list[str]]:
+def training_rows(module: SyncphonyModule, data: OrderedDataModule, args: argparse.Namespace) -> list[list[str]]:
     """FLOPs of a training step, mean over prefix lengths."""
-    dit, pyramid = module.dit, module.pyramid
-    num_units = pyramid.num_units(module.codec.num_latents(data.clip.num_frames))
-    lengths = args.prefixes or range(module.shortest_prefix, num_units + 1)
+    shapes, shape = module.step_shapes(), replace(shape_of(data), text_tokens=args.words)
+    shapes.dit.to(torch.bfloat16)
+    lengths = args.prefixes or sorted({length for length, _ in shapes.places(shape)})
     rows: list[list[str]] = []
     first = last = 0.0
     for way in OF_TRAINING:
         counted = []
         for n in lengths:
-            given = training_inputs(
-                module, data, n, num_units, args.words
-            )  # with keys and values of the sound, which train
-            with FlopCounterMode(display=False) as counter, as_it_is(way, dit):
-                backward(dit(*given))
+            columns = shapes.columns(shape, (n, None))
+            sounds = shapes.sounds(shape, columns)  # their keys and values train as well
+            with FlopCounterMode(display=False) as counter, as_it_is(way, shapes.dit), activations_kept(shapes.dit):
+                backward(shapes.dit(columns, sounds))
             counted.append(counter.get_total_flops())
         mean = statistics.mean(counted)
         first, gain = first or mean, f"{mean / last:.3f}" if last else ""
@@ -184,7 +186,8 @@ def training_rows(module: SyncphonyModule, data: ClipDataModule, args: argparse.
 
 def count(args: argparse.Namespace) -> None:
     """Prints the FLOPs of the full experiment."""
-    module, data, _ = experiment_on_meta([EXPERIMENT], args.options)
+    experiment = meta_experiment(["--config", EXPERIMENT, *args.options])
+    module, data = experiment.module, experiment.data
     assert isinstance(module, SyncphonyModule)
     module.dit.to(torch.bfloat16)
     module.dit.checkpoint_activations = False
@@ -203,7 +206,7 @@ def count(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--words", type=int, default=TEXT_TOKENS, help="text tokens, none of them padding")
+    parser.add_argument("--words", type=int, default=TEXT_TOKENS["Syncphony"], help="text tokens, none of them padding")
     parser.add_argument("--prefixes", type=int, nargs="+", default=None, help="of training; all by default")
     args, options = parser.parse_known_args(argv)
     args.options = options  # of the experiment

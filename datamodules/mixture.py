@@ -40,9 +40,9 @@ class Mixture(OrderedDataModule):
     Evaluation shows the sets' own lists one after another. Names of clips and recordings begin with the set's name.
 
     Args:
-        sets: data sets by name. Their own settings hold (references, tracks, ``clips_per_video``, ``max_val_clips``
-            ...), but clips, batches and loaders are the mixture's. From Python: what makes them when it is called with
-            ``clip``, ``batch_size``, ``val_batch_size``, ``num_workers`` and ``seed``, such as
+        sets: data sets by name. Their own settings hold (references, tracks, ``clips_per_video``, ``max_val_clips``,
+            ``latents`` ...), but clips, batches and loaders are the mixture's. From Python: what makes them when it is
+            called with ``clip``, ``batch_size``, ``val_batch_size``, ``num_workers`` and ``seed``, such as
             ``functools.partial(SpeechClips, "speech.jsonl")``.
         weights: how often each set's clips come, in any unit; None takes all sets alike.
         epoch: how many samples are one pass, where a run counts epochs: "longest" as many as it takes until the set
@@ -139,10 +139,6 @@ class Mixture(OrderedDataModule):
         if given.get("clip") not in (None, self.clip):
             raise InputError(
                 f"data.sets.{name}.clip: clips are described once, for all sets; leave it out and use the section clip"
-            )
-        if given.get("latents") is not None:
-            raise InputError(
-                f"data.sets.{name}.latents is {given['latents']}, but a mixture reads recordings; leave it out"
             )
         defaults = _defaults(make)
         for setting in _OF_THE_MIXTURE:

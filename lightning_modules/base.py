@@ -64,6 +64,7 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
     Attributes:
         frozen_arguments: arguments of the constructor that take codecs and encoders, and the role of each
             (`lightning_modules.command_line.frozen_parts`): what a training on encoded clips does without.
+        takes_sounds_alone: where it learns from pictures and sounds, some sets of a mixture may lack pictures.
         logged_names: what can be watched of the training; ``*`` and ``?`` stand for parts and numbers.
         why_nothing_trains: the settings that freeze the whole transformer, for the error that says so.
         gradient_norm: of the step in progress, where `NaNGuard` has found it; whoever changes gradients after that sets
@@ -71,6 +72,7 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
     """
 
     frozen_arguments: ClassVar[Mapping[str, str]] = {}
+    takes_sounds_alone: ClassVar[bool] = False
     logged_names: ClassVar[tuple[str, ...]] = ()
     why_nothing_trains: str
 

@@ -73,11 +73,11 @@ def meta_twin(module: M) -> M:
 @contextmanager
 def activations_kept(module: nn.Module) -> Iterator[None]:
     """Runs parts that have a switch ``checkpoint_activations`` without it: nothing is computed twice."""
-    parts = [part for part in module.modules() if getattr(part, "checkpoint_activations", False) is True]
+    parts = {part: part.checkpoint_activations for part in module.modules() if hasattr(part, "checkpoint_activations")}
     for part in parts:
         part.checkpoint_activations = False  # type: ignore[assignment]  # torch knows tensors and modules alone
     try:
         yield
     finally:
-        for part in parts:
-            part.checkpoint_activations = True  # type: ignore[assignment]
+        for part, policy in parts.items():
+            part.checkpoint_activations = policy

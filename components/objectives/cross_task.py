@@ -256,12 +256,14 @@ class CrossTaskSynergy:
         draws: TaskDraws,
         audio_lengths: Tensor | None = None,
         mute: Tensor | None = None,
+        unseen: Tensor | None = None,
     ) -> TaskRows:
         """Rows of B clips.
 
         Nobody knows what a mute clip was to sound like. Its sound is pure noise in every row and never learnt, so that
-        its video is learnt beside any sound at all; driven by the video it learns nothing. (Ours; as UniDiffuser,
-        arXiv 2303.06555, has a marginal: the other modality at the highest noise level.)
+        its video is learnt beside any sound at all; driven by the video it learns nothing. The same holds the other way
+        round for a clip without picture. (Ours; as UniDiffuser, arXiv 2303.06555, has a marginal: the other modality at
+        the highest noise level.)
 
         Args:
             video: clean latents ``[B, C, T_v, h, w]``, or None.
@@ -269,6 +271,7 @@ class CrossTaskSynergy:
             draws: the random numbers; a clip's rows share them.
             audio_lengths: real latents of each sound ``[B]``, the rest is padding; None if all are.
             mute: bool ``[B]``, clips without sound track; None if there is none.
+            unseen: bool ``[B]``, clips without picture; None if there is none.
         """
         num, device = len(draws.tasks), draws.tasks.device  # B
         alone = video is None or audio is None
@@ -291,15 +294,17 @@ class CrossTaskSynergy:
             clean = (tasks == VIDEO_DRIVEN)[:, None].repeat(1, video.shape[2])  # [R, T_v]: t_v = 0
             clean[:, 0] |= first_frame  # given at timestep 0 and not learnt, as in Wan2.2's image-to-video
             sigma = self.video_levels(draws.video_levels).repeat(repeats)
-            video_rows = _noisy(video, draws.video_noise, sigma, clean, ~clean, weight)
+            learnt = ~clean
+            if unseen is not None:
+                sigma, clean, learnt = _unknown(unseen.repeat(repeats), sigma, clean, learnt)
+                first_frame = first_frame & ~unseen.repeat(repeats)
+            video_rows = _noisy(video, draws.video_noise, sigma, clean, learnt, weight)
         if audio is not None and draws.audio_noise is not None:
             clean = (tasks == AUDIO_DRIVEN)[:, None].expand(-1, audio.shape[2])  # [R, T_a]: t_a = 0
             sigma = self.audio_levels(draws.audio_levels).repeat(repeats)
             learnt = ~clean
             if mute is not None:
-                unknown = mute.repeat(repeats)  # [R]
-                sigma = sigma.masked_fill(unknown, 1.0)
-                clean, learnt = clean & ~unknown[:, None], learnt & ~unknown[:, None]
+                sigma, clean, learnt = _unknown(mute.repeat(repeats), sigma, clean, learnt)
             if audio_lengths is not None:
                 # padding behind a short sound is noised and attended to, but its velocity is not learnt
                 at = torch.arange(audio.shape[2], device=device)
@@ -330,6 +335,11 @@ class CrossTaskSynergy:
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     # copied to the device once: every copy from the host waits until the device has caught up
     return torch.tensor(values, device=device)
+
+
+def _unknown(unknown: Tensor, sigma: Tensor, clean: Tensor, learnt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise levels ``[R]``, given and learnt latents ``[R, T]`` where rows in ``unknown`` ``[R]`` are pure noise."""
+    return sigma.masked_fill(unknown, 1.0), clean & ~unknown[:, None], learnt & ~unknown[:, None]
 
 
 def _noisy(data: Tensor, noise: Tensor, sigma: Tensor, clean: Tensor, learnt: Tensor, weight: Tensor) -> NoisyRows:

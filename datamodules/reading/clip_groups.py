@@ -86,8 +86,11 @@ class ClipGroups(Dataset[AnyClip]):
         item = key.item - self._first[group]
         clip = self.parts[group][SampleKey(item, key.position, key.valid, key.cut_as, key.offset)]
         prefix = self.prefixes[group]
-        if not prefix or isinstance(clip, DeliveredClip):
+        if not prefix:
             return clip
+        if isinstance(clip, DeliveredClip):
+            held = clip.clip
+            return replace(clip, clip=replace(held, id=prefix + held.id, video_id=prefix + held.video_id))
         return replace(clip, id=prefix + clip.id, video_id=prefix + clip.video_id)
 
 

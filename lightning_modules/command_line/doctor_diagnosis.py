@@ -208,6 +208,8 @@ def _problems(data: ExperimentData, split: Split, findings: list[Finding]) -> It
             yield f"there is nothing to {_PURPOSE[split]}: all {len(of_set)} recordings of {name} are dropped"
     for modality in data.needs if used else ():
         without = [name for name, _, parts, _ in sets if modality == "video" and parts[0].reader.audio_only]
+        if split == "train" and data.takes_sounds_alone and len(without) < len(sets):
+            without = []
         for name in without:
             yield f"the model needs moving pictures, but audio_only leaves them out of {name}; set it to false"
         if split == "train" and not without and not any(_has(finding.verdict, modality) for finding in used):

@@ -16,6 +16,7 @@ from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.frozen_parts import needed_modalities
 from lightning_modules.command_line.preflight import check_clip_is_taken, check_files
+from lightning_modules.command_line.prepared_experiment import cache_addresses
 from lightning_modules.command_line.run_folders import experiment_folder
 
 
@@ -29,6 +30,7 @@ class ExperimentData:
         class_path: of the data module.
         datamodule: prepared and set up for ``fit``.
         needs: modalities that the model cannot do without.
+        takes_sounds_alone: beside sets with pictures, the model also trains on sets without.
         validates: whether it validates at all.
     """
 
@@ -37,6 +39,7 @@ class ExperimentData:
     class_path: str
     datamodule: OrderedDataModule
     needs: tuple[Modality, ...]
+    takes_sounds_alone: bool
     validates: bool
 
     @property
@@ -62,10 +65,10 @@ class _DataCLI(AVSyncCLI):
                 f"avsync doctor looks at lists of recordings, and {config.data.class_path} is no ClipDataModule; "
                 "derive it from datamodules.reading.clip_data_module.ClipDataModule"
             )
-        if (latents := config.data.get("init_args", {}).get("latents")) is not None:
+        if addresses := cache_addresses(config.data):
             raise InputError(
-                f"avsync doctor looks at recordings, and data.latents is {latents}, whose clips are encoded already; "
-                "set --data.latents null"
+                f"avsync doctor looks at recordings, and data.latents is {addresses[0]}, whose clips are encoded "
+                "already; set --data.latents null (of a mixture, those of its sets)"
             )
         check_files({"data": config.as_dict()["data"]})
         self.folder = experiment_folder(config.trainer, self.experiment)
@@ -96,7 +99,10 @@ def experiment_data(args: Sequence[str]) -> ExperimentData:
         raise InputError(sentence) from error
     section, model = cli.config["fit"].data, cli.config["fit"].model
     needs = needed_modalities(model.as_dict())
+    takes_sounds_alone = "audio" in needs and getattr(found_at(model.class_path), "takes_sounds_alone", False)
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     validates = cli.config["fit"].trainer.get("limit_val_batches") != 0
-    return ExperimentData(cli.experiment, cli.folder, section.class_path, cli.datamodule, needs, validates)
+    return ExperimentData(
+        cli.experiment, cli.folder, section.class_path, cli.datamodule, needs, takes_sounds_alone, validates
+    )

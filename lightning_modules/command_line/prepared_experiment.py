@@ -1,9 +1,13 @@
-"""A training on clips that were encoded before: compared with them, and built without what encoded them."""
+"""A training on clips that were encoded before: compared with them, and built without what encoded them.
+
+A mixture has a cache for each set that is encoded. For one of its sets that is not, the parts are loaded with its first
+batch.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,14 +24,14 @@ from lightning_modules.command_line.frozen_parts import built, encoded_sections,
 
 @dataclass(frozen=True)
 class PreparedExperiment:
-    """What is known of the cache that an experiment trains on.
+    """What is known of the caches that an experiment trains on.
 
     Attributes:
-        address: where it is.
+        addresses: where they are.
         identities: of the weights of codecs and encoders, by the arguments of the model.
     """
 
-    address: str
+    addresses: Sequence[str]
     identities: Mapping[str, Mapping[str, str]]
 
     def leave_unloaded(self, model: Namespace) -> None:
@@ -42,22 +46,41 @@ class PreparedExperiment:
             # the parser takes what is built already, and says that it could not write it into a file
             warnings.filterwarnings("ignore", message=rf"\s*Unable to serialize instance {type(part).__name__}\(")
         names = ", ".join(self.identities)
-        rank_zero_info(f"clips come encoded from {self.address}: {names} are not loaded unless something is evaluated")
+        places = ", ".join(self.addresses)
+        rank_zero_info(f"clips come encoded from {places}: {names} are not loaded unless something is evaluated")
 
 
 def prepared_experiment(model: Namespace | None, data: Any) -> PreparedExperiment | None:
     """What the section of the data says of encoded clips, after comparing them with the section of the model.
 
     Raises:
-        InputError: if there is no whole cache, or it was made by other parts.
+        InputError: if a cache is not whole, was made by other parts, or by other weights than another one.
     """
-    given = data.get("init_args") if isinstance(data, Namespace) else None
-    address = given.get("latents") if given else None
-    if address is None or model is None:
+    addresses = cache_addresses(data)
+    if not addresses or model is None:
         return None
     sections = encoded_sections(model)
-    index = Items(str(address)).index
-    refuse_other_parts(str(address), index["parts"], sections)
-    if missing := [name for name in sections if name not in index["identities"]]:
-        raise InputError(f"{address} was prepared without {missing[0]}, which the experiment has; prepare it anew")
-    return PreparedExperiment(str(address), {name: index["identities"][name] for name in sections})
+    found: dict[str, Mapping[str, str]] = {}
+    for address in addresses:
+        index = Items(address).index
+        refuse_other_parts(address, index["parts"], sections)
+        for name in sections:
+            if name not in index["identities"]:
+                raise InputError(f"{address} was prepared without {name}, which the experiment has; prepare it anew")
+            identity = index["identities"][name]
+            if found.setdefault(name, identity)["sha256"] != identity["sha256"]:
+                raise InputError(
+                    f"{address} was prepared with another {name} than {addresses[0]} (sha256"
+                    f" {identity['sha256'][:12]} and {found[name]['sha256'][:12]}); prepare one of them anew"
+                )
+    return PreparedExperiment(addresses, found)
+
+
+def cache_addresses(data: Any) -> list[str]:
+    """Where the clips of a data section lie encoded, those of a mixture's sets too."""
+    given = data.get("init_args") if isinstance(data, Namespace) else None
+    if not given:
+        return []
+    own = [] if given.get("latents") is None else [str(given["latents"])]
+    sets = given.get("sets")
+    return own + [at for one in (sets.values() if isinstance(sets, Mapping) else ()) for at in cache_addresses(one)]

@@ -14,6 +14,7 @@ from torch import nn
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.identity import identity_of, recorded_identity
+from datamodules.mixture import Mixture
 from datamodules.prepared.store import Plan, Store
 from datamodules.reading.clip_data_module import ClipDataModule
 from datamodules.reading.clip_facts import facts_of_clips
@@ -87,6 +88,11 @@ def _prepare(
     cli: _PreparationCLI, folder: Path, offsets: int | None, dtype: str, clips_per_shard: int, device: torch.device
 ) -> bool:
     data = cli.datamodule
+    if isinstance(data, Mixture):
+        raise InputError(
+            "data is a Mixture: prepare each of its sets by itself, with the same model, and give what that writes as"
+            " data.sets.NAME.latents"
+        )
     if not isinstance(data, ClipDataModule):
         raise InputError(
             f"data is {type(data).__name__}, which cuts no clips from recordings; name a data set of clips"

@@ -1,7 +1,7 @@
 """A batch of clips on its way into Harmony's transformer: latents, texts, and the rows of all tasks.
 
 In the order of a training step: `HarmonyInputs` encodes, `HarmonyRows` drops conditions and lays the tasks out as rows
-of one forward pass. `check_parts_fit` compares the parts of an experiment before anything runs.
+of one forward pass.
 
 Legend: B clips, R rows, C channels, T_v video latents, T_a audio and T_r reference latents, h x w latent pixels.
 """
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.backbones.harmony.model import HarmonyTransformer
 from components.contracts import (
     AudioCodec,
     ClipBatch,
@@ -86,6 +85,16 @@ class HarmonyInputs:
                 "needs videos: give videos, or train with stage audio or timbre."
             )
         return self.codec().moments(self.pixels(batch.video)).draw(seeds)
+
+    def unseen_video(self, batch: ClipBatch) -> Tensor:
+        """In the place of latents ``[B, C, T_v, h, w]`` of sounds alone: zeros; nobody knows what was to be seen."""
+        codec, (height, width) = self.codec(), batch.video.shape[-2:]
+        self._check_sides(height, width)
+        frames = round(batch.num_samples / batch.sample_rate * batch.fps)
+        num = 1 + max(1, round((frames - 1) / codec.temporal_factor))
+        factor = codec.spatial_factor
+        shape = (len(batch), codec.latent_channels, num, height // factor, width // factor)
+        return torch.zeros(shape, device=batch.audio.device)
 
     def pixels(self, video: Tensor) -> Tensor:
         """uint8 frames ``[B, T, 3, H, W]`` to [-1, 1].
@@ -283,7 +292,7 @@ class HarmonyRows:
             InputError: if the clips do not fit the experiment.
         """
         with torch.no_grad():
-            video = self.inputs.video(batch, seeds) if "video" in self.modalities else None  # [B, C_v, T_v, h, w]
+            video, unseen = self._video(batch, seeds)  # [B, C_v, T_v, h, w], [B]
             sound = self.inputs.audio(batch, seeds) if "audio" in self.modalities else None  # [B, C_a, T_a]
             if self.needs_reference and batch.reference_lengths is None:
                 raise InputError(
@@ -305,7 +314,8 @@ class HarmonyRows:
             else:
                 reference, lengths = self.inputs.reference(batch, no_reference)  # [B, C_a, T_r], [B]
                 prompts, scenes, words = self.inputs.dropped_texts(batch, no_text, no_transcript, video is not None)
-            rows = self.tasks.rows(video, latents, draws, None if sound is None else sound.lengths, batch.mute)
+            lengths_a = None if sound is None else sound.lengths
+            rows = self.tasks.rows(video, latents, draws, lengths_a, batch.mute, unseen)
 
         def repeated(features: TextFeatures | None) -> TextFeatures | None:
             # rows of one task after the other, as `CrossTaskSynergy.rows` lays the clips
@@ -325,6 +335,15 @@ class HarmonyRows:
         if rows.audio is not None:
             arguments |= {"z_a": rows.audio.latents, "t_a": rows.audio.timesteps, "text_a": repeated(scenes)}
         return rows, arguments
+
+    def _video(self, batch: ClipBatch, seeds: Sequence[int] | None) -> tuple[Tensor | None, Tensor | None]:
+        """Latents of the videos, and which clips have none: all or none, as batches are of one kind."""
+        if "video" not in self.modalities:
+            return None, None
+        if "audio" in self.modalities and batch.num_frames == 0 and batch.video_latents is None:
+            video = self.inputs.unseen_video(batch)
+            return video, torch.ones(len(batch), dtype=torch.bool, device=video.device)
+        return self.inputs.video(batch, seeds), None
 
 
 def host_generator(generator: torch.Generator) -> torch.Generator:
@@ -350,38 +369,3 @@ def transcripts_of(batch: ClipBatch) -> list[str]:
 def scenes_of(batch: ClipBatch) -> list[str]:
     """What each clip sounds like, in words; its caption where nothing else is said."""
     return list(batch.captions if batch.scenes is None else batch.scenes)
-
-
-def check_parts_fit(
-    transformer: HarmonyTransformer,
-    audio_codec: AudioCodec,
-    video_codec: VideoCodec | None,
-    text_encoder: TextEncoder,
-    transcript_encoder: TranscriptEncoder | None,
-) -> None:
-    """Compare the widths and channels that codecs, encoders and transformer must share.
-
-    Raises:
-        InputError: naming the two values that differ and the setting to change.
-    """
-    audio, video = transformer.audio, transformer.video
-    pairs: list[tuple[str, object, str, object]] = []
-    if audio is not None:
-        latents = audio_codec.latent_channels
-        pairs.append(("transformer.audio.channels", audio.channels, "the audio codec's latents have", latents))
-        name, width = "transformer.audio.text_dim", audio.config["text_dim"]
-        pairs.append((name, width, "the text encoder gives", text_encoder.dim))
-        name, width = "transformer.audio.transcript_dim", audio.config["transcript_dim"]
-        if (width is None) != (transcript_encoder is None):
-            raise InputError(f"{name} and transcript_encoder must both be given or both be null.")
-        if transcript_encoder is not None:
-            pairs.append((name, width, "the transcript encoder gives", transcript_encoder.dim))
-    if video is not None:
-        name, width = "transformer.video.text_dim", video.config["text_dim"]
-        pairs.append((name, width, "the text encoder gives", text_encoder.dim))
-        if video_codec is not None:
-            name, width = "transformer.video.in_channels", video.config["in_channels"]
-            pairs.append((name, width, "the video codec's latents have", video_codec.latent_channels))
-    for name, wanted, what, found in pairs:
-        if wanted != found:
-            raise InputError(f"{name} is {wanted} but {what} {found}: set them equal.")

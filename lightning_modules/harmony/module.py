@@ -46,6 +46,7 @@ from components.weights.identity import Identity, identity_of
 from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only
 from lightning_modules.base import GenerativeModule
+from lightning_modules.harmony.checks import check_parts_fit, check_pictures
 from lightning_modules.harmony.conditions import (
     DrivenTask,
     EncodedClips,
@@ -57,7 +58,6 @@ from lightning_modules.harmony.inputs import (
     DropoutConfig,
     HarmonyInputs,
     HarmonyRows,
-    check_parts_fit,
     transcripts_of,
 )
 from lightning_modules.harmony.modality_watch import ModalityWatch
@@ -105,6 +105,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
     frozen_arguments = {  # noqa: RUF012
         name: name for name in ("audio_codec", "text_encoder", "video_codec", "transcript_encoder")
     }
+    takes_sounds_alone = True
     logged_names = ("loss", "train/loss", "train/*/*", "train/clips*")
     why_nothing_trains = (
         "curriculum.train_video and curriculum.train_audio are false and the transformer has no interaction"
@@ -161,6 +162,16 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             begin_from(curriculum.init_from, transformer, curriculum, frozen)
 
     needed_modalities = staticmethod(needed_modalities)
+
+    def on_fit_start(self) -> None:
+        """Refuse a training of which no clip has a picture that is to be learnt.
+
+        Raises:
+            InputError: if all training clips are sounds alone.
+        """
+        super().on_fit_start()
+        if "video" in self.curriculum.modalities:
+            check_pictures(getattr(self.trainer, "datamodule", None), self.curriculum.stage)
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         """Cross-task loss of one batch."""

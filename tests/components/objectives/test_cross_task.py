@@ -312,3 +312,23 @@ def test_the_sound_of_a_mute_clip_is_noise_and_never_learnt(mode: str):
     _, errors = tasks.loss(rows, torch.zeros_like(rows.video.latents), torch.zeros_like(rows.audio.latents))
     assert not errors["audio"].error[of_mute].any()
     assert not errors["audio"].counted[of_mute].any()
+
+
+@pytest.mark.parametrize("mode", ["all", "sample"])
+def test_the_picture_of_a_sound_alone_is_noise_and_never_learnt(mode: str):
+    video, audio = clips()
+    unseen = torch.tensor([True, False, True, False])
+    tasks = CrossTaskSynergy(mode, first_frame_probability=1.0)
+    draws = tasks.draw(video, audio, generator(0))
+    rows, plain = tasks.rows(video, audio, draws, unseen=unseen), tasks.rows(video, audio, draws)
+    of_unseen = unseen.repeat(rows.repeats)
+    assert torch.equal(rows.video.latents[of_unseen], draws.video_noise.repeat(rows.repeats, 1, 1, 1, 1)[of_unseen])
+    assert (rows.video.timesteps[of_unseen] == 1000).all()
+    assert not rows.video.mask[of_unseen].any() and not rows.first_frame[of_unseen].any()
+    assert torch.equal(rows.first_frame[~of_unseen], plain.first_frame[~of_unseen])
+    for mine, theirs in ((rows.audio, plain.audio), (rows.video, plain.video)):
+        others = ~of_unseen if mine is rows.video else slice(None)  # the sound is learnt as ever
+        for name in ("latents", "timesteps", "target", "mask", "weight"):
+            assert torch.equal(getattr(mine, name)[others], getattr(theirs, name)[others])
+    _, errors = tasks.loss(rows, torch.zeros_like(rows.video.latents), torch.zeros_like(rows.audio.latents))
+    assert not errors["video"].counted[of_unseen].any() and errors["audio"].counted.any()

@@ -225,6 +225,11 @@ def test_the_sets_of_a_mixture_are_looked_at_one_by_one(mixed: Path, tmp_path: P
     _, found = doctor(tmp_path / "b", *options("audio_only: true"))
     wanted = "the model needs moving pictures, but audio_only leaves them out of train (city); set it to false"
     assert wanted in found["problems"]
+    # Harmony learns the sounds of such a set, and videos are judged on the other one
+    harmony = ["--config", "configs/harmony/quickstart.yaml", "--callbacks", "null"]
+    alone = [*harmony, *options("audio_only: true, mute: skip")[len(QUICKSTART) :], "--data.evaluate=[beach]"]
+    _, found = doctor(tmp_path / "c", *alone)
+    assert not any("moving pictures" in problem for problem in found["problems"])
 
 
 def test_recordings_in_several_shapes_are_looked_at(mixed: Path, tmp_path: Path) -> None:

@@ -157,6 +157,20 @@ def test_nothing_is_learnt_from_the_sound_of_a_mute_clip():
     assert loss != step(module, replace(mute, video=video))
 
 
+def test_a_sound_alone_teaches_the_sound_beside_a_picture_that_is_noise():
+    module, batch, calls = tiny_module(tasks=CrossTaskSynergy("all")), clips(position=0), []
+    module.transformer.register_forward_pre_hook(lambda m, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    alone = replace(batch, video=batch.video[:, :0])
+    loss = step(module, alone)
+    (call,) = calls
+    assert call["z_v"].shape == (6, 24, 3, 4, 4) and (call["t_v"] == 1000).all() and not call["first_frame"].any()
+    loss.backward()
+    assert all(p.grad is not None for p in module.transformer.parameters() if p.requires_grad)
+    assert loss != step(module, replace(alone, audio=batch.audio + 0.1))
+    with pytest.raises(InputError, match="clip0_0 has 0 video frames, so it is a sound alone"):
+        step(tiny_module(stage="video"), alone)
+
+
 def test_a_video_tower_alone_learns_from_mute_clips_as_from_others():
     module, batch = tiny_module(stage="video"), clips(position=0)
     assert step(module, replace(batch, mute=torch.tensor([False, True]))) == step(module, batch)
