@@ -134,10 +134,11 @@ def test_a_cpu_has_no_mfu_and_other_modules_no_flops(tmp_path):
     assert module.asked == 0
 
 
-def test_the_wait_for_data_is_told_apart(tmp_path):
+def test_the_wait_for_data_is_told_apart(tmp_path, monkeypatch):
     _, slow = run(Counted(), tmp_path / "slow", SlowClips(), count_flops=False)
     assert slow["throughput"]["data_wait_share"] > 0.5
-    _, quick = run(Slow(), tmp_path / "quick")
+    monkeypatch.setitem(globals(), "STEP_S", 0.5)
+    _, quick = run(Slow(), tmp_path / "quick", steps=4, every_n_steps=1)
     assert quick["throughput"]["data_wait_share"] < 0.5
 
 

@@ -19,10 +19,12 @@ from components.errors import InputError
 from lightning_modules.command_line.config_files import with_bases
 from lightning_modules.command_line.estimate import main
 from lightning_modules.command_line.extra_commands import run_extra
+from lightning_modules.estimates import harmony, syncphony
 from lightning_modules.estimates.checkpoints import checkpoint_storage
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 from lightning_modules.estimates.scale import Run, deal
 from lightning_modules.experiment import ModelAndDataCLI
+from lightning_modules.harmony.module import HarmonyModule
 from lightning_modules.syncphony.module import SyncphonyModule
 
 QUICKSTARTS = ("configs/quickstart.yaml", "configs/harmony/quickstart.yaml")
@@ -92,7 +94,9 @@ def test_the_flops_of_a_step_are_those_that_really_run(built):
         video = given["z_v"][0, 0].numel() // math.prod(transformer.video.patch_size)
         assert counted.tokens == 4 * (video + given["z_a"].shape[2] + given["z_r"].shape[2])
     hook.remove()
-    assert real.get_total_flops() == counted.flops > 1e8
+    # an encoder may give one token of sound more than fit into the clip
+    exact = 2e-3 if isinstance(module, SyncphonyModule) else 1e-9
+    assert real.get_total_flops() == pytest.approx(counted.flops, rel=exact)
 
 
 def one_case(module: SyncphonyModule, batch: ClipBatch, columns: list[Column], mean: StepCost) -> StepCost:
@@ -142,7 +146,18 @@ def test_memory_by_part_is_that_of_a_real_step(built, tmp_path: Path):
         assert row["memory"][name] == sum(tensor.nbytes for tensor in tensors), name
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     # a real step adds its loss, a CPU's attention its log-sums; Syncphony's batch is the costliest, this one is drawn
-    assert row["memory"]["activations"] == pytest.approx(activations, rel=0.3)
+    assert activations_of(module, clips_of(data, 4)) == pytest.approx(activations, rel=0.3)
+
+
+def activations_of(module: SyncphonyModule | HarmonyModule, batch: ClipBatch) -> int:
+    """Counted with texts as long as the batch's, which are shorter than the estimate's."""
+    text = module.text_encoder(batch.captions)
+    if isinstance(module, SyncphonyModule):
+        shape = StepShape.of(batch, module.codec.spatial_factor, 1, text, None)
+        return syncphony.count_activations(module, shape, torch.float32).kept
+    words = module.inputs.words(batch.transcripts, batch.ids)
+    shape = StepShape.of(batch, module.video_codec.spatial_factor, module.audio_codec.latent_hop, text, words)
+    return harmony.count_activations(module, shape, torch.float32).kept
 
 
 def test_the_tables_say_what_the_json_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
