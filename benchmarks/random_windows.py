@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     print(machine_facts("cpu", "one decoder thread"))
     print(
-        f"random windows of {seconds:.2f} s out of {args.recordings} x {args.minutes:g} minutes, {size[0]}x{size[1]} at "
-        f"{fps} fps, H.264 with a key frame every 2 s + AAC at {rate} Hz"
+        f"random windows of {seconds:.2f} s out of {args.recordings} x {args.minutes:g} minutes, {size[0]}x{size[1]} "
+        f"at {fps} fps, H.264 with a key frame every 2 s + AAC at {rate} Hz"
     )
     rows = []
     for name in actions:
