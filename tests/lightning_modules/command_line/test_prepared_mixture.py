@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.prepared.streaming import OURS
 from lightning_modules.command_line.cli import main
 from tests.public_folders.speech import write_speech
 
@@ -89,19 +88,6 @@ def test_encoded_and_read_sets_train_the_same_and_sounds_alone_teach_the_sound(r
 def test_a_stage_that_learns_videos_is_not_given_sounds_alone(root, capsys):
     assert fit(root, "sounds", (), kinds=("ambient",)) == 2
     assert "all training clips are sounds alone (audio_only), but stage joint learns videos" in capsys.readouterr().err
-
-
-def test_caches_of_other_weights_do_not_mix(root, capsys):
-    index = root / "ambient_latents" / "index.json"
-    kept = index.read_text()
-    other = json.loads(kept)
-    other[OURS]["identities"]["video_codec"]["sha256"] = "0" * 64
-    try:
-        index.write_text(json.dumps(other))
-        assert fit(root, "mixed", ("speech", "ambient")) == 2
-    finally:
-        index.write_text(kept)
-    assert "ambient_latents was prepared with another video_codec than" in capsys.readouterr().err
 
 
 def test_a_mixture_is_prepared_set_by_set(root, capsys):
