@@ -99,13 +99,9 @@ def divergence(real, generated):
 
 def test_kl_by_hand():
     real, generated = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
-    assert divergence(real, generated) == pytest.approx(
-        0.5 * np.log(2) + 0.5 * np.log(2 / 3)
-    )
+    assert divergence(real, generated) == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3))
     # the other way round it is another number
-    assert divergence(generated, real) == pytest.approx(
-        0.25 * np.log(0.5) + 0.75 * np.log(1.5)
-    )
+    assert divergence(generated, real) == pytest.approx(0.25 * np.log(0.5) + 0.75 * np.log(1.5))
     assert divergence(real + 3, real) == pytest.approx(0)
 
 
