@@ -91,7 +91,8 @@ def count_flops(model: ModelSize, batch: BatchSize, train: bool = False) -> int:
 
 def count_flops_by_block(model: ModelSize, batch: BatchSize) -> tuple[int, int]:
     """FLOPs of the forward pass, one block of each kind counted and multiplied, and the batch's video tokens."""
-    kinds = (min(model.joint_blocks, 2 if model.variant == "sd3" else 1), min(model.single_blocks, 1))
+    # two of the kind that stands last: the last block changes only what is read
+    kinds = (min(model.joint_blocks, 1 if model.single_blocks else 2), min(model.single_blocks, 2))
     small = replace(model, joint_blocks=kinds[0], single_blocks=kinds[1], first_late_block=0)
     run = Pass(small, batch, PRECISIONS["bfloat16"], False, "meta")
     with FlopCounterMode(display=False) as counter:

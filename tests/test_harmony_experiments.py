@@ -321,7 +321,7 @@ def init_from(experiment: str) -> str:
             "fit",
             JOINT,
             ["--data.audio_only=true"],
-            "0 video frames, so it is a sound alone, but this task needs videos",
+            "all training clips are sounds alone (audio_only), but stage joint learns videos",
         ),
         ("fit", JOINT, ["--data.root=mute"], "mute.mp4 has no audio track; give a recording with sound"),
         (

@@ -25,6 +25,8 @@ CALLED = {
     "callbacks/report/tensorboard.py": {"_get_file_writer"},
     "components/backbones/sharding.py": {"_non_persistent_buffers_set"},
     "components/backbones/wan/attention.py": {"_attention_backend"},
+    "components/counting/live_memory.py": {"_cdata"},
+    "components/counting/saved_activations.py": {"_cdata"},
     "components/codecs/audio/mmaudio_checkpoint.py": {"_weight_norm"},
     "lightning_modules/command_line/trainer.py": {
         "_first_loop_iter",

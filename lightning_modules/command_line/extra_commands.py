@@ -21,7 +21,7 @@ EXTRA_COMMANDS = {
     ),
     "table": ("lightning_modules.command_line.table", "rows of evaluated runs beside those of the papers"),
     "pairwise": ("lightning_modules.command_line.pairwise", "two systems side by side for people to choose, and votes"),
-    "estimate": ("lightning_modules.command_line.estimate", "counts the memory, hours and storage of an experiment"),
+    "estimate": ("lightning_modules.estimates.command", "counts the memory, hours and storage of an experiment"),
     "compare": ("lightning_modules.command_line.compare", "what differs between two evaluated runs, with intervals"),
 }
 """Name -> the module whose ``main`` takes the arguments and returns the exit status, and what the command does."""

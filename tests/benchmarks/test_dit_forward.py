@@ -21,19 +21,18 @@ def test_blocks_multiplied_are_blocks_counted(model: ModelSize):
 
 
 def test_the_backward_pass_costs_two_forward_passes_of_the_late_blocks():
-    model = ModelSize("miniflux", 1, 1, 2, 1)
-    forward, two_late = (count_flops(model, SMALL, train) for train in (False, True))
-    one_late = count_flops(replace(model, first_late_block=2), SMALL, True)
-    deeper = count_flops(replace(model, single_blocks=3), SMALL)
-    block = deeper - forward
-    assert two_late - one_late == pytest.approx(2 * block, rel=0.05)
-    assert one_late - forward == pytest.approx(2 * block, rel=0.1)  # less what would lead into frozen blocks
+    model = ModelSize("miniflux", 1, 1, 3, 1)
+    # the last block does less: it changes only what is read
+    three, two, last = (count_flops(replace(model, first_late_block=first), SMALL, True) for first in (1, 2, 3))
+    block = count_flops(replace(model, single_blocks=4), SMALL) - count_flops(model, SMALL)
+    assert three - two == pytest.approx(2 * block, rel=0.05)
+    assert two - last == pytest.approx(2 * block, rel=0.1)  # less what would lead into frozen blocks
 
 
 @pytest.mark.parametrize(("variant", "tera"), [("miniflux", 12.6), ("sd3", 8.4)])
-def test_a_full_batch_costs_what_the_released_recipe_counts(variant: str, tera: float):
+def test_a_full_batch_costs_what_the_released_recipe_counts_less_what_it_masks(variant: str, tera: float):
     flops, tokens = count_flops_by_block(PUBLIC[variant], BatchSize(prefix=8))  # about the mean of all prefixes
-    assert flops == pytest.approx(tera * 1e12, rel=0.05)
+    assert 0.9 * tera < flops / 1e12 < tera
     assert 3480 <= tokens <= 5400
 
 
@@ -41,7 +40,7 @@ def test_the_full_experiments_stand_beside_the_reference(capsys: pytest.CaptureF
     main(["--flops", "--prefixes=8"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "released recipe," in line]
     assert len(lines) == 2
-    assert all(abs(float(line.split()[-1]) - 1) < 0.05 for line in lines)
+    assert all(0.9 < float(line.split()[-1]) < 1 for line in lines)
 
 
 def test_profile_and_shares_are_printed(capsys: pytest.CaptureFixture[str]):

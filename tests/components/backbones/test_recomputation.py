@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.saved_activations import saved_bytes
 from components.backbones.recomputation import layer_policies, recomputed
+from components.counting.saved_activations import saved_bytes
 from components.errors import InputError
 from tests.tiny_harmony import inputs, tiny_harmony
 

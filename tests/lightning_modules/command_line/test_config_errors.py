@@ -95,7 +95,7 @@ def whole(init_args="", part_args="dim: 4", part="Part"):
         (whole(part_args="heads: 4"), f"model.init_args.part.init_args.dim must be given for {HERE}.Part; give it in"),
         (whole() + "steps: many\n", "steps is 'many', but must be int"),
         (whole() + "devices: [a]\n", "devices is 'a', but must be int"),
-        (whole(part="Prat"), f"model.init_args.part names the class {HERE}.Prat, which does not exist; give its full"),
+        (whole(part="Prat"), f"model.init_args.part names the class {HERE}.Prat, which does not exist; "),
         (
             whole().replace(f"{HERE}.Part", "NoSuch"),
             "model.init_args.part names the class NoSuch, which does not exist",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datamodules.prepared.streaming import OURS
 from lightning_modules.command_line.cli import main
 from tests.public_folders.speech import write_speech
 
@@ -94,3 +95,16 @@ def test_a_mixture_is_prepared_set_by_set(root, capsys):
     assert fit(root, "raw", (), "--trainer.max_steps=1") == 0
     assert main(["prepare", "--out", "latents", *JOINT, *SHAPE, "--config", "raw.yaml"]) == 2
     assert "prepare each of its sets by itself" in capsys.readouterr().err
+
+
+def test_caches_of_other_weights_do_not_mix(root, capsys):
+    index = root / "ambient_latents" / "index.json"
+    kept = index.read_text()
+    other = json.loads(kept)
+    other[OURS]["identities"]["video_codec"]["sha256"] = "0" * 64
+    try:
+        index.write_text(json.dumps(other))
+        assert fit(root, "mixed", ("speech", "ambient")) == 2
+    finally:
+        index.write_text(kept)
+    assert "was prepared with another video_codec than" in capsys.readouterr().err

@@ -17,10 +17,10 @@ from components.counting.flops import CountsSteps, StepCost
 from components.counting.step_shape import StepShape
 from components.errors import InputError
 from lightning_modules.command_line.config_files import with_bases
-from lightning_modules.command_line.estimate import main
 from lightning_modules.command_line.extra_commands import run_extra
 from lightning_modules.estimates import harmony, syncphony
 from lightning_modules.estimates.checkpoints import checkpoint_storage
+from lightning_modules.estimates.command import main
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 from lightning_modules.estimates.scale import Run, deal
 from lightning_modules.experiment import ModelAndDataCLI

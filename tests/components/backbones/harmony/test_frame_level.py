@@ -169,18 +169,21 @@ def test_the_gate_listens_to_the_noise_it_is_told_to():
 def test_style_alignment_reads_the_whole_video_and_starts_silent(own):
     style = StyleAlignment(AUDIO_DIM, WIDTH, HEADS, own)
     video, audio = streams()
-    shared = layer(False).keys_values(video)
-    assert not style(audio[:, :4], video, shared).any()
+    frames = layer(False)
+
+    def aligned(video):
+        return style(audio[:, :4], *(style.keys_values(video) or frames.keys_values(video)))
+
+    assert not aligned(video).any()
     torch.nn.init.normal_(style.to_out.weight)
     with torch.no_grad():
-        before = style(audio[:, :4], video, shared)
+        before = aligned(video)
         for token in (0, 13, 29):
             changed = video.clone()
             changed[:, token] += torch.randn(VIDEO_DIM)
-            after = style(audio[:, :4], changed, layer(False).keys_values(changed))
-            assert (after != before).any(-1).all()
-        changed = style(audio[:, :4], torch.randn_like(video), shared)
-    assert torch.equal(before, changed) == (own is None)
+            assert (aligned(changed) != before).any(-1).all()
+    # keys and values of its own only where they are asked for
+    assert bool(style.keys_values(video)) == (own is not None)
 
 
 def test_a_negative_window_is_refused():
