@@ -54,7 +54,7 @@ class MMAudio:
         device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = PRECISIONS[given.precision]
         self.net = get_my_mmaudio(given.variant)
-        self.net.load_weights(torch.load(files[model.model_path.name], map_location="cpu", weights_only=True))
+        self.net.load_weights(torch.load(str(files[model.model_path.name]), map_location="cpu", weights_only=True))
         self.features = FeaturesUtils(
             tod_vae_ckpt=files[model.vae_path.name],
             synchformer_ckpt=files[model.synchformer_ckpt.name],
