@@ -20,6 +20,8 @@ from components.media.reader import read_sound
 from components.media.writer import write_mp4
 
 JOBS_FILE = "jobs.json"
+RUNNERS = Path(__file__).parent.absolute() / "runners"
+"""The folder of `components.v2a.runners.program`, which knows V-AURA and MMAudio."""
 _LAST_LINES = 5
 
 
@@ -34,7 +36,7 @@ class SubprocessV2A(V2AModel):
     Args:
         command: program and arguments, as a list or as one line that is split like a shell would; ``{jobs}`` in an
             argument stands for the path of the JSON list, which is appended as the last argument where no argument
-            mentions it.
+            mentions it, and ``{runners}`` for the folder of the programs that ship with this package.
         workdir: folder in which each call makes a folder of its own, and the program's working directory.
         sample_rate: rate the sounds are brought to.
         crf: H.264 quality of the mp4 files; 10 is visually lossless.
@@ -42,7 +44,7 @@ class SubprocessV2A(V2AModel):
         keep_files: leave the files of each call for inspection.
 
     Raises:
-        InputError: if the command is empty or its program is not found.
+        InputError: if the command is empty, or its program or a file in ``{runners}`` is not found.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class SubprocessV2A(V2AModel):
             raise InputError(f"command names '{self.command[0]}', which is no program here; give its full path")
         # found from here, but run in the working directory
         self.command[0] = str(Path(program).absolute())
+        for part in self.command:
+            if part.startswith("{runners}") and not Path(part.replace("{runners}", str(RUNNERS))).is_file():
+                raise InputError(f"command names '{part}', which does not ship; '{{runners}}/program.py' does")
         self.workdir = Path(workdir).expanduser()
         self.sample_rate = sample_rate
         self.crf = crf
@@ -135,8 +140,8 @@ class SubprocessV2A(V2AModel):
     def _run(self, folder: Path) -> None:
         """Runs the program on a folder's list."""
         jobs = str(folder / JOBS_FILE)
-        command = [part.replace("{jobs}", jobs) for part in self.command]
-        if command == self.command:
+        command = [part.replace("{jobs}", jobs).replace("{runners}", str(RUNNERS)) for part in self.command]
+        if not any("{jobs}" in part for part in self.command):
             command.append(jobs)
         try:
             # no shell: the command is a list, and paths may hold anything

@@ -116,6 +116,11 @@ def test_commands_that_cannot_work(tmp_path):
         SubprocessV2A("", str(tmp_path))
     with pytest.raises(InputError, match="'no-such-program-anywhere', which is no program here"):
         SubprocessV2A("no-such-program-anywhere --fast", str(tmp_path))
+    with pytest.raises(InputError, match=r"names '\{runners\}/vaura.py', which does not ship; '\{runners\}/prog"):
+        SubprocessV2A([sys.executable, "{runners}/vaura.py"], str(tmp_path))
+    assert SubprocessV2A([sys.executable, "{runners}/program.py"], str(tmp_path)).identifying_settings()["command"] == [
+        sys.executable, "{runners}/program.py"
+    ]  # fmt: skip
 
 
 def test_list_is_appended_when_no_argument_names_it(video, tmp_path):
