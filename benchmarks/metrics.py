@@ -125,7 +125,7 @@ def row_of(judge: Judge, found: Cost | None) -> list[str]:
         judge.entries,
         judge.network,
         f"{found.parameters / MEGA:.1f}",
-        f"{judge.portions * found.portion_flops / TERA:.2f}",
+        f"{judge.portions * found.portion_flops / TERA:.3g}",
         f"{found.weight_bytes / GIB:.2f}",
         f"{found.memory_bytes / GIB:.2f}",
     ]
