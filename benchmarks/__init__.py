@@ -15,6 +15,7 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``cached_step``: a training step on encoded clips against one that encodes them, and the FLOPs of both at full size;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``random_windows``: the same for random windows of a long recording, and memory over many clips;
+- ``metrics``: parameters, FLOPs and memory of the judges of a clip, and 150 clips end to end;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 
 ``python -m benchmarks.gpu --out DIR`` checks and measures everything on one CUDA card within minutes; what an
