@@ -72,13 +72,14 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless" not in record.getMessage()
 
 
-MEDIA_LIBRARY = "av"
+OPTIONAL = ("av", "torchvision")
+"""Libraries without which a part of our modules is missing: PyAV for media files, torchvision for Inception."""
 
 
 def import_own_modules() -> None:
     """Imports all modules of our packages: the parser knows a class by its short name only once it is imported.
 
-    Where PyAV is missing, so are the modules that read and write media; everything else runs without it.
+    Where one of the `OPTIONAL` libraries is missing, so are the modules that are made of it; everything else runs.
     """
     for root in OWN_PACKAGES:
         package = importlib.import_module(root)
@@ -88,5 +89,5 @@ def import_own_modules() -> None:
             try:
                 importlib.import_module(module.name)
             except ModuleNotFoundError as error:
-                if str(error.name).partition(".")[0] != MEDIA_LIBRARY:
+                if str(error.name).partition(".")[0] not in OPTIONAL:
                     raise

@@ -67,6 +67,19 @@ assert {"lightning_modules.syncphony.module", "callbacks.cyclesync", "components
 """)
 
 
+def test_without_the_libraries_of_the_extras_all_but_inception_is_imported():
+    """``pip install -e .`` gives a command that runs."""
+    run("""
+import sys
+for name in ("torchvision", "cv2", "onnxruntime", "speechmos", "litdata", "skimage", "librosa", "mir_eval"):
+    sys.modules[name] = None  # as if it were not installed
+from lightning_modules.command_line.startup import import_own_modules
+import_own_modules()
+assert "components.metrics.video.inception_net" not in sys.modules
+assert {"components.metrics.video.inception", "components.metrics.video.optical_flow"} <= set(sys.modules)
+""")
+
+
 def test_another_missing_library_is_not_passed_over():
     run("""
 import sys
