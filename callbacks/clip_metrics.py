@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name, gathered
 from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
-from callbacks.pace import Pace
+from callbacks.pace import PacedCallback
 from components.contracts import ClipBatch, Generation, MetricResult
 from components.errors import InputError
 from components.metrics.clip_means import ClipMeans
@@ -61,7 +61,7 @@ class _Kept:
     batch: ClipBatch
 
 
-class ClipMetrics(JudgeCallback[ScoredClip]):
+class ClipMetrics(PacedCallback, JudgeCallback[ScoredClip]):
     """Scores every generation, its variants and the real clips with a frozen `ClipScorer`.
 
     Reports each of the scorer's metrics, with 95 % intervals over recordings, under the same name in results, logs and
@@ -98,7 +98,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         self._names = {metric: _entry(name, metric) for metric in scorer.higher_is_better}
         super().__init__(scorer, tuple(self._names.values()))
         self.scorer = scorer
-        self.pace = Pace(type(self).__name__, every_n_evaluations)
+        self.keep_pace(every_n_evaluations)
         self.exchanged, self.offload = exchanged, offload
         self.sound_offsets_s = tuple(sorted(set(sound_offsets_s)))
         facts = {"scorer": f"{type(scorer).__module__}.{type(scorer).__qualname__}", **scorer.identity()}
@@ -119,36 +119,18 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
         """Tells the scorers of a run apart in its checkpoints."""
         return f"{type(self).__qualname__}{list(self.metrics)}{self._judge['judge']}"
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many validations there were."""
-        return self.pace.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
-        self.pace.load_state_dict(state_dict)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes sure that nobody chooses by a metric that is not always there, nor writes the same entries.
-
-        Raises:
-            InputError: if somebody does.
-        """
-        super().setup(trainer, pl_module, stage)
-        self.pace.check(trainer, self.metrics)
-
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Moves the judge to where the videos are, if it is its turn."""
-        self.pace.begin(trainer)
         self._kept = {}
         self._device = module.device
-        if self.pace.measures:
+        if self.is_its_turn(trainer):
             super().start(trainer, module)
             if self.offload:
                 self.scorer.cpu()
 
     def update(self, generation: Generation) -> None:
         """Judges, if it is its turn."""
-        if self.pace.measures:
+        if self.measures:
             self.scorer.to(self._device)
             super().update(generation)
             if self.offload:
@@ -156,7 +138,7 @@ class ClipMetrics(JudgeCallback[ScoredClip]):
 
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Scores, if it is its turn; nothing stands in the results otherwise."""
-        if self.pace.measures:
+        if self.measures:
             super().finish(trainer, module)
         else:
             self.results, self.clip_rows = {}, {}

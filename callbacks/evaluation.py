@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks.failures import TRACEBACKS, ConnectionToRanksLost, Failure, FailureLog, RankFailed, exchanged, failure_of
 from components.contracts import Generation, MetricResult
+from components.errors import InputError
 
 # kinds of video that are judged, beside the variants' own names
 GENERATED = "generated"
@@ -68,6 +70,37 @@ class EvaluationCallback(Callback):
         ends = ("", "_low", "_high")
         metrics = cls.metrics_of(arguments)
         return [f"{entry_name(metric, kind)}{end}" for metric in metrics for kind in kinds for end in ends]
+
+    def report_as(self, metrics: Sequence[str], key: str = "name") -> None:
+        """Sets ``metrics``, which the argument ``key`` has named.
+
+        Raises:
+            InputError: if one is no word.
+        """
+        for metric in metrics:
+            if not re.fullmatch(r"[A-Za-z]\w*", metric):
+                raise InputError(
+                    f"{type(self).__name__}.{key} makes a metric called '{metric}'; use letters, digits and underscores"
+                )
+        self.metrics = tuple(metrics)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes sure that no other callback writes the same entries.
+
+        Raises:
+            InputError: if one does.
+        """
+        kinds = (GENERATED, REAL, CHANCE, *getattr(pl_module, "variants", ()))
+
+        def entries(of: EvaluationCallback) -> set[str]:
+            return {entry_name(metric, kind) for metric in of.metrics for kind in kinds}
+
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, EvaluationCallback) and other is not self and (same := entries(self) & entries(other)):
+                raise InputError(
+                    f"a {type(self).__name__} and a {type(other).__name__} would both write '{min(same)}' into the "
+                    "results; give one of them another name (init_args.name)"
+                )
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """An evaluation begins."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from callbacks.evaluation import CHANCE, GENERATED, REAL, EvaluationCallback, entry_name, gathered
+from callbacks.evaluation import CHANCE, EvaluationCallback, gathered
 from components.contracts import Generation, MetricResult
-from components.errors import InputError
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -59,12 +57,7 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     def __init__(self, judge: nn.Module, metrics: Sequence[str]) -> None:
         super().__init__()
-        self.metrics = tuple(metrics)
-        for metric in self.metrics:
-            if not re.fullmatch(r"[A-Za-z]\w*", metric):
-                raise InputError(
-                    f"{type(self).__name__}.name makes a metric called '{metric}'; use letters, digits and underscores"
-                )
+        self.report_as(metrics)
         self._judging = judge.requires_grad_(False).eval()
         self._clips: list[Judged] = []
         self._chance: dict[str, dict[str, float | None]] = {}
@@ -96,24 +89,6 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
     def has_chance(self, clip: Judged, scores: Mapping[str, float | None]) -> None:
         """Notes entry -> score of a clip with another recording's sound."""
         self._chance[clip.id] = dict(scores)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes sure that no other judge writes the same entries.
-
-        Raises:
-            InputError: if one does.
-        """
-        kinds = (GENERATED, REAL, CHANCE, *getattr(pl_module, "variants", ()))
-
-        def entries(judge: JudgeCallback[Any]) -> set[str]:
-            return {entry_name(metric, kind) for metric in judge.metrics for kind in kinds}
-
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(other, JudgeCallback) and other is not self and (same := entries(self) & entries(other)):
-                raise InputError(
-                    f"a {type(self).__name__} and a {type(other).__name__} would both write '{min(same)}' into the "
-                    "results; give one of them another name (init_args.name)"
-                )
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Moves the judge to where the videos are."""

@@ -2,59 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from callbacks.evaluation import EvaluationCallback
 from components.errors import InputError
 
 
-class Pace:
-    """Every n-th validation of a training, its last one, and all of ``validate`` and ``test``.
-
-    Args:
-        owner: what errors call the callback that keeps this pace.
-        every_n_evaluations: n.
+class PacedCallback(EvaluationCallback):
+    """Measures in every n-th validation of a training, in its last one, and in all of ``validate`` and ``test``.
 
     Attributes:
+        every_n_evaluations: n.
         measures: whether the evaluation that has begun is one of them.
-
-    Raises:
-        InputError: if n is below 1.
     """
 
-    def __init__(self, owner: str, every_n_evaluations: int) -> None:
-        if every_n_evaluations < 1:
-            raise InputError(f"{owner}.every_n_evaluations is {every_n_evaluations}; it must be at least 1")
-        self.owner = owner
-        self.every_n_evaluations = every_n_evaluations
-        self.measures = True
-        self._evaluations = 0
+    every_n_evaluations: int = 1
+    measures: bool = True
+    _evaluations: int = 0
 
-    def begin(self, trainer: Trainer) -> None:
-        """An evaluation begins."""
+    def keep_pace(self, every_n_evaluations: int) -> None:
+        """Sets n.
+
+        Raises:
+            InputError: if it is below 1.
+        """
+        if every_n_evaluations < 1:
+            name = type(self).__name__
+            raise InputError(f"{name}.every_n_evaluations is {every_n_evaluations}; it must be at least 1")
+        self.every_n_evaluations = every_n_evaluations
+
+    def is_its_turn(self, trainer: Trainer) -> bool:
+        """Counts the evaluation that begins, and says (and keeps in ``measures``) whether it is measured."""
         if trainer.state.fn != "fit":
             self.measures = True
-            return
+            return True
         self._evaluations += 1
-        last = 0 <= trainer.max_steps <= trainer.global_step
+        epochs, steps = trainer.max_epochs, trainer.max_steps
+        last_epoch = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+        last = 0 <= steps <= trainer.global_step or (last_epoch and trainer.is_last_batch)
         self.measures = last or self._evaluations % self.every_n_evaluations == 0
+        return self.measures
 
-    def check(self, trainer: Trainer, metrics: Sequence[str]) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes sure that nobody chooses by a metric that most validations lack.
 
         Raises:
-            InputError: if a callback does.
+            InputError: if a callback does, or if another one writes the same entries.
         """
+        super().setup(trainer, pl_module, stage)
         if self.every_n_evaluations == 1:
             return
         for callback in (*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks):
             monitor = callback.monitor if isinstance(callback, ModelCheckpoint | EarlyStopping) else None
-            if monitor and any(monitor.startswith(metric) for metric in metrics):
+            if monitor and any(monitor.startswith(metric) for metric in self.metrics):
                 raise InputError(
-                    f"{type(callback).__name__}.monitor is '{monitor}', which {self.owner} measures in every "
+                    f"{type(callback).__name__}.monitor is '{monitor}', which {type(self).__name__} measures in every "
                     f"{self.every_n_evaluations}. validation only; set its every_n_evaluations to 1"
                 )
 

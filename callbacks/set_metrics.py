@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.evaluation import GENERATED, REAL, EvaluationCallback, entry_name, gathered
+from callbacks.evaluation import GENERATED, REAL, entry_name, gathered
 from callbacks.judge import remembered
-from callbacks.pace import Pace
+from callbacks.pace import PacedCallback
 from components.contracts import Generation, MetricResult
 from components.errors import InputError
 from components.metrics.distributions.classes import InceptionScore
@@ -23,7 +23,7 @@ from components.weights.identity import sha256_of_facts
 INCEPTION_SCORE = "inception_score"
 
 
-class SetMetrics(EvaluationCallback):
+class SetMetrics(PacedCallback):
     """Compares the features of generated clips and of each variant with those of the real clips.
 
     A distance is one number of a whole set: it has no interval, no score per clip, and depends on how many clips there
@@ -50,9 +50,9 @@ class SetMetrics(EvaluationCallback):
                 raise InputError(f"SetMetrics.metrics has {name}: {kind}; use {', '.join(known)}")
         if not metrics:
             raise InputError(f"SetMetrics.metrics is empty; give names and what they are, such as fid: {known[0]}")
-        self.metrics = tuple(metrics)
+        self.report_as(tuple(metrics), "metrics")
         self._kind_of = dict(metrics)
-        self.pace = Pace(type(self).__name__, every_n_evaluations)
+        self.keep_pace(every_n_evaluations)
         self.extractor = extractor.requires_grad_(False).eval()
         facts = {"extractor": f"{type(extractor).__module__}.{type(extractor).__qualname__}", **extractor.identity()}
         self._judge = {**facts, "judge": sha256_of_facts(facts)[:16]}
@@ -70,34 +70,17 @@ class SetMetrics(EvaluationCallback):
         """Tells the extractors of a run apart in its checkpoints."""
         return f"{type(self).__qualname__}{list(self.metrics)}"
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many validations there were."""
-        return self.pace.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
-        self.pace.load_state_dict(state_dict)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes sure that nobody chooses by a metric that is not always there.
-
-        Raises:
-            InputError: if somebody does.
-        """
-        self.pace.check(trainer, self.metrics)
-
     def start(self, trainer: Trainer, module: LightningModule) -> None:
         """Moves the extractor to where the videos are, if it is its turn."""
-        self.pace.begin(trainer)
         self._sets, self._device = {}, module.device
-        if self.pace.measures:
+        if self.is_its_turn(trainer):
             self.extractor.to(module.device).eval()
 
     @torch.no_grad()
     def update(self, generation: Generation) -> None:
         """Adds the clips that are not repeated to even out ranks, if it is its turn."""
         rows = generation.valid_mask().nonzero().flatten().tolist()
-        if not (rows and self.pace.measures):
+        if not (rows and self.measures):
             return
         real = self._features_of_real(generation, rows)
         for kind, made in {GENERATED: generation, **generation.variants}.items():
@@ -110,7 +93,7 @@ class SetMetrics(EvaluationCallback):
     def finish(self, trainer: Trainer, module: LightningModule) -> None:
         """Compares the sets of all ranks, if it is its turn; nothing stands in the results otherwise."""
         self.results = {}
-        if self.pace.measures:
+        if self.measures:
             # a rank without clips does not know what kinds there are, and all have to compute each
             kinds = sorted(set(gathered(trainer, list(self._sets))), key=lambda kind: (kind != GENERATED, kind))
             for kind in kinds:

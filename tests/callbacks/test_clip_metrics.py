@@ -167,6 +167,19 @@ def test_a_slow_metric_is_measured_in_every_nth_validation_and_the_last(tmp_path
     assert seen == [(1, False), (2, True), (3, False), (4, True), (5, True)]
 
 
+def test_a_training_that_counts_epochs_ends_with_a_measured_validation(tmp_path):
+    seen = []
+
+    class Seen(ClipMetrics):
+        def conclude(self, trainer, module):
+            seen.append(bool(self.results))
+
+    callback = Seen(Levels(), every_n_evaluations=100)
+    trainer = quiet_trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=1, callbacks=[callback])
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert seen == [False, False, True]
+
+
 def test_nobody_chooses_by_what_is_not_always_measured(tmp_path):
     watching = EarlyStopping(monitor="brightness")
     with pytest.raises(InputError, match=r"measures in every 2\. validation only"):

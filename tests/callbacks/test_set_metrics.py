@@ -7,7 +7,8 @@ from callbacks.set_metrics import SetMetrics
 from components.contracts import ClipBatch, Generation
 from components.errors import InputError
 from components.metrics.scorers import FeatureExtractor
-from tests.callbacks.test_cyclesync import evaluated
+from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+from tests.callbacks.test_cyclesync import evaluated, quiet_trainer
 
 FRAMES, FPS = 4, 8.0
 
@@ -106,3 +107,11 @@ def test_features_that_are_not_finite_are_said(tmp_path):
 
 def test_what_can_be_watched_is_known_from_the_configuration():
     assert {"fid", "fid_w0"} <= set(SetMetrics.logged_names({"metrics": BOTH}, ["w0"]))
+
+
+def test_two_that_write_the_same_entries_are_told_apart_before_anything_is_generated(tmp_path):
+    both = [SetMetrics(Colours(), BOTH), SetMetrics(Colours(0.5), {"kid": "kernel"})]
+    with pytest.raises(InputError, match="would both write 'kid'"):
+        quiet_trainer(tmp_path, callbacks=both).validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    with pytest.raises(InputError, match="SetMetrics.metrics makes a metric called 'f i d'"):
+        SetMetrics(Colours(), {"f i d": "frechet"})
