@@ -113,5 +113,5 @@ def test_two_that_write_the_same_entries_are_told_apart_before_anything_is_gener
     both = [SetMetrics(Colours(), BOTH), SetMetrics(Colours(0.5), {"kid": "kernel"})]
     with pytest.raises(InputError, match="would both write 'kid'"):
         quiet_trainer(tmp_path, callbacks=both).validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
-    with pytest.raises(InputError, match="SetMetrics.metrics makes a metric called 'f i d'"):
+    with pytest.raises(InputError, match=r"SetMetrics\.metrics makes a metric called 'f i d'"):
         SetMetrics(Colours(), {"f i d": "frechet"})
