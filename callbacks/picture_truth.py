@@ -15,9 +15,10 @@ from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name
 from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from components.contracts import ClipBatch, Generation, MetricResult, VideoCodec
 from components.errors import InputError
+from components.metrics.clip_means import ClipMeans
 from components.metrics.cyclesync.metric import CycleSync, cyclesync_per_clip
 from components.metrics.cyclesync.onsets import OnsetDetector
-from components.metrics.recording_means import interval_of_mean, mean_and_spread
+from components.metrics.scorers import ClipScores
 from components.metrics.truth.events import seen_events
 from components.metrics.truth.pictures import MOVING, picture_scores, psnr_by_unit
 from components.metrics.truth.tracker import Thing, Track, path_error, thing_of, track
@@ -276,15 +277,10 @@ class PictureTruth(JudgeCallback[TrueClip]):
 
     def _mean(self, known: Sequence[tuple[TrueClip, float]]) -> MetricResult:
         count, index = recording_indices([clip for clip, _ in known])
-        total = torch.zeros(1, count, dtype=torch.float64)
-        number = torch.zeros(count, dtype=torch.float64)
-        for place, (_, value) in zip(index, known, strict=True):
-            total[0, place] += value
-            number[place] += 1
-        mean, _, _ = mean_and_spread(total, number)
-        low, high = interval_of_mean(total, number)
-        ends = (low.item(), high.item())
-        return MetricResult(mean.item(), ends, count, {"n_clips": len(known), "n_videos": count, **self._judge})
+        metric = ClipMeans(["mean"], count, sync_on_compute=False)
+        metric.update([ClipScores({"mean": value}) for _, value in known], index)
+        found = metric.results()["mean"]
+        return replace(found, details={**found.details, **self._judge})
 
     def chance(self, trainer: Trainer, clips: Sequence[TrueClip]) -> Mapping[str, MetricResult]:
         """``truth_sync`` of generated clips by the events of other recordings."""

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name, gathered
 from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from components.contracts import ClipBatch, Generation, MetricResult
-from components.metrics.syncnet.metric import SCORES, SyncConfidence
+from components.metrics.clip_means import ClipMeans
+from components.metrics.syncnet.clip_scores import PROBLEMS, SCORES, clip_scores
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, SyncScore
 from components.weights.identity import sha256_of_facts
 
@@ -150,14 +151,14 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
     ) -> Mapping[str, MetricResult]:
         num_recordings, index = recording_indices(clips)
         # every rank holds all scores, so there is nothing to synchronise
-        metric = SyncConfidence(num_recordings, sync_on_compute=False)
-        metric.update(scores, index)
+        metric = ClipMeans(SCORES, num_recordings, PROBLEMS, sync_on_compute=False)
+        metric.update([clip_scores(score) for score in scores], index)
         found = metric.results()
-        counts = found["sync_c"].details
-        if not counts["n_clips"]:
+        if not found:
+            faceless = sum(score.problem == "no_face" for score in scores)
             rank_zero_warn(
-                f"no clip has {' and '.join(self.metrics)} ({kind}): {counts['n_no_face']} have no face and "
-                f"{counts['n_too_short']} are below the scorer's min_duration_s, {self.scorer.min_duration_s:g} s"
+                f"no clip has {' and '.join(self.metrics)} ({kind}): {faceless} have no face and "
+                f"{len(scores) - faceless} are below the scorer's min_duration_s, {self.scorer.min_duration_s:g} s"
             )
             return {}
         return {

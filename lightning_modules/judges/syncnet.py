@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from callbacks.evaluation import entry_name, gathered, logged_scalars
+from callbacks.evaluation import entry_name, gathered
 from callbacks.judge import each_once, mismatched, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
+from components.metrics.clip_means import ClipMeans
+from components.metrics.syncnet.clip_scores import PROBLEMS, SCORES, clip_scores
 from components.metrics.syncnet.input import at_syncnet_fps, network_pictures
-from components.metrics.syncnet.metric import SyncConfidence
 from components.metrics.syncnet.model import WINDOW_FRAMES, cepstrum_windows
 from components.metrics.syncnet.scorer import LipTrack, SyncNetScorer, sound_cepstra
 from components.objectives.sync_contrastive import SyncContrastiveLoss
@@ -113,14 +114,16 @@ class SyncNetModule(L.LightningModule):
         num_recordings, index = recording_indices(clips)
         for name, pairs in (("real", [(clip, clip) for clip in clips]), ("chance", mismatched(clips))):
             # every rank holds all clips here, so there is nothing left to synchronise
-            metric = SyncConfidence(num_recordings, sync_on_compute=False)
-            scores = [self.scorer.score(clip.lips, other.sound) for clip, other in pairs]
+            metric = ClipMeans(SCORES, num_recordings, PROBLEMS, sync_on_compute=False)
+            scores = [clip_scores(self.scorer.score(clip.lips, other.sound)) for clip, other in pairs]
             metric.update(scores, index[: len(pairs)])  # there is no other sound where all clips share a recording
-            found = metric.results()
-            named = logged_scalars({entry_name(score, name): result for score, result in found.items()})
-            for entry, value in named.items():
-                self.log(entry, value, prog_bar=entry == entry_name("sync_c", name))
-            counts = {key: value for key, value in metric.compute().items() if key.startswith("n_")}
+            found = metric.compute()  # NaN where no clip has a score: what is watched is logged always
+            for score in SCORES:
+                for end in ("", "_low", "_high"):
+                    shown = score == "sync_c" and not end
+                    self.log(f"{entry_name(score, name)}{end}", found[f"{score}{end}"], prog_bar=shown)
+            counts = {key: found[f"{SCORES[0]}_{key}"] for key in ("n_clips", "n_videos")}
+            counts |= {f"n_{problem}": found[f"n_{problem}"] for problem in PROBLEMS}
             self.log_dict({entry_name(key, name): value.float() for key, value in counts.items()})
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from components.contracts import Generation
 from components.metrics.scorers import ClipScorer, ClipScores
-from components.metrics.syncnet.scorer import SyncNetScorer, SyncScore
+from components.metrics.syncnet.scorer import Problem, SyncNetScorer, SyncScore
+
+SCORES = ("sync_c", "sync_d")
+"""Sync-C (also LSE-C), SyncNet's confidence, higher is better; Sync-D (LSE-D), its distance, lower is better."""
+PROBLEMS: tuple[Problem, ...] = get_args(Problem)
+
+
+def clip_scores(score: SyncScore) -> ClipScores:
+    """What SyncNet says of a clip, as `ClipMeans` takes it."""
+    if score.problem is not None:
+        return ClipScores(problem=score.problem)
+    return ClipScores({"sync_c": score.sync_c, "sync_d": score.sync_d})
 
 
 class SyncNetScores(ClipScorer):
@@ -31,14 +42,8 @@ class SyncNetScores(ClipScorer):
         chosen, device = list(rows), next(self.parameters()).device
         lips = self.scorer.lips(generation.video[chosen].to(device), generation.fps)
         sounds = self.scorer.sounds(generation.audio[chosen].to(device), generation.sample_rate)
-        return [_said(self.scorer.score(tracks, sound)) for tracks, sound in zip(lips, sounds, strict=True)]
+        return [clip_scores(self.scorer.score(tracks, sound)) for tracks, sound in zip(lips, sounds, strict=True)]
 
     def identity(self) -> dict[str, object]:
         """See `ClipScorer.identity`."""
         return self.scorer.identity()
-
-
-def _said(score: SyncScore) -> ClipScores:
-    if score.problem is not None:
-        return ClipScores(problem=score.problem)
-    return ClipScores({"sync_c": score.sync_c, "sync_d": score.sync_d})

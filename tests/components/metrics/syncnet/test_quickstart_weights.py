@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from components.metrics.syncnet.metric import SyncConfidence
+from components.metrics.clip_means import ClipMeans
+from components.metrics.syncnet.clip_scores import SCORES, clip_scores
 from components.metrics.syncnet.model import SyncNet
 from components.metrics.syncnet.scorer import SyncNetScorer
 from components.weights.pretrained import PACKAGE_ROOT
@@ -41,8 +42,8 @@ def judged(scorer, video, fps, audio, sample_rate):
     """Sync-C, Sync-D and the offsets in frames."""
     pairs = zip(scorer.lips(video, fps), scorer.sounds(audio, sample_rate), strict=True)
     scores = [scorer.score(lips, sound) for lips, sound in pairs]
-    metric = SyncConfidence(NUM_CLIPS)
-    metric.update(scores, range(NUM_CLIPS))
+    metric = ClipMeans(SCORES, NUM_CLIPS)
+    metric.update([clip_scores(score) for score in scores], range(NUM_CLIPS))
     found = metric.compute()
     return found["sync_c"].item(), found["sync_d"].item(), torch.tensor([score.offset_s * 25 for score in scores])
 
