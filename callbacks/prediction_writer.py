@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from callbacks.report.clip_videos import file_stem, to_uint8, watchable
@@ -41,6 +42,8 @@ class PredictionWriter(Callback):
         run = run_folder(trainer)
         self._target = Path(self.folder) if self.folder else None if run is None else run / PREDICTIONS_FOLDER
         self._written = []
+        if self.lossless and stage == "predict":
+            rank_zero_info("predictions are written without loss, at their own size: crf and min_side are not used")
 
     def on_predict_batch_end(
         self,

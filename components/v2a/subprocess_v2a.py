@@ -18,6 +18,7 @@ from components.contracts import V2AModel
 from components.errors import InputError
 from components.media.reader import read_sound
 from components.media.writer import write_mp4
+from components.weights.pretrained import builds_shapes_only
 
 JOBS_FILE = "jobs.json"
 RUNNERS = Path(__file__).parent.absolute() / "runners"
@@ -44,7 +45,8 @@ class SubprocessV2A(V2AModel):
         keep_files: leave the files of each call for inspection.
 
     Raises:
-        InputError: if the command is empty, or its program or a file in ``{runners}`` is not found.
+        InputError: if the command is empty, its program or a file in ``{runners}`` is not found, or a program that
+            ships lacks what it needs (weights, a checkout, a library).
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class SubprocessV2A(V2AModel):
         self.crf = crf
         self.timeout_s = timeout_s
         self.keep_files = keep_files
+        if any(part.startswith("{runners}") for part in self.command) and not builds_shapes_only():
+            self._check_runner()
 
     def identifying_settings(self) -> dict[str, object]:
         """The command and what it is given; not where it works and how long it may take."""
@@ -137,6 +141,20 @@ class SubprocessV2A(V2AModel):
         (folder / JOBS_FILE).write_text(json.dumps(jobs, indent=1))
         return jobs
 
+    def _check_runner(self) -> None:
+        """Asks a program that ships whether it has what it needs: not at the first validation, but now."""
+        command = [part.replace("{runners}", str(RUNNERS)) for part in self.command if "{jobs}" not in part]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        self._check_status(done)
+
+    def _check_status(self, done: subprocess.CompletedProcess[str]) -> None:
+        if done.returncode:
+            output = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_LAST_LINES:]
+            raise InputError(
+                f"the V2A command '{shlex.join(self.command)}' ended with status {done.returncode}: "
+                + (" | ".join(output) or "it printed nothing")
+            )
+
     def _run(self, folder: Path) -> None:
         """Runs the program on a folder's list."""
         jobs = str(folder / JOBS_FILE)
@@ -153,12 +171,7 @@ class SubprocessV2A(V2AModel):
                 f"the V2A command '{shlex.join(self.command)}' took longer than timeout_s = {self.timeout_s}; "
                 "raise it or give fewer clips"
             ) from None
-        if done.returncode:
-            output = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_LAST_LINES:]
-            raise InputError(
-                f"the V2A command '{shlex.join(self.command)}' ended with status {done.returncode}: "
-                + (" | ".join(output) or "it printed nothing")
-            )
+        self._check_status(done)
 
     def _read(self, file: Path, duration_s: float, slack_s: float) -> Tensor:
         """A sound of exactly ``duration_s``: ``[S]``; up to ``slack_s`` may be missing at its end."""

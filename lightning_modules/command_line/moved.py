@@ -59,7 +59,6 @@ MOVED: dict[str, dict[str, str]] = {
         "cyclesync.CycleSync": "components.metrics.cyclesync.metric.CycleSync",
         "face_detector.WholeFrame": "components.metrics.syncnet.tracking.WholeFrame",
         "onsets.OnsetDetector": "components.metrics.cyclesync.onsets.OnsetDetector",
-        "sync_confidence.SyncConfidence": "components.metrics.clip_means.ClipMeans",
         "syncnet.SyncNet": "components.metrics.syncnet.model.SyncNet",
         "syncnet_scorer.SyncNetScorer": "components.metrics.syncnet.scorer.SyncNetScorer",
         "syncnet_tracking.FaceTracker": "components.metrics.syncnet.tracking.FaceTracker",

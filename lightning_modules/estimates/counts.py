@@ -6,12 +6,29 @@ from dataclasses import dataclass
 
 from components.counting.flops import StepCost
 from components.counting.step_shape import StepShape
+from datamodules.reading.ordered_data_module import OrderedDataModule
 from lightning_modules.estimates.encoding import Encoding
 from lightning_modules.estimates.memory import ExperimentMemory
 
 TEXT_TOKENS = {"Syncphony": 128, "Harmony": 512}
 """Prompts as long as the public encoders pad them: no step costs more."""
 TRANSCRIPT_TOKENS = 128
+
+
+def batch_shape(data: OrderedDataModule, text_tokens: int, **more: int | None) -> StepShape:
+    """A training batch at its longest, with prompts of so many tokens; ``more`` are further fields of `StepShape`."""
+    clip = data.clip
+    return StepShape(
+        clips=data.batch_size,
+        num_frames=clip.num_frames,
+        fps=clip.fps,
+        height=clip.height,
+        width=clip.width,
+        num_samples=clip.num_samples,
+        sample_rate=clip.sample_rate,
+        text_tokens=text_tokens,
+        **more,  # type: ignore[arg-type]  # each field checks its own
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from components.counting.live_memory import with_peak_bytes
 from components.counting.saved_activations import fused_attention, saved_bytes
 from components.counting.step_shape import StepShape
 from datamodules.reading.ordered_data_module import OrderedDataModule
-from lightning_modules.estimates.counts import TEXT_TOKENS, TRANSCRIPT_TOKENS, Counts
+from lightning_modules.estimates.counts import TEXT_TOKENS, TRANSCRIPT_TOKENS, Counts, batch_shape
 from lightning_modules.estimates.encoding import Encoding, sound_cost, video_cost
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, frozen
 from lightning_modules.estimates.optimizer_state import optimizer_bytes
@@ -31,17 +31,11 @@ def count_harmony(module: HarmonyModule, data: OrderedDataModule, dtype: torch.d
 
 def shape_of(data: OrderedDataModule) -> StepShape:
     """A training batch at its longest."""
-    clip, reference_s = data.clip, getattr(data, "reference_s", None)
-    return StepShape(
-        clips=data.batch_size,
-        num_frames=clip.num_frames,
-        fps=clip.fps,
-        height=clip.height,
-        width=clip.width,
-        num_samples=clip.num_samples,
-        sample_rate=clip.sample_rate,
-        reference_samples=None if reference_s is None else round(reference_s * clip.sample_rate),
-        text_tokens=TEXT_TOKENS["Harmony"],
+    reference_s = getattr(data, "reference_s", None)
+    return batch_shape(
+        data,
+        TEXT_TOKENS["Harmony"],
+        reference_samples=None if reference_s is None else round(reference_s * data.clip.sample_rate),
         transcript_tokens=TRANSCRIPT_TOKENS,
     )
 

@@ -11,7 +11,7 @@ from components.counting.coding_peaks import VideoSize, encoding_peak
 from components.counting.saved_activations import fused_attention, saved_bytes
 from components.counting.step_shape import StepShape
 from datamodules.reading.ordered_data_module import OrderedDataModule
-from lightning_modules.estimates.counts import TEXT_TOKENS, Counts
+from lightning_modules.estimates.counts import TEXT_TOKENS, Counts, batch_shape
 from lightning_modules.estimates.encoding import Encoding, features_cost, video_cost
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, frozen
 from lightning_modules.estimates.optimizer_state import optimizer_bytes
@@ -29,17 +29,7 @@ def count_syncphony(module: SyncphonyModule, data: OrderedDataModule, dtype: tor
 
 def shape_of(data: OrderedDataModule) -> StepShape:
     """A training batch at its longest."""
-    clip = data.clip
-    return StepShape(
-        clips=data.batch_size,
-        num_frames=clip.num_frames,
-        fps=clip.fps,
-        height=clip.height,
-        width=clip.width,
-        num_samples=clip.num_samples,
-        sample_rate=clip.sample_rate,
-        text_tokens=TEXT_TOKENS["Syncphony"],
-    )
+    return batch_shape(data, TEXT_TOKENS["Syncphony"])
 
 
 def syncphony_memory(

@@ -1,10 +1,7 @@
 """ASVA's classifier, clips and scores, ImageBind's log-mels and JavisBench's scores against the golden numbers."""
 
-import json
 import statistics
-import zlib
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,8 +13,9 @@ from components.metrics.avsync_classifier.sync import alignsync, relsync
 from components.metrics.imagebind.javis import JavisWindows, avh_score, javis_score
 from components.metrics.imagebind.mel import CLIP_S, NUM_BINS, NUM_FRAMES, SAMPLE_RATE, imagebind_mel
 from components.metrics.imagebind.pictures import clip_normalised
+from tests.golden.packs import parametrized
+from tests.golden.recipe_weights import recipe_tensor
 
-# fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {
     "sync_maths": ("asva_sync_maths*.json", None),
     "recipe": ("asva_classifier_recipe*.json", None),
@@ -29,30 +27,7 @@ SOURCES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, (pattern, key) in SOURCES.items():
-        if fixture in metafunc.fixturenames:
-            params = {}
-            for file in sorted((metafunc.config.getoption("--golden-dir") / "metrics").glob(pattern)):
-                pack = json.loads(file.read_text())
-                for index, case in enumerate(pack[key] if key else [pack]):
-                    params[f"{file.name}-{index}"] = (file.with_suffix(".safetensors"), pack, case)
-            metafunc.parametrize(fixture, params.values(), ids=params.keys())
-
-
-def recipe_tensor(key, shape, seed):
-    """Weights drawn by the recipe in the golden folder's description."""
-    draw = np.random.RandomState((zlib.crc32(key.encode()) + 1000003 * seed) % 2**32)
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    if key.endswith("running_var"):
-        values = 0.5 + draw.random_sample(shape)
-    elif key.endswith("running_mean"):
-        values = 0.1 * draw.standard_normal(shape)
-    elif key.endswith("weight") and len(shape) > 1:
-        values = draw.standard_normal(shape) * np.sqrt(1.5 / np.prod(shape[1:]))
-    else:
-        values = (1.0 if key.endswith("weight") else 0.0) + 0.1 * draw.standard_normal(shape)
-    return torch.from_numpy(np.asarray(values, np.float32))
+    parametrized(metafunc, SOURCES, lambda tensors, pack, index, case: (tensors, pack, case))
 
 
 def test_sync_maths(sync_maths):

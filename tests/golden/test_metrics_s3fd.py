@@ -11,7 +11,7 @@ import torch
 
 from components.metrics.faces.s3fd import S3FD
 from components.metrics.faces.s3fd_net import S3FDNet
-from tests.golden.test_metrics_syncnet import recipe_tensor
+from tests.golden.recipe_weights import recipe_tensor
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

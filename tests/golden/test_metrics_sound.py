@@ -1,6 +1,5 @@
 """Judges of sound and speech against numbers of the public classes, with widths reduced and weights by recipe."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from components.metrics.sound.vggish import Vggish, VggishNet
 from components.metrics.speech.voice_encoder import VoiceEncoder
 from components.weights.file import Weights
 from components.weights.fit import Renames, copy_weights
-from tests.golden.test_metrics_syncnet import recipe_tensor
+from tests.golden.packs import parametrized
+from tests.golden.recipe_weights import recipe_tensor
 
-# fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {
     "panns_case": ("panns_narrow*.json", "cases"),
     "vggish_pack": ("vggish_narrow*.json", None),
@@ -30,14 +29,7 @@ SOURCES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, (pattern, key) in SOURCES.items():
-        if fixture in metafunc.fixturenames:
-            params = {}
-            for file in sorted((metafunc.config.getoption("--golden-dir") / "metrics").glob(pattern)):
-                data = json.loads(file.read_text())
-                for index, case in enumerate(data[key] if key else [data]):
-                    params[f"{file.name}-{index}"] = (index, load_file(file.with_suffix(".safetensors")), data, case)
-            metafunc.parametrize(fixture, params.values(), ids=params.keys())
+    parametrized(metafunc, SOURCES, lambda tensors, pack, index, case: (index, load_file(tensors), pack, case))
 
 
 def load_recipe(net: nn.Module, case: dict[str, Any], renames: Renames = (), scale: float = 1) -> None:

@@ -12,9 +12,9 @@ from components.metrics.synchformer.desync import desync_s, offset_grid, offsets
 from components.metrics.synchformer.input import mel_segments
 from components.metrics.synchformer.model import Synchformer
 from components.metrics.synchformer.scorer import DeSync
+from tests.golden.packs import parametrized
 from tests.golden.recipe_weights import recipe_tensor
 
-# fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {
     "front_end": ("synchformer_audio_frontend*.json", None),
     "tiny": ("synchformer_tiny*.json", None),
@@ -25,14 +25,7 @@ SOURCES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, (pattern, key) in SOURCES.items():
-        if fixture in metafunc.fixturenames:
-            params = {}
-            for file in sorted((metafunc.config.getoption("--golden-dir") / "metrics").glob(pattern)):
-                data = json.loads(file.read_text())
-                for index, case in enumerate(data[key] if key else [data]):
-                    params[f"{file.name}-{index}"] = (file.with_suffix(".safetensors"), case)
-            metafunc.parametrize(fixture, params.values(), ids=params.keys())
+    parametrized(metafunc, SOURCES, lambda tensors, pack, index, case: (tensors, case))
 
 
 def network(case):

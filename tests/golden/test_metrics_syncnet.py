@@ -13,9 +13,9 @@ from components.metrics.syncnet.model import SyncNet, cepstrum_windows
 from components.metrics.syncnet.offsets import sync_offset
 from components.metrics.syncnet.scorer import SyncNetScorer
 from components.metrics.syncnet.tracking import FaceTracker
+from tests.golden.packs import parametrized
 from tests.golden.recipe_weights import recipe_tensor
 
-# fixture -> (pattern of its files, key of its case list or None)
 SOURCES = {
     "mfcc_case": ("syncnet_mfcc*.json", "cases"),
     "post_case": ("syncnet_post*.json", "cases"),
@@ -26,14 +26,7 @@ SOURCES = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, (pattern, key) in SOURCES.items():
-        if fixture in metafunc.fixturenames:
-            params = {}
-            for file in sorted((metafunc.config.getoption("--golden-dir") / "metrics").glob(pattern)):
-                data = json.loads(file.read_text())
-                for index, case in enumerate(data[key] if key else [data]):
-                    params[f"{file.name}-{index}"] = (file.with_suffix(".safetensors"), case)
-            metafunc.parametrize(fixture, params.values(), ids=params.keys())
+    parametrized(metafunc, SOURCES, lambda tensors, pack, index, case: (tensors, case))
 
 
 def enlarged(frames, factor):

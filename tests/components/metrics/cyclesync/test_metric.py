@@ -4,14 +4,13 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.errors import InputError
 from components.metrics.cyclesync import metric as cyclesync
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets, cyclesync_per_clip
+from tests.components.metrics.ranks import on_two_ranks
 
 NUM_VIDEOS = 5
 
@@ -171,32 +170,16 @@ def test_examples_in_the_documentation():
     assert doctest.testmod(cyclesync).failed == 0
 
 
-def _rank(rank, store, queue=None):
+def _share(rank):
     """One of two processes: 7 and 16 clips, of which some are invalid."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        driving, inferred, index, valid = random_clips()
-        metric = CycleSync(num_videos=NUM_VIDEOS)
-        for i in range(7) if rank == 0 else range(7, len(driving)):
-            metric.update([driving[i]], [inferred[i]], [index[i]], [valid[i]])
-        values = {name: value.item() for name, value in metric.compute().items()}
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-    if queue is not None:
-        queue.put(values)
-    return values
+    driving, inferred, index, valid = random_clips()
+    metric = CycleSync(num_videos=NUM_VIDEOS)
+    for i in range(7) if rank == 0 else range(7, len(driving)):
+        metric.update([driving[i]], [inferred[i]], [index[i]], [valid[i]])
+    return {name: value.item() for name, value in metric.compute().items()}
 
 
-def test_two_processes_with_uneven_shards_equal_one(tmp_path):
+def test_two_processes_with_uneven_shards_equal_one():
     whole = {name: value.item() for name, value in filled(*random_clips()).compute().items()}
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    other = context.Process(target=_rank, args=(1, tmp_path / "store", queue))
-    other.start()
-    here = _rank(0, tmp_path / "store")
-    there = queue.get()
-    other.join()
-    assert other.exitcode == 0
-    assert here == pytest.approx(whole, rel=1e-12)
-    assert there == pytest.approx(whole, rel=1e-12)
+    for found in on_two_ranks(_share):
+        assert found == pytest.approx(whole, rel=1e-12)

@@ -5,14 +5,13 @@ import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from components.errors import InputError
 from components.metrics.distributions import frechet, set_distance
 from components.metrics.distributions.classes import InceptionScore
 from components.metrics.distributions.kernel import kernel_distance
 from components.metrics.distributions.set_distance import SetDistance
+from tests.components.metrics.ranks import on_two_ranks
 
 DIM = 6
 
@@ -112,44 +111,29 @@ def test_examples_in_the_documentation():
     assert doctest.testmod(frechet).failed == doctest.testmod(set_distance).failed == 0
 
 
-def _rank(rank, store, queue=None):
-    """One of two processes; the second has no real clip, and of the generated ones the smaller part."""
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        values = []
-        for has_generated in (True, False):
-            metric, score = SetDistance(DIM), InceptionScore(DIM)
-            if rank == 0:
-                metric.update(drawn(30), real=True)
-                metric.update(drawn(21, 0.4, seed=1)[:16], real=False)
-                score.update(drawn(21, 0.4, seed=1)[:16])
-            elif has_generated:
-                metric.update(drawn(21, 0.4, seed=1)[16:], real=False)
-                score.update(drawn(21, 0.4, seed=1)[16:])
-            values.append({name: value.item() for name, value in (metric.compute() | score.compute()).items()})
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
-    if queue is not None:
-        queue.put(values)
+def _share(rank):
+    """One of two processes; the second has no real clip, and of the generated ones the smaller part or none."""
+    values = []
+    for has_generated in (True, False):
+        metric, score = SetDistance(DIM), InceptionScore(DIM)
+        if rank == 0:
+            metric.update(drawn(30), real=True)
+            metric.update(drawn(21, 0.4, seed=1)[:16], real=False)
+            score.update(drawn(21, 0.4, seed=1)[:16])
+        elif has_generated:
+            metric.update(drawn(21, 0.4, seed=1)[16:], real=False)
+            score.update(drawn(21, 0.4, seed=1)[16:])
+        values.append({name: value.item() for name, value in (metric.compute() | score.compute()).items()})
     return values
 
 
-def test_two_processes_equal_one_also_where_one_has_no_clip(tmp_path):
+def test_two_processes_equal_one_also_where_one_has_no_clip():
     real, generated = drawn(30), drawn(21, 0.4, seed=1)
     whole = []
     for part in (generated, generated[:16]):
         score = InceptionScore(DIM)
         score.update(part)
         whole.append(distances(real, part) | {name: value.item() for name, value in score.compute().items()})
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    other = context.Process(target=_rank, args=(1, tmp_path / "store", queue))
-    other.start()
-    here = _rank(0, tmp_path / "store")
-    there = queue.get()
-    other.join()
-    assert other.exitcode == 0
-    for found in (here, there):
+    for found in on_two_ranks(_share):
         for got, expected in zip(found, whole, strict=True):
             assert got == pytest.approx(expected, rel=1e-10)

@@ -104,3 +104,11 @@ def test_complaints_reach_the_user(judge, checkout):
     (checkout / "epoch_best.pt").unlink()
     with pytest.raises(InputError, match=r"ended with status 1: --avclip: .* is no \.pt file; download https://a3s"):
         judge(torch.zeros(1, 4, 3, 16, 16), 24.0)
+
+
+def test_what_is_missing_is_said_before_anything_is_judged(tmp_path):
+    command = [sys.executable, "{runners}/program.py", "vaura", f"--checkout={tmp_path / 'nowhere'}"]
+    command += [f"--experiment={tmp_path}", f"--avclip={tmp_path}", "{jobs}"]
+    with pytest.raises(InputError, match=r"ended with status 1: .*nowhere"):
+        SubprocessV2A(command, str(tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
