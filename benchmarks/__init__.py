@@ -15,6 +15,7 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``cached_step``: a training step on encoded clips against one that encodes them, and the FLOPs of both at full size;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``random_windows``: the same for random windows of a long recording, and memory over many clips;
+- ``loading``: training clips per second and core, from recordings and from a cache, against bare PyAV;
 - ``metrics``: parameters, FLOPs and memory of the judges of a clip, and 150 clips end to end;
 - ``cpu_attention``: attention on a CPU in bfloat16 against float32, forward and backward.
 

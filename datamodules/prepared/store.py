@@ -150,6 +150,8 @@ class Store:
         index = {"chunks": [record["chunk"] for record in records], "config": records[0]["config"], OURS: ours}
         # litdata keeps what it has fetched under this: another cache at the same address is another one
         index["updated_at"] = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:16]
+        for scratch in self.folder.glob(".shard-*/"):  # of a run that was killed between a record and its tidying
+            shutil.rmtree(scratch, ignore_errors=True)
         with _no_half_disk(self.folder), _locked(self.folder / ".plan.lock", wait=True):
             if not self.is_whole:
                 with whole_file(self.folder / INDEX) as stream:

@@ -27,6 +27,11 @@ SMALL = {
         "read_clip",
         1,
     ),
+    "loading": (
+        ["--recordings=2", "--seconds=2", "--frames=17", "--size", "32", "48", "--batch-size=1", "--repeats=1"],
+        "from a cache",
+        1,
+    ),
     "vae": ([*VIDEO, "--repeats=1"], "decode, chunks of 1", 2),
     "dit_forward": ([*BATCH, "--matrices=32", "--repeats=1"], "bfloat16", 1),
     "cpu_attention": (["--tokens=16", "--total=32", "--heads=1", "--repeats=1"], "attention, 16 tokens", 2),

@@ -63,6 +63,16 @@ def test_a_shard_in_work_is_refused_and_so_is_an_unfinished_cache(tmp_path):
         Items(str(tmp_path / "cache"))
 
 
+def test_what_a_kill_behind_the_last_record_leaves_is_tidied_up(tmp_path):
+    undisturbed, killed = Store(tmp_path / "one", PLAN), Store(tmp_path / "other", PLAN)
+    for store in (undisturbed, killed):
+        fill(store)
+    (tmp_path / "other/.shard-00001").mkdir()
+    (tmp_path / "other/.shard-00001/0.index.json").write_bytes(b"{}")
+    assert undisturbed.finish() and killed.finish()
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+
+
 def test_a_chunk_without_its_record_is_written_again(tmp_path):
     """As a kill between the two leaves it."""
     store = Store(tmp_path / "cache", PLAN)
