@@ -1,6 +1,7 @@
-"""One rank of a sharded dual tower; run by ``test_harmony_sharding.py``."""
+"""One rank of a sharded dual tower."""
 
-import sys
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -41,8 +42,10 @@ def adapted(**how) -> HarmonyTransformer:
     return model
 
 
-def main(rank: int, world: int, store: str) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(store, world))
+def main(store: Path) -> None:
+    """What one of the processes does; it ends well if everything agrees."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(str(store), world))
     mesh = init_device_mesh("cpu", (world,))
 
     whole = tiny_harmony(trained=True)
@@ -86,8 +89,3 @@ def main(rank: int, world: int, store: str) -> None:
             if theirs.grad is not None:
                 torch.testing.assert_close(mine.grad.full_tensor(), theirs.grad, atol=2e-3, rtol=2e-2, msg=name)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
