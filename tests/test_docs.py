@@ -32,6 +32,8 @@ from lightning_modules.command_line.extra_commands import EXTRA_COMMANDS, run_ex
 from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.estimates import command as estimate
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 PAGES = {
     str(page.relative_to(ROOT)): page.read_text()

@@ -178,7 +178,7 @@ def write_config(
 def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
     """One run on as many processes as its configuration asks for; all of them must end with this status."""
     arguments = [command, "--config", str(config), *options]
-    ended = run_ranks(_command, (arguments,), _devices(arguments), timeout_s=600)
+    ended = run_ranks(run_command, (arguments,), _devices(arguments), timeout_s=600)
     assert [one.status for one in ended] == [status] * len(ended), "\n".join(one.said[-8000:] for one in ended)
 
 
@@ -204,7 +204,8 @@ def launched(command: str, config: Path, *options: str, status: int = 0) -> None
     assert process.returncode == status, said[-8000:]
 
 
-def _command(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
+    """What one of the processes does."""
     sys.argv = ["avsync", *arguments]
     return main()
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from components.backbones.harmony.lora import adapt_tower
-from components.backbones.harmony.model import HarmonyTransformer, part_of
+from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, is_adapter
 from tests.tiny_harmony import inputs, tiny_harmony
 from tests.tiny_syncphony import randomise
@@ -54,6 +55,10 @@ def main(store: Path) -> None:
     for checkpointed in (False, True):
         model = sharded(mesh, checkpoint_activations=checkpointed)
         assert all(isinstance(p, DTensor) for p in model.parameters())
+        units = [part for part in model.modules() if isinstance(part, FSDPModule)]
+        assert sum(isinstance(unit, HarmonyLayer) for unit in units) == len(model.layers) > 1  # a pair of blocks each
+        held = sum(p.to_local().numel() for p in model.parameters())
+        assert abs(held / sum(p.numel() for p in model.parameters()) - 1 / world) < 0.05
         loss = loss_of(model)
         torch.testing.assert_close(loss, golden)
         loss.backward()
