@@ -1,6 +1,7 @@
 """Options and markers shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ import pytest
 # Tests run side by side, one process on each core; PyTorch reads this when it is first imported, children inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What Python compiles is kept: else each process that a test starts compiles our packages, and each run all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 GOLDEN = Path(__file__).parent / "golden"
 GIB_PER_WORKER = 4

@@ -240,6 +240,7 @@ def test_a_checkpoint_and_the_folder_it_is_exported_to_are_the_model(trained: Pl
     assert metrics(run_folder("of_folder")) == joint
 
 
+@pytest.mark.slow  # as in tests/callbacks/test_sync_confidence.py and of the real detector test_mtcnn.py
 def test_scenes_without_a_face_have_no_lip_sync(trained: Place):
     """The experiment as it ships looks for faces; where there is none, nothing is scored, and that is said."""
     shipped = (f"{SCORER}.faces=components.metrics.faces.mtcnn.MTCNN", f"{SCORER}.scenes.threshold=30")
@@ -311,11 +312,16 @@ def init_from(experiment: str) -> str:
     return f"--model.init_args.curriculum.init_from={checkpoint_of(experiment)}"
 
 
+def elsewhere(*case: Any) -> Any:
+    """A mistake whose sentence a quick test of the part that says it holds, too."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("command", "experiment", "options", "sentence"),
     [
         ("fit", JOINT, [init_from("stage1_audio")], "trained in stage audio, but this is stage joint: give a"),
-        ("fit", "stage2_timbre", [init_from(JOINT)], "trained in stage joint, but this is stage timbre: give a"),
+        elsewhere("fit", "stage2_timbre", [init_from(JOINT)], "trained in stage joint, but this is stage timbre: give"),
         ("fit", JOINT, [f"--ckpt_path={checkpoint_of('stage2_timbre')}"], "stage timbre, but this is stage joint: to"),
         (
             "fit",
@@ -323,14 +329,14 @@ def init_from(experiment: str) -> str:
             ["--data.audio_only=true"],
             "all training clips are sounds alone (audio_only), but stage joint learns videos",
         ),
-        ("fit", JOINT, ["--data.root=mute"], "mute.mp4 has no audio track; give a recording with sound"),
-        (
+        elsewhere("fit", JOINT, ["--data.root=mute"], "mute.mp4 has no audio track; give a recording with sound"),
+        elsewhere(
             "predict",
             JOINT,
             ["--data.audio_only=true", "--ckpt_path=pretrained"],
             "has no picture, but videos are made from their first frame",
         ),
-        (
+        elsewhere(
             "predict",
             JOINT,
             [
@@ -340,13 +346,13 @@ def init_from(experiment: str) -> str:
             ],
             "0 video frames, so it is a sound alone, but this task needs videos",
         ),
-        (
+        elsewhere(
             "fit",
             "stage2_timbre",
             ["--data.root=long_reference", "--data.long_references=error"],
             "long.wav lasts 6.000 s, longer than reference_s = 3.000; lengthen",
         ),
-        ("fit", "stage1_audio", ["--data.root=long_transcript"], "has 599 bytes but at most 384 are read"),
+        elsewhere("fit", "stage1_audio", ["--data.root=long_transcript"], "has 599 bytes but at most 384 are read"),
         (
             "fit",
             "stage1_audio",

@@ -133,6 +133,7 @@ class AVSyncCLI(LightningCLI):
         self._goes_on_from: Path | None = None
         self._changes: list[Change] = []
         self._prepared: PreparedExperiment | None = None
+        self._asked = args[0] if args and args[0] in self.subcommands() else None
         super().__init__(args=args, **kwargs)
 
     def setup_parser(
@@ -163,6 +164,8 @@ class AVSyncCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Callbacks print results and write predictions: by default the trainer neither repeats nor keeps them."""
+        if self._asked not in (None, subcommand):
+            return self.init_parser(**kwargs)  # known by its name, which is all that is needed of it
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         arguments = inspect.signature(getattr(klass, subcommand)).parameters
         parser.set_defaults({name: False for name in _OF_ONE_COMMAND if name in arguments})

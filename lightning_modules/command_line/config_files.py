@@ -28,6 +28,8 @@ _CLIP_OF_DATA = re.compile(r"^--data(\.init_args)?\.clip((?:\.\w+)?)")
 _UNKNOWN_OF_DATA = re.compile(r"unknown key data\.init_args\.(\w+)")
 _CALLBACK_OPTION = re.compile(r"^--callbacks\.([A-Za-z_]\w*)")
 _CALLBACK_REMOVED = re.compile(r"^--callbacks\.([A-Za-z_]\w*)[= ]null$")
+# libyaml's where PyYAML has it: files are read several times before a command runs
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def with_bases(args: Sequence[str]) -> list[str]:
@@ -185,7 +187,7 @@ def _chain(file: Path, above: tuple[Path, ...]) -> list[Path]:
 def content_of(file: Path) -> dict[str, Any]:
     """The file's top level; nothing where the parser will find the file missing or broken and say so."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

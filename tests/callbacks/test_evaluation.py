@@ -1,19 +1,22 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 
+from callbacks.cyclesync import CycleSyncCallback
 from callbacks.evaluation import EvaluationCallback
+from callbacks.results import ResultsWriter
 from callbacks.slim_checkpoint import SlimCheckpoint
+from callbacks.sync_confidence import SyncConfidenceCallback
 from components.contracts import Generation
+from components.metrics.syncnet.model import SyncNet
+from components.metrics.syncnet.scorer import SyncNetScorer
+from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 from tests.lightning_modules.tiny_module import TinyData, tiny_module
 from tests.lightning_modules.tiny_module import trainer as tiny_trainer
+from tests.processes import run_ranks
 
 
 class Diary(EvaluationCallback):
@@ -80,48 +83,29 @@ def test_other_outputs_are_passed_over(tmp_path):
     assert diary.entries == ["start val 0", "finish", "conclude"]
 
 
-SCRIPT = """
-import sys
-import lightning as L
-import torch
-from callbacks.cyclesync import CycleSyncCallback
-from callbacks.results import ResultsWriter
-from callbacks.sync_confidence import SyncConfidenceCallback
-from components.metrics.syncnet.model import SyncNet
-from components.metrics.syncnet.scorer import SyncNetScorer
-from components.v2a.motion_v2a import MotionV2A
-from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
-
-if __name__ == "__main__":
-    devices = int(sys.argv[1])
+def judge_clips(folder, devices):
+    """Five clips on two ranks: one rank repeats a clip, which must not count."""
     torch.manual_seed(0)
     net = SyncNet((4,) * 6, (4,) * 6, 8, 8, 64)
     judges = [CycleSyncCallback(MotionV2A()), SyncConfidenceCallback(SyncNetScorer(net, min_duration_s=1.0))]
     trainer = L.Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", default_root_dir=f"of_{devices}",
-        logger=False, enable_progress_bar=False, callbacks=[*judges, ResultsWriter()],
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        default_root_dir=folder / f"of_{devices}",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[*judges, ResultsWriter()],
     )
-    # five clips on two ranks: one rank repeats a clip, which must not count
     module = JumpingSquares()
     module.hits += 1
     trainer.validate(module, datamodule=SquareClips(batch_size=2, count=5), verbose=False)
-"""
 
 
 def test_any_number_of_ranks_gives_the_same_results(tmp_path):
-    (tmp_path / "ranks.py").write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "ranks.py", str(devices)],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert done.returncode == 0, done.stderr
+        ended = run_ranks(judge_clips, (tmp_path, devices), devices)
+        assert [one.status for one in ended] == [0] * devices, "\n".join(one.said for one in ended)
     one, two = (json.loads((tmp_path / f"of_{n}/results.json").read_text())["metrics"] for n in (1, 2))
     assert list(one) == list(two)
     values = {name: entry["value"] for name, entry in one.items()}

@@ -1,31 +1,22 @@
 """A part that watches a run fails: every rank learns of it, none waits, and what comes after is whole."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import lightning as L
 import pytest
 
-from callbacks.evaluation import EvaluationCallback
-from callbacks.results import ResultsWriter
-from components.contracts import MetricResult
-from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
-
-SCRIPT = """
-import json
-import lightning as L
 from callbacks.cyclesync import CycleSyncCallback
 from callbacks.evaluation import EvaluationCallback, gathered
+from callbacks.results import ResultsWriter
 from components.contracts import MetricResult
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
+from tests.processes import run_ranks
+
 
 class FailsOnRankOne(EvaluationCallback):
-    '''After the first step between two exchanges, after the second with a batch; after the third not at all.'''
+    """After the first step between two exchanges, after the second with a batch; after the third not at all."""
 
     metrics = ("mine",)
 
@@ -45,37 +36,49 @@ class FailsOnRankOne(EvaluationCallback):
         self.results = {"mine": MetricResult(float(len(first) + len(second)), (0.0, 9.0), 2)}
         self.log_results(trainer, module)
 
+
 class Diary(L.Callback):
-    seen = []
+    """What is known of both parts after every evaluation."""
+
+    def __init__(self, fails, judge):
+        self.fails, self.judge, self.seen = fails, judge, []
 
     def on_validation_end(self, trainer, pl_module):
         logged = trainer.callback_metrics.get("mine")
-        self.seen.append({
-            "logged": None if logged is None else str(logged.item()),
-            "mine": {name: result.value for name, result in fails.results.items()},
-            "cyclesync": sorted(judge.results),
-            "failed": [failure.sentence for failure in fails.failures],
-        })
+        self.seen.append(
+            {
+                "logged": None if logged is None else str(logged.item()),
+                "mine": {name: result.value for name, result in self.fails.results.items()},
+                "cyclesync": sorted(self.judge.results),
+                "failed": [failure.sentence for failure in self.fails.failures],
+            }
+        )
 
-if __name__ == "__main__":
-    fails, judge, diary = FailsOnRankOne(), CycleSyncCallback(MotionV2A()), Diary()
+
+def fit_on_two_ranks(folder):
+    """What one of the two processes does."""
+    fails, judge = FailsOnRankOne(), CycleSyncCallback(MotionV2A())
+    diary = Diary(fails, judge)
     trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False, max_steps=3,
-        val_check_interval=1, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        logger=False,
+        enable_checkpointing=False,
+        max_steps=3,
+        val_check_interval=1,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         callbacks=[fails, judge, diary],
     )
     trainer.fit(JumpingSquares(), datamodule=SquareClips(batch_size=1, count=2))
-    json.dump(diary.seen, open(f"rank{trainer.global_rank}.json", "w"))
-"""
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(diary.seen))
 
 
 def test_a_failure_on_one_rank_is_one_on_all_and_nobody_waits(tmp_path):
-    (tmp_path / "ranks.py").write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "ranks.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended = run_ranks(fit_on_two_ranks, (tmp_path,), 2, folder=tmp_path)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert [seen["mine"] for seen in first] == [{}, {}, {"mine": 8.0}]
@@ -83,7 +86,8 @@ def test_a_failure_on_one_rank_is_one_on_all_and_nobody_waits(tmp_path):
     assert first[-1]["failed"][0].startswith("FailsOnRankOne failed to finish at step 1 on rank 1: ValueError: between")
     assert first[-1]["failed"][1].startswith("FailsOnRankOne failed to judge ")
     assert all(len(seen["cyclesync"]) == 4 for seen in first), "the judge after it has met its own exchanges"
-    assert done.stderr.count("tried again at the next evaluation") == 2, "each is said once, by rank 0"
+    said = [one.said.count("tried again at the next evaluation") for one in ended]
+    assert said == [2, 0], "each is said once, by rank 0"
 
 
 class Fails(EvaluationCallback):

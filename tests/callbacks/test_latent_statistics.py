@@ -1,9 +1,6 @@
 """Statistics over the training set: raw latents, whole batches, one file for all ranks, no training."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -17,6 +14,7 @@ from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.latent_statistics import LatentStatistics
 from components.contracts import ClipBatch
 from components.errors import InputError
+from tests.processes import run_ranks
 
 FRAMES, FPS, RATE = 25, 24.0, 16000
 
@@ -149,10 +147,8 @@ def test_bad_settings_are_told(tmp_path: Path):
 
 def test_two_ranks_share_one_exact_result(tmp_path: Path):
     file = tmp_path / "statistics.json"
-    command = [sys.executable, "-m", "tests.callbacks.test_latent_statistics", str(file)]
-    root = Path(__file__).parents[2]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, env=os.environ)
-    assert run.returncode == 0, run.stderr
+    ended = run_ranks(measure_on_two_ranks, (file,), 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said for one in ended)
     found = LatentStatistics.load(file, 16)
     mean, std = expected(12)  # two batches on each rank
     assert found.num_clips == 12
@@ -160,6 +156,6 @@ def test_two_ranks_share_one_exact_result(tmp_path: Path):
     np.testing.assert_allclose(found.std, std, rtol=1e-5)
 
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    fit(Module(), ComputeLatentStatistics(str(out), num_clips=10), out.parent, devices=2, strategy="ddp")
+def measure_on_two_ranks(file: Path) -> None:
+    """What one of the two processes does."""
+    fit(Module(), ComputeLatentStatistics(str(file), num_clips=10), file.parent, devices=2, strategy="ddp")

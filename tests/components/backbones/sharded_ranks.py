@@ -1,10 +1,7 @@
-"""Shards the tiny transformer over gloo processes, and holds what it gives against the whole one.
+"""Shards the tiny transformer over gloo processes, and holds what it gives against the whole one."""
 
-``python -m tests.components.backbones.sharded_ranks RANK WORLD_SIZE STORE_FILE`` ends well if everything agrees.
-"""
-
-import sys
-from collections.abc import Sequence
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -132,14 +129,11 @@ def check_bfloat16(rank: int, world_size: int) -> None:
             assert parameter.dtype == (torch.float32 if "out." in name[:18] else torch.bfloat16), name
 
 
-def main(arguments: Sequence[str]) -> None:
-    rank, world_size, store = int(arguments[0]), int(arguments[1]), arguments[2]
+def main(store: Path) -> None:
+    """What one of the processes does; it ends well if everything agrees."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
     check_bfloat16(rank, world_size)
     check("miniflux", {}, rank, world_size)
     check("mmdit", {"checkpoint_activations": True, "train_embedders": True, "train_head": True}, rank, world_size)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

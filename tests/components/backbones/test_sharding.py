@@ -1,37 +1,18 @@
 """Sharded over processes, and with activations computed twice, the transformer is the same model."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.components.backbones.sharded_ranks import inputs, loss_of
+from tests.components.backbones.sharded_ranks import inputs, loss_of, main
+from tests.processes import run_ranks
 from tests.tiny_syncphony import VARIANTS, tiny_dit
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_two_processes_hold_half_the_model_each_and_train_all_of_it(tmp_path: Path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.components.backbones.sharded_ranks", str(rank), "2", str(tmp_path / "store")],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=300)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-2000:] for text in said)
+    ended = run_ranks(main, (tmp_path / "store",), 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-2000:] for one in ended)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

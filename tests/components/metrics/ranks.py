@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from tests.processes import SERVED, served
 
 
 def _rank(function, rank, store, queue=None):
@@ -23,9 +24,8 @@ def on_two_ranks(function):
     """What ``function(rank)``, a function of a module, returns on rank 0 (this process) and on rank 1 (another)."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        context = mp.get_context("spawn")
-        queue = context.SimpleQueue()
-        other = context.Process(target=_rank, args=(function, 1, store, queue))
+        queue = SERVED.SimpleQueue()
+        other = served(_rank, function, 1, store, queue)
         other.start()
         here = _rank(function, 0, store)
         there = queue.get()

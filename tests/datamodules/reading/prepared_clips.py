@@ -1,8 +1,7 @@
-"""A small cache of real recordings, and a training that writes down what it is given; also run on two ranks."""
+"""A small cache of real recordings, and a training that writes down what it is given; also on two ranks."""
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,6 @@ def train(root: Path, cache: Path | str, folder: Path, steps: int, ckpt: Path | 
     return model.seen
 
 
-if __name__ == "__main__":
-    root, cache, folder, ckpt, steps, workers = sys.argv[1:]
-    train(Path(root), cache, Path(folder), int(steps), Path(ckpt), num_workers=int(workers), ranks=2)
+def train_on_two_ranks(root: Path, cache: Path, folder: Path, steps: int, ckpt: Path, workers: int) -> None:
+    """What one of the two processes does; it leaves ``rank<rank>.json``."""
+    train(root, cache, folder, steps, ckpt, num_workers=workers, ranks=2)

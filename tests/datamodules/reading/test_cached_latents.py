@@ -1,10 +1,7 @@
 """Encoded clips come in the order of the recordings they were cut from, and go on exactly where a run was stopped."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +21,9 @@ from datamodules.reading.order import SampleKey
 from lightning_modules.preparation.clip_encoder import ClipEncoder
 from lightning_modules.preparation.preparation import Preparation
 from tests.datamodules.conftest import write_recording
-from tests.datamodules.reading.prepared_clips import SHAPE, data, preparation, train
+from tests.datamodules.reading.prepared_clips import SHAPE, data, preparation, train, train_on_two_ranks
+from tests.processes import run_ranks
 
-ROOT = Path(__file__).parents[3]
 STEPS = 14
 
 
@@ -82,17 +79,9 @@ def test_two_ranks_go_on_from_one_and_share_its_batches(avsync_root, cache, tmp_
     stop = random.randrange(1, STEPS - 4)
     first = train(avsync_root, cache, tmp_path, stop)
     steps = stop + (STEPS - stop) // 2
-    module = "tests.datamodules.reading.prepared_clips"
-    given = [avsync_root, cache, tmp_path, tmp_path / f"{stop}.ckpt", steps, workers]
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, given)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    given = (avsync_root, cache, tmp_path, steps, tmp_path / f"{stop}.ckpt", workers)
+    ended = run_ranks(train_on_two_ranks, given, 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     rest = [batch for step in zip(*ranks, strict=True) for batch in step]
     assert first + rest == whole[: len(first) + len(rest)]

@@ -1,9 +1,6 @@
 """Loaders under a real trainer: what is seen, in which order, and after an interruption."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.avsync15 import AVSync15
+from tests.processes import run_ranks
 
 
 class Recorder(L.LightningModule):
@@ -199,30 +197,16 @@ def test_validation_can_be_limited_to_clips_spread_over_the_list(avsync_root: Pa
     assert found == ["dog_barking/test_0", "hammering/test_1"]
 
 
-TWO_RANKS = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_clip_data_module import Recorder, data, trainer
-folder = Path({folder!r})
-run = trainer(folder, 4, devices=2, strategy="ddp", {more})
-run.fit(Recorder(folder), datamodule=data(Path({root!r})))
-run.save_checkpoint(folder / "two.ckpt")
-"""
-
-
-def run_on_two_ranks(root: Path, folder: Path, more: str = "") -> subprocess.CompletedProcess[str]:
-    script = folder / "two_ranks.py"
-    script.write_text(TWO_RANKS.format(tests=str(Path(__file__).parent), folder=str(folder), root=str(root), more=more))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
+def fit_on_two_ranks(root: Path, folder: Path) -> None:
+    """What one of the two processes does."""
+    run = trainer(folder, 4, devices=2, strategy="ddp")
+    run.fit(Recorder(folder), datamodule=data(root))
+    run.save_checkpoint(folder / "two.ckpt")
 
 
 def test_two_ranks_share_one_order_and_one_rank_can_go_on(avsync_root: Path, tmp_path: Path) -> None:
-    done = run_on_two_ranks(avsync_root, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    ended = run_ranks(fit_on_two_ranks, (avsync_root, tmp_path), 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["positions"] == [0, 4, 8, 12]
     assert ranks[1]["positions"] == [2, 6, 10, 14]

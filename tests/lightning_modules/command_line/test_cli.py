@@ -362,7 +362,8 @@ def test_a_command_is_needed(capsys):
     assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test, predict")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+# SIGTERM is sent to real runs in tests/callbacks/test_graceful_stop.py, too
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}
     write_config(trainer__callbacks=[*CONFIG["trainer"]["callbacks"], report], trainer__max_steps=100_000)

@@ -113,7 +113,9 @@ def test_so_does_the_module_where_python_puts_the_working_directory_first(folder
 
 
 def test_so_do_the_processes_of_torchrun(folder: Path):
-    config = {**CONFIG, "trainer": {**CONFIG["trainer"], "devices": 2, "strategy": "ddp"}}
+    # clips without loader workers, which are started from here as from any process
+    clips = {"class_path": "tests.callbacks.jumping_squares.SquareClips"}
+    config = {**CONFIG, "data": clips, "trainer": {**CONFIG["trainer"], "devices": 2, "strategy": "ddp"}}
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     done = run(folder, [*launch, "lightning_modules"], "validate", "--config", "run.yaml")

@@ -14,6 +14,8 @@ import yaml
 
 from callbacks.replay_file import Replay
 from lightning_modules.command_line.cli import main
+from tests.lightning_modules.strategies.parallel_runs import run_command
+from tests.processes import run_ranks
 
 ROOT = Path(__file__).parents[3]
 SQUARES = {
@@ -118,7 +120,7 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence(capsys: pytest.Captu
     assert not Path("ran").exists()
 
 
-def test_one_rank_of_two_ends_both_and_is_replayed():
+def test_one_rank_of_two_ends_both_and_is_replayed(capsys: pytest.CaptureFixture[str]):
     write_config(SQUARES, strategy="ddp", devices=2, use_distributed_sampler=True)
     status, _, said = avsync("fit", "--config", "sick.yaml", "--model.init_args.sick", "frog/b_0")
     ended = time.time()
@@ -130,17 +132,17 @@ def test_one_rank_of_two_ends_both_and_is_replayed():
     assert len(errors) == 2 and errors[0] == errors[1]  # of both processes
     assert f"on rank {replay.rank} with clip frog/b_0; run it again with avsync replay {file}" in errors[0]
     finite_checkpoints()
-    status, out, _ = avsync("replay", str(file))
-    assert status == 3
+    assert main(["replay", str(file)]) == 3
+    out = capsys.readouterr().out
     assert "clip frog/b_0\n" in out and "not finite: 1 of 2\n    layer.weight\n" in out and "PowBackward0" in out
 
 
 def test_one_rank_of_two_that_share_the_weights(capsys: pytest.CaptureFixture[str]):
     write_config(SYNCPHONY, strategy={"class_path": "FSDP2Strategy"}, devices=2)
-    status, _, said = avsync("fit", "--config", "sick.yaml")
+    ended = run_ranks(run_command, (["fit", "--config", "sick.yaml"],), 2, folder=Path.cwd())
     file = Path("runs/sick/version_0/replay/step1_rank1.pt")
-    assert status == 2 and [path.name for path in file.parent.iterdir()] == [file.name]
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert [one.status for one in ended] == [2, 2] and [path.name for path in file.parent.iterdir()] == [file.name]
+    errors = [line for one in ended for line in one.said.splitlines() if line.startswith("error:")]
     assert len(errors) == 2 and "but 84 of 84 gradients are not finite (" in errors[0] and " and 81 more)" in errors[0]
     assert "on rank 1 with clips clip3_0 (stage 0, noise " in errors[0]
     assert finite_checkpoints() == ["epoch=0-step=1.ckpt"]

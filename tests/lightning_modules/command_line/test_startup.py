@@ -1,38 +1,65 @@
 """What happens before a command runs: which packages are imported, which names are known, what stays silent."""
 
+import json
 import logging
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from lightning_modules.command_line.startup import OWN_PACKAGES, import_own_modules, keep_console_clear
 
 ROOT = Path(__file__).parents[3]
 
 
-def run(code: str) -> None:
-    """Runs ``code`` in a process of its own, which must succeed."""
+def run(code: str) -> str:
+    """What ``code`` prints in a process of its own, which must succeed."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_lightning_loads_without_transformers_which_stays_importable():
-    """Fails when torchmetrics takes more from transformers than our stand-in has: it would then be imported."""
-    run("""
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """One process that starts as the command does, then without the optional libraries, and looks at itself."""
+    said = run("""
+import json
 import sys
-from lightning_modules.command_line.startup import import_torchmetrics
+
+def transformers_modules():
+    return [name for name in sys.modules if name.startswith("transformers")]
+
+from lightning_modules.command_line.startup import import_own_modules, import_torchmetrics
 import_torchmetrics()
-assert "torchmetrics" in sys.modules, "torchmetrics needs other names of transformers than it did"
+seen = {"torchmetrics": "torchmetrics" in sys.modules}
 import lightning.pytorch
-assert not any(name.startswith("transformers") for name in sys.modules), "imported"
+seen["with_lightning"] = transformers_modules()
+missing = ("av", "torchvision", "cv2", "speechmos", "litdata")
+for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+    del sys.modules[name]
+sys.modules |= dict.fromkeys(missing)  # as if they were not installed
+import_own_modules()
+seen["all"] = sorted(name for name, module in sys.modules.items() if module is not None)
 import torchmetrics.text
 from transformers import AutoModel
-assert AutoModel is not None
+seen["auto_model"] = AutoModel is not None
 import_torchmetrics()
 import transformers
-assert transformers.AutoModel is AutoModel, "once it is there it stays"
+seen["stays"] = transformers.AutoModel is AutoModel
+print(json.dumps(seen))
 """)
+    return json.loads(said.splitlines()[-1])
+
+
+def test_lightning_loads_without_transformers_which_stays_importable(seen):
+    """Fails when torchmetrics takes more from transformers than our stand-in has: it would then be imported."""
+    assert seen["torchmetrics"], "torchmetrics needs other names of transformers than it did"
+    assert seen["with_lightning"] == [], "imported"
+    assert seen["auto_model"]
+    assert seen["stays"], "once it is there it stays"
 
 
 def test_a_torchmetrics_that_needs_more_gets_the_real_transformers():
@@ -55,29 +82,17 @@ def test_every_module_of_ours_is_imported():
             assert name in sys.modules or name.endswith("__main__")
 
 
-def test_without_pyav_all_but_media_is_imported():
+def test_without_pyav_all_but_media_is_imported(seen):
     """An experiment that reads no files can then be run."""
-    run("""
-import sys
-sys.modules["av"] = None  # as if it were not installed
-from lightning_modules.command_line.startup import import_own_modules
-import_own_modules()
-assert "components.media.reader" not in sys.modules
-assert {"lightning_modules.syncphony.module", "callbacks.cyclesync", "components.media.clock"} <= set(sys.modules)
-""")
+    assert "components.media.reader" not in seen["all"]
+    assert {"lightning_modules.syncphony.module", "callbacks.cyclesync", "components.media.clock"} <= set(seen["all"])
 
 
-def test_without_the_libraries_of_the_extras_all_but_inception_is_imported():
+def test_without_the_libraries_of_the_extras_all_but_inception_is_imported(seen):
     """``pip install -e .`` gives a command that runs."""
-    run("""
-import sys
-for name in ("torchvision", "cv2", "speechmos", "litdata"):
-    sys.modules[name] = None  # as if it were not installed
-from lightning_modules.command_line.startup import import_own_modules
-import_own_modules()
-assert "components.metrics.video.inception_net" not in sys.modules
-assert {"components.metrics.video.inception", "components.metrics.video.optical_flow"} <= set(sys.modules)
-""")
+    assert "components.metrics.video.inception_net" not in seen["all"]
+    needed = {"components.metrics.video.inception", "components.metrics.video.optical_flow"}
+    assert needed <= set(seen["all"])
 
 
 def test_another_missing_library_is_not_passed_over():

@@ -1,7 +1,6 @@
-"""Trains adapters on two gloo processes that hold half of the model each: ``python -m ... OUT_FOLDER``."""
+"""Trains adapters on one process, or on two gloo processes that hold half of the model each."""
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ def fit(folder: Path, seed: int = 0, steps: int = 2, resume: Path | None = None,
     return path
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    rank = int(os.environ.get("LOCAL_RANK", "0"))  # rank 0's adapters must win
-    fit(Path(sys.argv[1]), rank, devices=2, strategy=FSDP2Strategy(compute_dtype="float32"))
+def fit_sharded(folder: Path) -> None:
+    """What one of the two processes does."""
+    rank = int(os.environ["LOCAL_RANK"])  # rank 0's adapters must win
+    fit(folder, rank, devices=2, strategy=FSDP2Strategy(compute_dtype="float32"))

@@ -1,8 +1,5 @@
 """Two processes that hold half of an adapted model each train the adapters that one process trains."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,24 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from components.backbones.lora import is_adapter
-from tests.lightning_modules.harmony.lora_ranks import fit
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.lightning_modules.harmony.lora_ranks import fit, fit_sharded
+from tests.processes import run_ranks
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_sharded_processes_train_the_same_adapters(tmp_path: Path):
     for name in ("two", "one"):
         (tmp_path / name).mkdir()
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.lightning_modules.harmony.lora_ranks", str(tmp_path / "two")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    ended = run_ranks(fit_sharded, (tmp_path / "two",), 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
     sharded = tmp_path / "two" / "2.ckpt"
     mine, theirs = (torch.load(path, weights_only=True) for path in (sharded, fit(tmp_path / "one")))
     assert mine["frozen"] == theirs["frozen"]

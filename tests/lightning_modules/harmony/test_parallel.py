@@ -20,7 +20,10 @@ from tests.lightning_modules.strategies.parallel_runs import (
     seen,
 )
 
-pytestmark = pytest.mark.long
+# Minutes. Fast tests hold the same part by part: tests/components/backbones/harmony/test_sharding.py losses, gradients
+# and units of the towers, test_lora_ranks.py optimizer, averages and checkpoints, tests/callbacks/test_evaluation.py
+# that what two processes generate is judged as one set, and test_parallel_runs.py of Syncphony resumption.
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 QUICKSTART = ROOT / "configs/harmony/quickstart.yaml"
 MODEL = yaml.safe_load(QUICKSTART.read_text())["model"]["init_args"]
@@ -138,7 +141,6 @@ def test_what_two_processes_generate_is_judged_as_one_set(
         assert entry["n"] == theirs[name]["n"] == NUM_CLIPS
 
 
-@pytest.mark.slow  # as Syncphony's in tests/lightning_modules/strategies, at five times the cost
 def test_a_resumed_run_is_the_uninterrupted_one(
     folder: Path, sharded: list[dict[str, Any]], resumed: list[dict[str, Any]]
 ):

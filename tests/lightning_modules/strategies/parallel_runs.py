@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch.distributed.fsdp import FSDPModule
 from components.backbones.sharding import reshard, whole
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.weights.identity import sha256_of_tensors
+from lightning_modules.__main__ import main
 from tests.lightning_modules.tiny_module import tiny_dit
+from tests.processes import run_ranks
 from tests.tiny_syncphony import randomise
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -173,7 +176,14 @@ def write_config(
 
 
 def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
-    """One run in a session of its own, so that no rank outlives it; one that hangs says where."""
+    """One run on as many processes as its configuration asks for; all of them must end with this status."""
+    arguments = [command, "--config", str(config), *options]
+    ended = run_ranks(run_command, (arguments,), _devices(arguments), timeout_s=600)
+    assert [one.status for one in ended] == [status] * len(ended), "\n".join(one.said[-8000:] for one in ended)
+
+
+def launched(command: str, config: Path, *options: str, status: int = 0) -> None:
+    """The same as a user starts it: a process of its own, from which Lightning starts the others."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lightning_modules", command, "--config", str(config), *options],
         cwd=ROOT,
@@ -181,7 +191,7 @@ def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
+        start_new_session=True,  # so that no rank outlives it
     )
     try:
         said, _ = process.communicate(timeout=600)
@@ -192,6 +202,20 @@ def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == status, said[-8000:]
+
+
+def run_command(arguments: list[str]) -> int:
+    """What one of the processes does."""
+    sys.argv = ["avsync", *arguments]
+    return main()
+
+
+def _devices(arguments: list[str]) -> int:
+    """What the last of the configuration files that names a number of processes says."""
+    files = [Path(value) for option, value in pairwise(arguments) if option == "--config"]
+    contents = [yaml.safe_load(file.read_text()) for file in files]
+    named = [content["trainer"]["devices"] for content in contents if "devices" in content.get("trainer", {})]
+    return int(named[-1]) if named else 1
 
 
 def seen(folder: Path, name: str) -> list[dict[str, Any]]:

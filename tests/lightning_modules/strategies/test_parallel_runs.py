@@ -10,6 +10,7 @@ from tests.lightning_modules.strategies.parallel_runs import (
     assert_same_tensors,
     avsync,
     checkpoint,
+    launched,
     load,
     results,
     seen,
@@ -87,7 +88,7 @@ def test_two_sharded_processes_do_what_one_does(folder: Path, alone: dict[str, A
 
 
 def test_a_sharded_run_told_to_stop_on_one_rank_goes_on_exactly(folder: Path, sharded: list[dict[str, Any]]):
-    avsync("fit", write_config(folder, "stopped", stop_at=2, **TWO), status=75)
+    launched("fit", write_config(folder, "stopped", stop_at=2, **TWO), status=75)
     path = checkpoint(folder, "stopped", "stopped.ckpt")
     stored = load(path)
     assert stored["global_step"] == 2 and stored["ProceduralClips"] == {"consumed_samples": 16}

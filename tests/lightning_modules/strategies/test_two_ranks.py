@@ -1,28 +1,18 @@
 """Two processes share one training run: other prefixes on every rank, one averaged gradient, equal weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from components.objectives.prefix_lengths import stratified_n
 from components.weights.pretrained import sha256_of_tensors
+from tests.lightning_modules.strategies.two_ranks import main
 from tests.lightning_modules.tiny_module import tiny_dit, tiny_module
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.processes import run_ranks
 
 
 def test_two_gloo_processes_train_one_model(tmp_path: Path):
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.lightning_modules.strategies.two_ranks", str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    ended = run_ranks(main, (tmp_path,), 2)
+    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     for rank, seen in enumerate(ranks):
         assert seen["lengths"] == [stratified_n(step, rank, 2, num_units=4, first=2, seed=0) for step in range(3)]

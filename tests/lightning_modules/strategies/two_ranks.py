@@ -1,7 +1,6 @@
-"""Trains the tiny module on two gloo processes and writes what each rank saw: ``python -m ... OUT_FOLDER``."""
+"""Trains the tiny module on two gloo processes and writes what each rank saw."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ class Witness(L.Callback):
         self.largest_error.append(float((got - self.mean).abs().max() / self.mean.abs().max()))
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
+def main(out: Path) -> None:
+    """What one of the two processes does."""
     module = tiny_module(tiny_dit("mmdit", 1))
     witness = Witness(module)
     run = trainer(out, 3, devices=2, strategy="ddp", callbacks=[witness])
@@ -55,7 +54,3 @@ def main() -> None:
         "weights": sha256_of_tensors({n: p for n, p in module.named_parameters() if p.requires_grad}),
     }
     (out / f"rank{run.global_rank}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,16 @@
-"""One rank of a sharded dual tower; run by ``test_harmony_sharding.py``."""
+"""One rank of a sharded dual tower."""
 
-import sys
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from components.backbones.harmony.lora import adapt_tower
-from components.backbones.harmony.model import HarmonyTransformer, part_of
+from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, is_adapter
 from tests.tiny_harmony import inputs, tiny_harmony
 from tests.tiny_syncphony import randomise
@@ -41,8 +43,10 @@ def adapted(**how) -> HarmonyTransformer:
     return model
 
 
-def main(rank: int, world: int, store: str) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(store, world))
+def main(store: Path) -> None:
+    """What one of the processes does; it ends well if everything agrees."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(str(store), world))
     mesh = init_device_mesh("cpu", (world,))
 
     whole = tiny_harmony(trained=True)
@@ -51,6 +55,10 @@ def main(rank: int, world: int, store: str) -> None:
     for checkpointed in (False, True):
         model = sharded(mesh, checkpoint_activations=checkpointed)
         assert all(isinstance(p, DTensor) for p in model.parameters())
+        units = [part for part in model.modules() if isinstance(part, FSDPModule)]
+        assert sum(isinstance(unit, HarmonyLayer) for unit in units) == len(model.layers) > 1  # a pair of blocks each
+        held = sum(p.to_local().numel() for p in model.parameters())
+        assert abs(held / sum(p.numel() for p in model.parameters()) - 1 / world) < 0.05
         loss = loss_of(model)
         torch.testing.assert_close(loss, golden)
         loss.backward()
@@ -86,8 +94,3 @@ def main(rank: int, world: int, store: str) -> None:
             if theirs.grad is not None:
                 torch.testing.assert_close(mine.grad.full_tensor(), theirs.grad, atol=2e-3, rtol=2e-2, msg=name)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

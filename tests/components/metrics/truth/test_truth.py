@@ -16,7 +16,12 @@ from datamodules.procedural_clips import ProceduralClips
 from datamodules.procedural_speech import ProceduralSpeech
 
 FPS = 24.0
-SETS = [(ProceduralClips, 32), (ProceduralClips, 64), (ProceduralSpeech, 32), (ProceduralSpeech, 64)]
+SETS = [
+    (ProceduralClips, 32),
+    (ProceduralSpeech, 32),
+    pytest.param((ProceduralClips, 64), marks=pytest.mark.slow),  # the same, larger
+    pytest.param((ProceduralSpeech, 64), marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module", params=SETS, ids=lambda one: f"{one[0].__name__}-{one[1]}")
