@@ -131,10 +131,11 @@ def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
         sound = dit.encode_audio(sound_of(column.num_rows, batch.latents, "meta"), frames, FPS, TEMPORAL_FACTOR)
         assert sound is not None
         sounds.append(sound)
+    parts, policies = [*dit.backbone.blocks[dit.first_late_block :], *(dit.audio_layers or ())], dit.late_policies
     dit.checkpoint_activations = False
     with fused_attention():
-        whole, blocks = saved_bytes(lambda: dit(columns, sounds), list(dit.backbone.blocks), dit)
-    activations = Activations.of(whole, blocks, blocks[dit.first_late_block :], "")
+        whole, blocks = saved_bytes(lambda: dit(columns, sounds), parts, dit)
+    activations = Activations.of(whole, blocks, 2 * policies, "")
     largest = max(Part.of(block.parameters()).parameters for block in dit.backbone.blocks)
     parts = {"frozen": frozen, "trained": trained}
     return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips")
