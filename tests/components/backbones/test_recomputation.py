@@ -1,5 +1,7 @@
 """Every policy gives the same gradients and keeps what it says."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -80,6 +82,10 @@ def test_harmony_takes_every_policy():
     assert kept["full"] < kept[2] < kept["none"]
 
 
+def count(counts: list[int], place: int, *_: object) -> None:
+    counts[place] += 1
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_syncphony_takes_every_policy(variant: str):
     """Gradients are bit for bit those of activations that are kept; late blocks alone are computed again."""
@@ -91,12 +97,8 @@ def test_syncphony_takes_every_policy(variant: str):
         columns = model_columns(training, text_features(4))
         parts = [*dit.backbone.blocks, *dit.audio_layers]
         counts = [0] * len(parts)
-
-        def count(_module: nn.Module, _inputs: object, place: int, counts: list[int] = counts) -> None:
-            counts[place] += 1
-
         for place, part in enumerate(parts):
-            part.register_forward_pre_hook(lambda module, given, at=place: count(module, given, at))  # noqa: B023
+            part.register_forward_pre_hook(partial(count, counts, place))
         sum(velocity.square().mean() for velocity in dit(columns, sounds)).backward()
         gradients[policy] = {name: p.grad for name, p in dit.named_parameters() if p.grad is not None}
         calls[policy] = list(counts)
