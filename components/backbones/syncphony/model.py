@@ -25,6 +25,7 @@ from components.backbones.sharding import shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.backbones.syncphony.audio_windows import AudioTimeline, RotaryAxes
 from components.backbones.syncphony.checkpoint import load_audio_layers
+from components.backbones.syncphony.listening import Listening
 from components.contracts import AudioFeatures
 from components.errors import InputError
 from components.weights.named_files import names_files
@@ -261,22 +262,26 @@ class SyncphonyDiT(nn.Module):
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
         # 3. late blocks, each with its audio layer in front
+        heard = None
+        if audio is not None:
+            heard = [(s, Listening.of(at.layout, s.windows)) for at, s in zip(states, audio, strict=True)]
         # Nothing inside draws random numbers, so their state need not be kept.
         for i, (block, policy) in enumerate(zip(late, self.late_policies, strict=True)):
-            if audio is not None:
-                states = self._add_audio(i, states, columns, audio)  # before the block's joint self-attention
+            if heard is not None:
+                states = self._add_audio(i, states, columns, heard)  # before the block's joint self-attention
             states = recomputed(policy, block, states, block is last, draws=False)
         return [self.backbone.read_out(state) for state in states]
 
     def _add_audio(
-        self, i: int, states: Sequence[ColumnState], columns: Sequence[Column], audio: Sequence[AudioContext]
+        self,
+        i: int,
+        states: Sequence[ColumnState],
+        columns: Sequence[Column],
+        heard: Sequence[tuple[AudioContext, Listening]],
     ) -> list[ColumnState]:
         """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
         parts = [_text_video_twins(state, column.num_rows) for state, column in zip(states, columns, strict=True)]
-        inputs = [
-            (video, state.layout, sound.layers[i], sound.windows)
-            for (_, video, _), state, sound in zip(parts, states, audio, strict=True)
-        ]
+        inputs = [(video, sound.layers[i], there) for (_, video, _), (sound, there) in zip(parts, heard, strict=True)]
         changes = recomputed(self.late_policies[i], self._audio_layers()[i], inputs, draws=False)
         # not in place: the tokens before the change are needed in the backward pass
         changed = [
