@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.columns import public_step
 from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, timed, waits_of
 from benchmarks.gpu.rows import Notes, Place, milliseconds
 from benchmarks.gpu.small_models import FPS, TEMPORAL_FACTOR, small_vae
@@ -117,6 +118,18 @@ def measure_syncphony_step(place: Place, notes: Notes) -> None:
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
     waits_of("step", step, place, notes)
     profile_of("step", step, place, notes)
+
+
+def measure_columns(place: Place, notes: Notes) -> None:
+    """Forward and backward pass with all columns in one call, and with a call for each: time, memory, launches."""
+    size, batch = sizes(place)
+    step = public_step(size, batch, place.device, build(size, place.device).train())
+    with torch.autocast(place.backend, torch.bfloat16):
+        pairs = zip(step.together(), step.apart(), strict=True)
+        notes.value(velocities_differ=max(float((a - b).abs().max()) for a, b in pairs))
+        for name, action in (("apart", step.apart), ("together", step.together)):
+            measure(name, action, place, notes)
+            profile_of(name, action, place, notes, most=3)
 
 
 def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:

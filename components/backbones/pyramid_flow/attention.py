@@ -123,9 +123,11 @@ class JointAttention(SelfAttention):
         """
         # Video alone is rotated: text stands at the origin (`token_layout`), where rotation changes nothing.
         ropes = [state.rope for state in states]
-        queries = rotate(self.queries(pack(asked_videos)), packed_rope(ropes, asked_videos))
+        rope = packed_rope(ropes, videos)
+        asked_rope = rope if asked_videos is videos else packed_rope(ropes, asked_videos)
+        queries = rotate(self.queries(pack(asked_videos)), asked_rope)
         keys, values = self.keys_values(pack(videos))
-        keys = rotate(keys, packed_rope(ropes, videos))
+        keys = rotate(keys, rope)
         text_keys, text_values = self.text_keys_values(pack(texts))
         # [R, M + N, H, d] each, text first as in `TokenLayout`
         queries_by_column = _joined(self.text_queries(pack(asked_texts)), queries, asked_texts, asked_videos)

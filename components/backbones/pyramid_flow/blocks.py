@@ -204,9 +204,11 @@ class SingleBlock(Block):
             tokens, asked = _current(tokens, states), pack(_current(seen, states))
         hidden = F.gelu(self.proj_mlp(asked), approximate="tanh")
         ropes = [state.rope for state in states]
+        rope = packed_rope(ropes, seen)
         keys, values = self.attn.keys_values(packed)
-        k, v = unpack(rotate(keys, packed_rope(ropes, seen)), seen), unpack(values, seen)
-        q = unpack(rotate(self.attn.queries(asked), packed_rope(ropes, tokens)), tokens)
+        k, v = unpack(rotate(keys, rope), seen), unpack(values, seen)
+        queries = rotate(self.attn.queries(asked), packed_rope(ropes, tokens) if current_only else rope)
+        q = unpack(queries, tokens)
         heads = zip(q, k, v, states, strict=True)
         attended = pack([self.attn.attend(*of_column) for of_column in heads])
         out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
