@@ -5,6 +5,8 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``frozen_prefix``: a training step with frozen early blocks against one with all blocks trainable;
 - ``shared_prefix``: a guided sampling step with a shared early prefix against three separate calls;
 - ``pyramid_savings``: what Syncphony's transformer leaves out of sampling and of a training step, saving by saving;
+- ``columns``: a training step with all of Syncphony's columns in one call against a call for each, in time and in
+  operations;
 - ``sampling_flops``: the same in FLOPs of the full experiment;
 - ``vae``: the causal video VAE in chunks and tiles against whole clips, and what it holds at full size;
 - ``dit_forward``: the transformer's FLOP/s against plain matrix products, and the FLOPs of the full experiments;

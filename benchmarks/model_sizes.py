@@ -73,8 +73,8 @@ def random_text(rows: int, device: str, words: int = 8) -> TextFeatures:
     return TextFeatures(tokens, torch.ones(rows, words, dtype=torch.bool, device=device), tokens.mean(dim=1))
 
 
-def random_audio(rows: int, latents: int, device: str) -> AudioFeatures:
+def random_audio(rows: int, latents: int, device: str, dim: int = AUDIO_DIM) -> AudioFeatures:
     """50 Hz tokens over the whole clip."""
     num = int(50 * latents * TEMPORAL_FACTOR / FPS) + 1
-    tokens = torch.randn(rows, num, AUDIO_DIM, device=device)
+    tokens = torch.randn(rows, num, dim, device=device)
     return AudioFeatures(tokens, 50.0, torch.ones(rows, num, dtype=torch.bool, device=device), 0.01)

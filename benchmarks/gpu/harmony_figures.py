@@ -174,7 +174,7 @@ def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Note
     video = latents(VIDEO_CHANNELS, *clip_shape(size, place))
     with fused_attention():
         whole, blocks = saved_bytes(lambda: model(video, sound, **given), layers, model)
-    activations = Activations.of(whole, blocks, blocks, "")
+    activations = Activations.of(whole, blocks, [True] * len(blocks), "")
     memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip")
     for name, value in memory.per_gpu(Sharing(1), averaged=False).items():
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})

@@ -31,7 +31,12 @@ from benchmarks.gpu.part_checks import (
 )
 from benchmarks.gpu.part_figures import measure_card, measure_causal_vae, measure_data_wait, measure_wan_vae
 from benchmarks.gpu.rows import Row
-from benchmarks.gpu.syncphony_figures import measure_adamw, measure_syncphony_guided, measure_syncphony_step
+from benchmarks.gpu.syncphony_figures import (
+    measure_adamw,
+    measure_columns,
+    measure_syncphony_guided,
+    measure_syncphony_step,
+)
 
 one_card_syncphony, one_card_harmony = (partial(check_one_card, experiment) for experiment in (QUICKSTART, HARMONY))
 small_step, large_step = (partial(measure_harmony_step, size) for size in ("480p", "704p"))
@@ -56,6 +61,7 @@ ROWS: list[Row] = [
     Row("one_card_harmony", "Harmony: avsync fit with gpu.yaml", one_card_harmony, 20, 90, in_ci=False),
     Row("sharded", "avsync fit with fsdp.yaml, saved and resumed", check_sharded, 40, 150, in_ci=False),
     Row("syncphony_step", "training step, 4 clips of 384x640x121", measure_syncphony_step, 25, 90),
+    Row("syncphony_columns", "the step's columns in one call and in a call each", measure_columns, 25, 90),
     Row("harmony_step_480p", "stage-3 training step, 480x832x121", small_step, 25, 90, in_ci=False),
     Row("syncphony_guided", "guided steps of all stages, 384x640x121", measure_syncphony_guided, 15, 60),
     Row("harmony_guided_480p", "guided step, 480x832x121", small_guided, 20, 90),

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.columns import public_step
 from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, timed, waits_of
 from benchmarks.gpu.rows import Notes, Place, milliseconds
 from benchmarks.gpu.small_models import FPS, TEMPORAL_FACTOR, small_vae
@@ -119,6 +120,18 @@ def measure_syncphony_step(place: Place, notes: Notes) -> None:
     profile_of("step", step, place, notes)
 
 
+def measure_columns(place: Place, notes: Notes) -> None:
+    """Forward and backward pass with all columns in one call, and with a call for each: time, memory, launches."""
+    size, batch = sizes(place)
+    step = public_step(size, batch, place.device, build(size, place.device).train())
+    with torch.autocast(place.backend, torch.bfloat16):
+        pairs = zip(step.together(), step.apart(), strict=True)
+        notes.value(velocities_differ=max(float((a - b).abs().max()) for a, b in pairs))
+        for name, action in (("apart", step.apart), ("together", step.together)):
+            measure(name, action, place, notes)
+            profile_of(name, action, place, notes, most=3)
+
+
 def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
     """What the tables of ``avsync estimate`` would say of this step: the transformer alone, no codec, no average."""
     dit = build(size, "meta")
@@ -131,10 +144,11 @@ def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
         sound = dit.encode_audio(sound_of(column.num_rows, batch.latents, "meta"), frames, FPS, TEMPORAL_FACTOR)
         assert sound is not None
         sounds.append(sound)
+    parts, policies = [*dit.backbone.blocks[dit.first_late_block :], *(dit.audio_layers or ())], dit.late_policies
     dit.checkpoint_activations = False
     with fused_attention():
-        whole, blocks = saved_bytes(lambda: dit(columns, sounds), list(dit.backbone.blocks), dit)
-    activations = Activations.of(whole, blocks, blocks[dit.first_late_block :], "")
+        whole, blocks = saved_bytes(lambda: dit(columns, sounds), parts, dit)
+    activations = Activations.of(whole, blocks, 2 * policies, "")
     largest = max(Part.of(block.parameters()).parameters for block in dit.backbone.blocks)
     parts = {"frozen": frozen, "trained": trained}
     return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips")

@@ -52,15 +52,15 @@ def prefix_attention(
     q, k, v = _as_attended(q, k, v)
     groups = _grouped(calls)
     sizes, ends = [sum(size for size, _ in group) for group in groups], [group[-1][1] for group in groups]
-    blocks = zip(groups, q.split(sizes, dim=1), prefixes(k, ends), prefixes(v, ends), strict=True)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, S, d], views
+    blocks = zip(groups, q.split(sizes, dim=2), prefixes(k, ends, 2), prefixes(v, ends, 2), strict=True)
     outputs = []
     for group, queries, keys, values in blocks:
         mask = None if len(group) == 1 else _prefix_mask(group, q.device)
         if key_mask is not None:
             seen = key_mask[:, None, None, : group[-1][1]]
             mask = seen if mask is None else seen & mask
-        q, k, v = (x.transpose(1, 2) for x in (queries, keys, values))  # [B, H, S, d], views
-        outputs.append(_attended(q, k, v, mask).transpose(1, 2))
+        outputs.append(_attended(queries, keys, values, mask).transpose(1, 2))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).to(dtype)
 
 
@@ -87,34 +87,34 @@ def attention_dtypes(dtype: torch.dtype, device: torch.device) -> tuple[torch.dt
     return (torch.float32 if device.type == "cpu" else dtype), dtype
 
 
-def prefixes(x: Tensor, ends: Sequence[int]) -> Sequence[Tensor]:
-    """``x[:, :end]`` for every end, the last of which is the whole; views.
+def prefixes(x: Tensor, ends: Sequence[int], dim: int = 1) -> Sequence[Tensor]:
+    """``x[:, :end]`` for every end, or so along another axis; the last is the whole. Views.
 
     Gradients add up in one tensor (in float32), where those of plain slices would each fill a whole one with zeros.
     """
     if len(ends) == 1:
         return [x]
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return [x[:, :end] for end in ends]
-    views: tuple[Tensor, ...] = _Prefixes.apply(x, tuple(ends))  # type: ignore[no-untyped-call]  # torch's own
+        return [x.narrow(dim, 0, end) for end in ends]
+    views: tuple[Tensor, ...] = _Prefixes.apply(x, tuple(ends), dim)  # type: ignore[no-untyped-call]  # torch's own
     return views
 
 
 class _Prefixes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: tuple[int, ...]) -> tuple[Tensor, ...]:
-        ctx.ends = ends
-        return tuple(x[:, :end] for end in ends)
+    def forward(ctx: Any, x: Tensor, ends: tuple[int, ...], dim: int) -> tuple[Tensor, ...]:
+        ctx.ends, ctx.dim = ends, dim
+        return tuple(x.narrow(dim, 0, end) for end in ends)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         whole = gradients[-1]
         # a copy: what autograd hands in may be read by others
         total = whole.to(torch.float32, copy=True) if whole.element_size() < 4 else whole.clone()
         for end, gradient in zip(ctx.ends[:-1], gradients[:-1], strict=True):
-            total[:, :end] += gradient
-        return total.to(whole.dtype), None
+            total.narrow(ctx.dim, 0, end).add_(gradient)
+        return total.to(whole.dtype), None, None
 
 
 def _as_attended(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

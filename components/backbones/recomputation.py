@@ -38,11 +38,18 @@ def layer_policies(recomputation: Recomputation, num_layers: int) -> list[LayerP
     return [(i + 1) % recomputation == 0 for i in range(num_layers)]
 
 
-def recomputed(policy: LayerPolicy, run: Callable[..., Result], *given: Any) -> Result:
-    """``run(*given)``, with what its backward pass needs kept or computed again."""
+def recomputed(policy: LayerPolicy, run: Callable[..., Result], *given: Any, draws: bool = True) -> Result:
+    """``run(*given)``, with what its backward pass needs kept or computed again.
+
+    Args:
+        policy: of the layer.
+        run: the layer.
+        given: its arguments.
+        draws: it may draw random numbers (dropout), whose state is kept then.
+    """
     if not policy or not torch.is_grad_enabled():
         return run(*given)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"preserve_rng_state": draws}
     if policy == "selective":
         more["context_fn"] = partial(create_selective_checkpoint_contexts, _keeps_attention)
     result: Result = checkpoint(run, *given, use_reentrant=False, **more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,17 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class BlockBytes:
-    """What one block keeps: ``kept`` in all, ``inputs`` if only what goes in is kept (once for all blocks)."""
+    """What one block keeps.
+
+    Attributes:
+        kept: in all.
+        inputs: what goes in, if that alone is kept (once for all blocks).
+        attention: results of attention among what is kept, under `fused_attention`.
+    """
 
     kept: int = 0
     inputs: int = 0
+    attention: int = 0
 
 
 def saved_bytes(
@@ -49,6 +56,7 @@ def saved_bytes(
             total += size
             if current:
                 current[-1].kept += size
+                current[-1].attention += size if key in _Fused.results else 0
         return tensor
 
     def enter(_block: nn.Module, inputs: tuple[Any, ...], count: BlockBytes) -> None:
@@ -85,10 +93,13 @@ def fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.nn.functional.scaled_dot_product_attention = kernel
+        _Fused.results.clear()
 
 
 class _Fused(torch.autograd.Function):
     """Shapes of fused attention; only for counting."""
+
+    results: ClassVar[dict[int, Tensor]] = {}  # by storage, and held, so that no address is used twice
 
     @staticmethod
     def call(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_settings: object) -> Tensor:
@@ -98,6 +109,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=v.dtype, device=v.device)
+        _Fused.results[storage_of(out)] = out
         ctx.save_for_backward(q, k, v, out)
         return out
 

@@ -59,7 +59,7 @@ def harmony_memory(
         replicated=replicated if encodes else {},
         freed=texts if encodes else {},
         unit=max(_size(layer) for layer in transformer.layers),
-        checkpoints=all(layer.checkpoint_activations is True for layer in layers_of(module)),
+        checkpoints=any(layer.checkpoint_activations for layer in layers_of(module)),
         optimizer=optimizer_bytes(module),
         activations=count_activations(module, shape, dtype),
         encoding=count_encoding(module, shape) if encodes else 0,
@@ -83,12 +83,8 @@ def count_activations(module: HarmonyModule, shape: StepShape, dtype: torch.dtyp
         layer.checkpoint_activations = kept_by_input
     shown = " + ".join(f"{number:,} {name}" for name, number in shapes.tokens(given).items())
     rows = shape.clips * shapes.rows_per_clip
-    return Activations.of(
-        whole,
-        counts,
-        counts if all(policy is True for policy in checkpoints) else None,
-        f"{rows} rows of {shown} tokens",
-    )
+    policies = [layer.checkpoint_activations for layer in layers_of(module)]
+    return Activations.of(whole, counts, policies, f"{rows} rows of {shown} tokens")
 
 
 def layers_of(module: HarmonyModule) -> list[HarmonyLayer]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from components.backbones.recomputation import LayerPolicy
 from components.counting.saved_activations import BlockBytes
 from components.encoders.text.cached import CachedText
 from components.encoders.transcript.cached import CachedTranscript
@@ -52,13 +53,14 @@ class Activations:
     batch: str
 
     @classmethod
-    def of(cls, whole: int, blocks: list[BlockBytes], checkpointed: list[BlockBytes] | None, batch: str) -> Activations:
-        """From what all blocks keep, and which of them are checkpointed (None: nothing is)."""
-        if checkpointed is None:
-            return cls(whole, whole, batch)
-        outside = whole - sum(block.kept for block in blocks)
-        largest = max((block.kept for block in blocks), default=0)
-        return cls(outside + sum(block.inputs for block in checkpointed) + largest, whole, batch)
+    def of(cls, whole: int, blocks: Sequence[BlockBytes], policies: Sequence[LayerPolicy], batch: str) -> Activations:
+        """From what the blocks keep where nothing is computed again, and the policy of each."""
+        kept, largest = whole, 0
+        for block, policy in zip(blocks, policies, strict=True):
+            if policy:
+                kept += block.inputs + (block.attention if policy == "selective" else 0) - block.kept
+                largest = max(largest, block.kept)  # one block at a time is computed again
+        return cls(min(kept + largest, whole), whole, batch)  # by then the layers behind it are done with
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class ExperimentMemory:
         replicated: parts that every GPU holds whole.
         freed: parts that are loaded for new texts only.
         unit: parameters of the largest unit that sharding gathers.
-        checkpoints: whether activations are recomputed.
+        checkpoints: whether any activations are computed again.
         activations: of the costliest batch.
         encoding: bytes held while latents are encoded.
         clips: the batch of one GPU, for people.

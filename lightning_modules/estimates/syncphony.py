@@ -53,7 +53,7 @@ def syncphony_memory(
         replicated=replicated if encodes else {},
         freed=freed if encodes else {},
         unit=max(_size(block) for block in dit.backbone.blocks),
-        checkpoints=dit.checkpoint_activations,
+        checkpoints=any(dit.late_policies),
         optimizer=optimizer_bytes(module),
         activations=count_activations(module, shape, dtype),
         encoding=encoding_peak(module.codec, size) if encodes else 0,
@@ -76,12 +76,14 @@ def count_activations(module: SyncphonyModule, shape: StepShape, dtype: torch.dt
     costliest = max(inputs, key=lambda place: sum(clip.numel() for column in inputs[place] for clip in column.clips))
     columns, dit = inputs[costliest], shapes.dit
     sounds = shapes.sounds(shape, columns)
+    # of late blocks and of the audio layers in front of them; early blocks keep nothing
+    policies, layers = module.dit.late_policies, list(dit.audio_layers or ())
+    parts, policies = [*dit.backbone.blocks[dit.first_late_block :], *layers], [*policies, *policies[: len(layers)]]
     checkpoints, dit.checkpoint_activations = dit.checkpoint_activations, False
     with fused_attention():
-        whole, blocks = saved_bytes(lambda: dit(columns, sounds), list(dit.backbone.blocks), dit)
+        whole, kept = saved_bytes(lambda: dit(columns, sounds), parts, dit)
     dit.checkpoint_activations = checkpoints
-    late = blocks[dit.first_late_block :] if checkpoints else None
-    return Activations.of(whole, blocks, late, f"costliest batch (high-resolution prefix of {costliest[0]})")
+    return Activations.of(whole, kept, policies, f"costliest batch (high-resolution prefix of {costliest[0]})")
 
 
 def _encoding(module: SyncphonyModule, shape: StepShape, prepared: bool) -> Encoding:

@@ -21,6 +21,7 @@ SMALL = {
     "frozen_prefix": (MODEL, "ratio frozen / all", 3),
     "shared_prefix": (MODEL, "ratio shared / separate", 2),
     "pyramid_savings": ([*MODEL, "--steps=1"], "merged", 2),
+    "columns": (MODEL, "one call", 1),
     "decode_throughput": (["--clips=1", "--frames=25", "--size=32", "--repeats=1"], "read_clip", 1),
     "random_windows": (
         ["--minutes=0.2", "--height=32", "--width=48", "--windows=2", "--frames=9", "--clips=4", "--repeats=1"],

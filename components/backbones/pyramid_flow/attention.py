@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.backbones.attention_kernel import prefix_attention
-from components.backbones.pyramid_flow.state import ColumnState, pack, unpack
+from components.backbones.pyramid_flow.state import ColumnState, pack, packed_rope, unpack
 from components.backbones.rope import rotate
 
 
@@ -45,19 +45,18 @@ class SelfAttention(nn.Module):
         return self.norm_k(k), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-        """Rotate queries and keys, attend under the column's rule, merge heads.
+        """Attend under the column's rule, merge heads.
 
         Args:
-            q: queries ``[R, Q, H, d]`` of all tokens, or of those of the last clip.
-            k: keys ``[R, S, H, d]``.
+            q: rotated queries ``[R, Q, H, d]`` of all tokens, or of those of the last clip.
+            k: rotated keys ``[R, S, H, d]``.
             v: values, of the same shape.
             state: the column.
 
         Returns:
             ``[R, Q, H d]``.
         """
-        rope, asked, known = state.rope.unsqueeze(2), q.shape[1], 0  # [2, S, 1, d / 2]
-        q, k = rotate(q, rope[:, -asked:]), rotate(k, rope)
+        asked, known = q.shape[1], 0
         if state.memory is not None:
             known = state.memory.tokens
             k, v = state.memory.extended(self, k, v)
@@ -122,13 +121,21 @@ class JointAttention(SelfAttention):
             asked_videos: those of the video tokens.
             states: the columns.
         """
+        # Video alone is rotated: text stands at the origin (`token_layout`), where rotation changes nothing.
+        ropes = [state.rope for state in states]
+        rope = packed_rope(ropes, videos)
+        asked_rope = rope if asked_videos is videos else packed_rope(ropes, asked_videos)
+        queries = rotate(self.queries(pack(asked_videos)), asked_rope)
+        keys, values = self.keys_values(pack(videos))
+        keys = rotate(keys, rope)
+        text_keys, text_values = self.text_keys_values(pack(texts))
         # [R, M + N, H, d] each, text first as in `TokenLayout`
-        asked = self.text_queries(pack(asked_texts)), self.queries(pack(asked_videos))
-        seen = zip(self.text_keys_values(pack(texts)), self.keys_values(pack(videos)), strict=True)
-        queries = _joined(*asked, asked_texts, asked_videos)
-        keys, values = (_joined(*of_both, texts, videos) for of_both in seen)
+        queries_by_column = _joined(self.text_queries(pack(asked_texts)), queries, asked_texts, asked_videos)
+        keys_by_column = _joined(text_keys, keys, texts, videos)
+        values_by_column = _joined(text_values, values, texts, videos)
+        by_column = zip(queries_by_column, keys_by_column, values_by_column, states, asked_texts, strict=True)
         text_outs, video_outs = [], []
-        for q, k, v, state, text in zip(queries, keys, values, states, asked_texts, strict=True):
+        for q, k, v, state, text in by_column:
             m = text.shape[1]
             of_text, of_video = self.attend(q, k, v, state).split([m, q.shape[1] - m], dim=1)
             text_outs.append(of_text)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.backbones.pyramid_flow.attention import JointAttention, SelfAttention
-from components.backbones.pyramid_flow.state import ColumnState, last_tokens, pack, unpack
+from components.backbones.pyramid_flow.state import ColumnState, last_tokens, pack, packed_rope, unpack
+from components.backbones.rope import rotate
 
 
 class Block(nn.Module, ABC):
@@ -202,8 +203,13 @@ class SingleBlock(Block):
         if current_only:
             tokens, asked = _current(tokens, states), pack(_current(seen, states))
         hidden = F.gelu(self.proj_mlp(asked), approximate="tanh")
-        k, v = (unpack(part, seen) for part in self.attn.keys_values(packed))
-        heads = zip(unpack(self.attn.queries(asked), tokens), k, v, states, strict=True)
+        ropes = [state.rope for state in states]
+        rope = packed_rope(ropes, seen)
+        keys, values = self.attn.keys_values(packed)
+        k, v = unpack(rotate(keys, rope), seen), unpack(values, seen)
+        queries = rotate(self.attn.queries(asked), packed_rope(ropes, tokens) if current_only else rope)
+        q = unpack(queries, tokens)
+        heads = zip(q, k, v, states, strict=True)
         attended = pack([self.attn.attend(*of_column) for of_column in heads])
         out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
         changed = _gated(tokens, out, [gate for _, _, gate in modulations])

@@ -74,6 +74,21 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [torch.unflatten(part, 0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
+def packed_rope(ropes: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
+    """Rotary table ``[2, sum of R_c S_c, 1, d / 2]`` of what `pack` makes of ``like``.
+
+    Args:
+        ropes: of every column ``[2, S, d / 2]``, of its last tokens at least.
+        like: ``[R_c, S_c, ...]`` each: those last tokens.
+    """
+    tables = []
+    for rope, part in zip(ropes, like, strict=True):
+        rows, tokens = part.shape[:2]
+        table = rope[:, rope.shape[1] - tokens :]
+        tables.append(table if rows == 1 else table.repeat(1, rows, 1))  # one behind the other, as rows are packed
+    return (tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)).unsqueeze(2)
+
+
 def last_tokens(x: Tensor, count: int) -> Tensor:
     """The last ``count`` tokens of ``[R, S, ...]``."""
     # `split`: see `unpack`

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 
 from components.backbones.attention_kernel import attention
-from components.backbones.pyramid_flow.column import TokenLayout
-from components.backbones.pyramid_flow.state import pack, unpack
+from components.backbones.pyramid_flow.state import pack, packed_rope, unpack
 from components.backbones.rope import rotate
 from components.backbones.syncphony.audio_windows import AudioWindows
+from components.backbones.syncphony.listening import Listening
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class AudioKeysValues:
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Keys, values."""
+        return self.keys, self.values
 
 
 @dataclass(frozen=True)
@@ -93,54 +98,43 @@ class AudioCrossAttention(nn.Module):
             made.append(AudioKeysValues(*(_gathered(x, group.index) for x in (rotated, torch.unflatten(v, 0, shape)))))
         return made
 
-    def forward(self, columns: Sequence[tuple[Tensor, TokenLayout, AudioKeysValues, AudioWindows]]) -> list[Tensor]:
+    def forward(self, columns: Sequence[tuple[Tensor, AudioKeysValues, Listening]]) -> list[Tensor]:
         """What the sound adds to the video tokens of every column, as blocks run all columns in one call (`Block`).
 
         Args:
-            columns: of each the video tokens ``[R, N, D]`` without the text's, which do not attend to the sound; which
-                latent frame every one of them belongs to; keys and values of the R clips; audibility and positions.
+            columns: of each the video tokens ``[R, N, D]`` without the text's, which do not attend to the sound; keys
+                and values of the R clips; what its frames hear, and where its tokens stand.
 
         Returns:
             ``[R, N, D]`` each.
         """
-        videos = [video for video, *_ in columns]
+        videos, listening = [video for video, *_ in columns], [there for *_, there in columns]
         queries = self.norm_q(torch.unflatten(self.to_q(self.norm(pack(videos))), -1, (self.heads, -1)))
+        queries = rotate(queries, packed_rope([there.rope for there in listening], videos))
         heard = [
-            _attended(q, layout, audio, windows)
-            for q, (_, layout, audio, windows) in zip(unpack(queries, videos), columns, strict=True)
+            _attended(q, audio, there) for q, (_, audio, there) in zip(unpack(queries, videos), columns, strict=True)
         ]
-        return unpack(self.to_out(pack(heard)), videos)
+        # A frame whose whole window is padding gets the output bias alone.
+        heard_tokens = pack(heard) * pack([there.hears for there in listening])
+        return unpack(self.to_out(heard_tokens), videos)
 
 
-def _attended(queries: Tensor, layout: TokenLayout, audio: AudioKeysValues, windows: AudioWindows) -> Tensor:
+def _attended(queries: Tensor, audio: AudioKeysValues, there: Listening) -> Tensor:
     """What the tokens of one column read of the sound in their frames' windows: ``[R, N, H, d]`` to ``[R, N, H d]``."""
-    slices = layout.clip_slices()
-    frames = [t for _, _, (t, _, _) in slices]
-    # a column is a prefix, a window belongs to its frame: later sound is never read, nor that of frames in memory
-    there = slice(layout.first_frame, layout.first_frame + sum(frames))
-    keys, values, audible = (
-        _frames(x, there).split(frames, dim=1) for x in (audio.keys, audio.values, windows.audible)
-    )
-    by_clip = queries.split([t * h * w for _, _, (t, h, w) in slices], dim=1)
+    keys, values = (_frames(x, there.first_frame, sum(there.frames)).split(there.frames, dim=1) for x in audio.both)
+    by_run = queries.split([frames * size for frames, size in there.runs], dim=1)
     outputs = []
     # History is computed anew in every call, so its frames attend to their own sound as the current one does.
-    for (place, first, (t, h, w)), q, k, v, heard in zip(slices, by_clip, keys, values, audible, strict=True):
-        # with t next to d a table of latents [2, t, d / 2] broadcasts over p, and one of patches has p in front
-        q = rearrange(q, "r (t p) h d -> r h p t d", t=t, p=h * w)
-        q = rotate(q, windows.query_table(layout, place, first, (t, h, w)))
-        any_heard = heard.any(dim=-1, keepdim=True)  # [R, t, 1]
+    for (t, _), q, k, v, allowed in zip(there.runs, by_run, keys, values, there.allowed, strict=True):
         # frames go into the batch: attention is local to each, and its mask is one row of W tokens
         out = attention(
-            rearrange(q, "r h p t d -> (r t) h p d"),
+            rearrange(q, "r (t p) h d -> (r t) h p d", t=t),
             rearrange(k, "r t h w d -> (r t) h w d"),
             rearrange(v, "r t h w d -> (r t) h w d"),
-            # a row without any allowed key would be NaN; what such a frame reads instead is multiplied by 0 below
-            mask=rearrange(heard | ~any_heard, "r t w -> (r t) 1 1 w"),
+            mask=allowed,
         )
-        # A frame whose whole window is padding gets the output bias alone.
-        out = out * rearrange(any_heard, "r t 1 -> (r t) 1 1 1")
         outputs.append(rearrange(out, "(r t) h p d -> r (t p) (h d)", t=t))
-    return torch.cat(outputs, dim=1)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
 def _gathered(x: Tensor, index: Tensor) -> Tensor:
@@ -149,6 +143,6 @@ def _gathered(x: Tensor, index: Tensor) -> Tensor:
     return rearrange(gathered, "r (l w) (h d) -> r l h w d", w=index.shape[1], h=x.shape[2])
 
 
-def _frames(x: Tensor, there: slice) -> Tensor:
+def _frames(x: Tensor, first: int, count: int) -> Tensor:
     """Some frames of ``[R, L, ...]``; itself where these are all."""
-    return x if there == slice(0, x.shape[1]) else x[:, there]
+    return x if (first, count) == (0, x.shape[1]) else x.narrow(1, first, count)

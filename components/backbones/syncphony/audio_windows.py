@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from components.backbones.pyramid_flow.column import PatchGrid, TokenLayout, layout_rope
+from components.backbones.pyramid_flow.column import TokenLayout, layout_rope
 from components.backbones.rope import rotary_table
 from components.contracts import AudioFeatures
 from components.errors import InputError
@@ -69,20 +69,15 @@ class AudioWindows:
     query_rope: Tensor | RotaryAxes
     key_rope: Tensor
 
-    def query_table(self, layout: TokenLayout, place: slice, first: int, grid: PatchGrid) -> Tensor:
-        """Rotary table of one clip's t latents of p patches: ``[2, t, d / 2]`` or, by patches, ``[2, p, t, d / 2]``.
-
-        Args:
-            layout: the column's tokens.
-            place: the clip's tokens among them.
-            first: index of the clip's first latent.
-            grid: latents, rows and columns of the clip.
-        """
-        frames = grid[0]
-        if isinstance(self.query_rope, Tensor):  # all patches of a latent share its time
-            return self.query_rope[:, first : first + frames]
-        table = layout_rope(layout, self.query_rope.dims, self.query_rope.theta)[:, place]
-        return torch.unflatten(table, 1, (frames, -1)).transpose(1, 2)
+    def query_table(self, layout: TokenLayout) -> Tensor:
+        """Rotary table of a column's N video tokens, ``[2, N, d / 2]``."""
+        if not isinstance(self.query_rope, Tensor):
+            return layout_rope(layout, self.query_rope.dims, self.query_rope.theta)[:, layout.num_text :]
+        clips = [
+            self.query_rope[:, first : first + t].repeat_interleave(h * w, dim=1)  # all patches of a latent share time
+            for _, first, (t, h, w) in layout.clip_slices()
+        ]
+        return clips[0] if len(clips) == 1 else torch.cat(clips, dim=1)
 
     def rows(self, index: Tensor) -> AudioWindows:
         """The windows of the clips ``index``."""

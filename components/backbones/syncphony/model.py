@@ -6,31 +6,29 @@ With the audio layers skipped (`off_sync`) the model is the paper's off-sync mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
-from torch.utils.checkpoint import checkpoint
 
 from components.backbones.attention_kernel import attention_dtypes
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.backbones.pyramid_flow.state import ColumnState
+from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
 from components.backbones.sharding import shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.backbones.syncphony.audio_windows import AudioTimeline, RotaryAxes
 from components.backbones.syncphony.checkpoint import load_audio_layers
+from components.backbones.syncphony.listening import Listening
 from components.contracts import AudioFeatures
 from components.errors import InputError
 from components.weights.named_files import names_files
-
-T = TypeVar("T")
 
 
 @names_files(audio_weights=None)
@@ -45,8 +43,9 @@ class SyncphonyDiT(nn.Module):
         train_embedders: also train patch, text and timestep embedders (only sensible with ``first_late_block: 0``).
         train_head: also train the final norm and projection.
         frozen_dtype: precision in which the frozen embedders and early blocks are kept and run.
-        checkpoint_activations: keep only what goes into late blocks and audio layers, and compute their insides again
-            in the backward pass: a third more time for a fraction of the memory.
+        checkpoint_activations: which late blocks, each with its audio layer, keep only what goes into them and compute
+            their insides again in the backward pass: ``full`` (true) all, ``none`` (false) none, n every n-th, and
+            ``selective`` all but the results of attention. Early blocks keep and compute nothing again.
         bfloat16_timesteps: round timesteps (0-1000) to bfloat16, that is to multiples of up to 4. Pyramid Flow's own
             training and inference do so by accident, so its public weights may expect it; measure on your weights
             before switching it on, for outputs move by 10-20 %.
@@ -66,7 +65,7 @@ class SyncphonyDiT(nn.Module):
         train_embedders: bool = False,
         train_head: bool = False,
         frozen_dtype: str = "float32",
-        checkpoint_activations: bool = False,
+        checkpoint_activations: Recomputation = False,
         bfloat16_timesteps: bool = False,
         audio_weights: str | None = None,
     ) -> None:
@@ -79,6 +78,7 @@ class SyncphonyDiT(nn.Module):
             )
         if frozen_dtype not in ("float32", "bfloat16"):
             raise InputError(f"frozen_dtype is {frozen_dtype!r}: give float32 or bfloat16.")
+        layer_policies(checkpoint_activations, num_blocks - first_late_block)  # an unknown one is told now
         self.backbone = backbone
         self.first_late_block = first_late_block
         self.audio_dim = audio_dim
@@ -111,6 +111,11 @@ class SyncphonyDiT(nn.Module):
         """Audio embedder and audio layers under their names; empty for a transformer without them."""
         parts = {"audio_embedder": self.audio_embedder, "audio_layers": self.audio_layers}
         return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    @property
+    def late_policies(self) -> list[LayerPolicy]:
+        """What every late block and the audio layer in front of it compute again in the backward pass."""
+        return layer_policies(self.checkpoint_activations, len(self.backbone.blocks) - self.first_late_block)
 
     def _audio_layers(self) -> list[AudioCrossAttention]:
         return [layer for layer in self.audio_layers or () if isinstance(layer, AudioCrossAttention)]
@@ -257,22 +262,27 @@ class SyncphonyDiT(nn.Module):
         if off_sync_twins is not None:
             states = [_with_twins(state, off_sync_twins) for state in states]
         # 3. late blocks, each with its audio layer in front
-        for i, block in enumerate(late):
-            if audio is not None:
-                states = self._add_audio(i, states, columns, audio)  # before the block's joint self-attention
-            states = self._run(block, states, block is last)
+        heard = None
+        if audio is not None:
+            heard = [(s, Listening.of(at.layout, s.windows)) for at, s in zip(states, audio, strict=True)]
+        # Nothing inside draws random numbers, so their state need not be kept.
+        for i, (block, policy) in enumerate(zip(late, self.late_policies, strict=True)):
+            if heard is not None:
+                states = self._add_audio(i, states, columns, heard)  # before the block's joint self-attention
+            states = recomputed(policy, block, states, block is last, draws=False)
         return [self.backbone.read_out(state) for state in states]
 
     def _add_audio(
-        self, i: int, states: Sequence[ColumnState], columns: Sequence[Column], audio: Sequence[AudioContext]
+        self,
+        i: int,
+        states: Sequence[ColumnState],
+        columns: Sequence[Column],
+        heard: Sequence[tuple[AudioContext, Listening]],
     ) -> list[ColumnState]:
         """Add audio layer ``i`` to the video tokens of the columns' own rows (not to off-sync twins behind them)."""
         parts = [_text_video_twins(state, column.num_rows) for state, column in zip(states, columns, strict=True)]
-        inputs = [
-            (video, state.layout, sound.layers[i], sound.windows)
-            for (_, video, _), state, sound in zip(parts, states, audio, strict=True)
-        ]
-        changes = self._run(self._audio_layers()[i], inputs)
+        inputs = [(video, sound.layers[i], there) for (_, video, _), (sound, there) in zip(parts, heard, strict=True)]
+        changes = recomputed(self.late_policies[i], self._audio_layers()[i], inputs, draws=False)
         # not in place: the tokens before the change are needed in the backward pass
         changed = [
             torch.cat([text, video + change.to(video.dtype)], dim=1)
@@ -282,14 +292,6 @@ class SyncphonyDiT(nn.Module):
             state.with_tokens(torch.cat([tokens, *twins]) if twins else tokens)
             for state, tokens, (_, _, twins) in zip(states, changed, parts, strict=True)
         ]
-
-    def _run(self, part: Callable[..., T], *inputs: object) -> T:
-        """``part(*inputs)``, in training without keeping its inner activations if so asked for."""
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            # Nothing inside draws random numbers, so their state need not be kept.
-            outputs: T = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
-            return outputs
-        return part(*inputs)
 
 
 def _autocasts(device_type: str) -> bool:

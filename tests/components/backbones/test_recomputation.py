@@ -1,5 +1,7 @@
 """Every policy gives the same gradients and keeps what it says."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,17 @@ from components.backbones.recomputation import layer_policies, recomputed
 from components.counting.saved_activations import saved_bytes
 from components.errors import InputError
 from tests.tiny_harmony import inputs, tiny_harmony
+from tests.tiny_syncphony import (
+    NUM_BLOCKS,
+    VARIANTS,
+    audio_features,
+    column_sounds,
+    latents,
+    model_columns,
+    text_features,
+    tiny_dit,
+    training_columns,
+)
 
 
 class Layer(nn.Module):
@@ -67,3 +80,44 @@ def test_harmony_takes_every_policy():
     for policy in ("selective", 2, "full"):
         torch.testing.assert_close(gradients[policy], gradients["none"])
     assert kept["full"] < kept[2] < kept["none"]
+
+
+def count(counts: list[int], place: int, *_: object) -> None:
+    counts[place] += 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_syncphony_takes_every_policy(variant: str):
+    """Gradients are bit for bit those of activations that are kept; late blocks alone are computed again."""
+    gradients, kept, calls = {}, {}, {}
+    for policy in ("none", "selective", 2, "full"):
+        dit = tiny_dit(variant, 1, checkpoint_activations=policy)
+        training = training_columns(latents(4))
+        sounds = column_sounds(training, dit, audio_features(4, 49 / 24))
+        columns = model_columns(training, text_features(4))
+        parts = [*dit.backbone.blocks, *dit.audio_layers]
+        counts = [0] * len(parts)
+        for place, part in enumerate(parts):
+            part.register_forward_pre_hook(partial(count, counts, place))
+        sum(velocity.square().mean() for velocity in dit(columns, sounds)).backward()
+        gradients[policy] = {name: p.grad for name, p in dit.named_parameters() if p.grad is not None}
+        calls[policy] = list(counts)
+        with torch.no_grad():  # nothing to compute again
+            dit(columns, sounds)
+        assert counts == [number + 1 for number in calls[policy]]
+        kept[policy] = saved_bytes(lambda: dit(columns, sounds), [], dit)[0]  # noqa: B023
+    late = NUM_BLOCKS[variant] - 1
+    every = [1 + (i % 2) for i in range(late)]
+    assert calls["none"] == [1] * (1 + 2 * late)
+    assert calls["full"] == calls["selective"] == [1, *[2] * (2 * late)]
+    assert calls[2] == [1, *every, *every]
+    assert kept["full"] < kept[2] < kept["none"]
+    for policy in ("selective", 2, "full"):
+        assert gradients[policy].keys() == gradients["none"].keys()
+        for name, gradient in gradients["none"].items():
+            assert torch.equal(gradients[policy][name], gradient), (policy, name)
+
+
+def test_syncphony_refuses_an_unknown_policy_when_it_is_built():
+    with pytest.raises(InputError, match="checkpoint_activations is 0: give none, selective, full"):
+        tiny_dit("miniflux", 2, checkpoint_activations=0)

@@ -30,3 +30,16 @@ def test_what_all_blocks_share_is_kept_once():
     x, shared = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
     _, counts = saved_bytes(lambda: blocks[1](blocks[0](x, shared), shared), blocks)
     assert [count.inputs for count in counts] == [2 * 4 * 8 * 4, 4 * 8 * 4]
+
+
+def test_results_of_attention_are_told_apart():
+    class Attending(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(x * 1.5, x * 2, x * 3).square()
+
+    block, x = Attending(), torch.randn(1, 2, 64, 4, requires_grad=True)
+    for _ in range(2):  # nothing is left of the first round
+        with fused_attention():
+            _, (count,) = saved_bytes(lambda: block(x), [block])
+        assert count.attention == x.numel() * 4
+        assert count.kept == 4 * x.numel() * 4  # queries, keys, values and the result, which `square` keeps as well

@@ -12,8 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.backbones.pyramid_flow.column import Column
+from components.backbones.recomputation import LayerPolicy
 from components.contracts import ClipBatch
 from components.counting.flops import CountsSteps, StepCost
+from components.counting.saved_activations import BlockBytes
 from components.counting.step_shape import StepShape
 from components.errors import InputError
 from lightning_modules.command_line.config_files import with_bases
@@ -21,6 +23,7 @@ from lightning_modules.command_line.extra_commands import run_extra
 from lightning_modules.estimates import harmony, syncphony
 from lightning_modules.estimates.checkpoints import checkpoint_storage
 from lightning_modules.estimates.command import main
+from lightning_modules.estimates.experiment import meta_experiment
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 from lightning_modules.estimates.scale import Run, deal
 from lightning_modules.experiment import ModelAndDataCLI
@@ -204,6 +207,35 @@ def test_gradients_are_whole_while_batches_are_accumulated():
     assert SHARES.per_gpu(Sharing(4, whole_gradients=True), averaged=False)["gradients"] == 320
     replicated = SHARES.per_gpu(Sharing(4, sharded=False), averaged=False)
     assert (replicated["weights"], replicated["optimizer"], replicated["copies"]) == (420, 640, 160)
+
+
+def test_activations_by_policy():
+    """Beside what is kept, the largest block that is computed again is there while its backward pass runs."""
+    blocks = [BlockBytes(kept=100, inputs=10, attention=20), BlockBytes(kept=60, inputs=10, attention=5)]
+
+    def kept(*policies: LayerPolicy) -> int:
+        return Activations.of(200, blocks, policies, "").kept
+
+    assert kept(False, False) == 200
+    assert kept(True, True) == 40 + 20 + 100
+    assert kept(False, True) == 200  # no more than where all is kept
+    assert kept("selective", "selective") == 40 + 20 + 25 + 100
+    assert Activations.of(200, blocks, [True, True], "").without_checkpoints == 200
+
+
+def test_policies_order_what_an_experiment_keeps():
+    experiment = meta_experiment(["--config", QUICKSTARTS[0], *FEW])
+    module = experiment.module
+    assert isinstance(module, SyncphonyModule)
+    module.configure_model()
+    kept = {}
+    for policy in ("none", "selective", 2, "full"):
+        module.dit.checkpoint_activations = policy
+        counted = syncphony.count_activations(module, syncphony.shape_of(experiment.data), torch.float32)
+        kept[policy] = counted.kept
+        assert counted.without_checkpoints == kept["none"]
+    assert kept["full"] < kept["selective"] < kept["none"]
+    assert kept["full"] < kept[2] <= kept["none"]
 
 
 def test_clips_are_dealt_out_evenly_or_not_at_all():

@@ -17,6 +17,7 @@ from components.backbones.syncphony.audio_windows import (
     latent_position,
     latent_spans_s,
 )
+from components.backbones.syncphony.listening import Listening
 from components.contracts import AudioFeatures
 from tests.tiny_syncphony import FPS, TEMPORAL_FACTOR, generator, randomise
 
@@ -60,7 +61,7 @@ def change(
     made: AudioCrossAttention, video: Tensor, layout: TokenLayout, sound: AudioKeysValues, windows: AudioWindows
 ) -> Tensor:
     """Of one column."""
-    return made([(video, layout, sound, windows)])[0]
+    return made([(video, sound, Listening.of(layout, windows))])[0]
 
 
 def change_by(

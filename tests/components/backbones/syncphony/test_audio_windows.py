@@ -170,14 +170,16 @@ def test_the_backbones_axes_place_queries_where_the_joint_attention_has_them():
     layout = token_layout(((2, 1, 2), (1, 2, 4)), 3, torch.device("cpu"))
     own = layout_rope(layout, axes.dims)  # [2, S, d / 2], text first
     windows = AudioTimeline(rope="backbone").windows(audio_features(1, 1.0), 3, 16, 24.0, 8, axes)
-    for place, first, grid in layout.clip_slices():
-        table = windows.query_table(layout, place, first, grid)
-        frames, patches = grid[0], grid[1] * grid[2]
-        assert table.shape == (2, patches, frames, 8)
-        for frame in range(frames):
-            for patch in range(patches):
-                token = place.start + frame * patches + patch
-                assert torch.equal(table[:, patch, frame], own[:, token])
+    assert torch.equal(windows.query_table(layout), own[:, 3:])
+
+
+def test_the_time_axis_places_every_patch_of_a_latent_at_its_centre():
+    layout = token_layout(((2, 1, 2), (1, 2, 4)), 3, torch.device("cpu"))
+    windows = AudioTimeline().windows(audio_features(1, 1.0), 3, 16, 24.0, 8)
+    table, latent_of_token = windows.query_table(layout), [0] * 2 + [1] * 2 + [2] * 8
+    assert torch.equal(table, windows.query_rope[:, latent_of_token])
+    later = token_layout(((1, 2, 4),), 0, torch.device("cpu"), first_frame=2)  # the frames before are in memory
+    assert torch.equal(windows.query_table(later), windows.query_rope[:, [2] * 8])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.syncphony.audio_cross_attention import AudioContext
 from components.backbones.syncphony.audio_windows import AudioTimeline, latent_spans_s
+from components.backbones.syncphony.listening import Listening
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import AudioFeatures
 from components.errors import InputError
@@ -62,7 +63,8 @@ def test_audio_layers_change_video_tokens_alone():
     dit = tiny_dit("miniflux", 0)
     columns, sounds = inputs(dit)
     states = [dit.backbone.embed(column) for column in columns]
-    for before, after in zip(states, dit._add_audio(0, states, columns, sounds), strict=True):
+    heard = [(sound, Listening.of(state.layout, sound.windows)) for state, sound in zip(states, sounds, strict=True)]
+    for before, after in zip(states, dit._add_audio(0, states, columns, heard), strict=True):
         m = before.layout.num_text
         assert m and torch.equal(after.tokens[:, :m], before.tokens[:, :m])
         assert (after.tokens[:, m:] - before.tokens[:, m:]).abs().amax(dim=-1).min() > 1e-3
