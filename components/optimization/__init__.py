@@ -1,6 +1,7 @@
 """How weights are changed: optimizers and schedules of the learning rate beyond PyTorch's own."""
 
+from components.optimization.fused import prefer_fused
 from components.optimization.muon_adamw import MuonAdamW
 from components.optimization.schedule_sequence import ScheduleSequence
 
-__all__ = ["MuonAdamW", "ScheduleSequence"]
+__all__ = ["MuonAdamW", "ScheduleSequence", "prefer_fused"]
