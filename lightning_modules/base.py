@@ -19,7 +19,7 @@ from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.counting.flops import StepCost, meta_twin
 from components.errors import InputError
 from components.features import Movable
-from components.optimization import prefer_fused
+from components.optimization import keep_state_plain, prefer_fused
 from components.weights.unloaded import load
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 
@@ -299,6 +299,7 @@ def scheduled(
         InputError: if a schedule follows a metric and does not say which, or cannot be told of it in time.
     """
     prefer_fused(optimizer)
+    keep_state_plain(optimizer)
     if lr_scheduler is None:
         return optimizer
     schedule = lr_scheduler(optimizer)

@@ -27,8 +27,8 @@ from components.samplers.joint_sampler import JointConditions, JointSampler, Mod
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 
 LAYERS, TEXT_DIM, TRANSCRIPT_DIM, WORDS, LETTERS = 30, 4096, 1472, 512, 128
-# Weight, gradient and AdamW's two moments in float32, the list of square roots its step makes, and autocast's copy.
-_BYTES_PER_TRAINED = 4 + 4 + 8 + 4 + 2
+# Weight, gradient and AdamW's two moments in float32, and autocast's copy.
+_BYTES_PER_TRAINED = 4 + 4 + 8 + 2
 _ACTIVATIONS_GIB = {"480p": 7.0, "704p": 14.0}
 
 
@@ -175,7 +175,7 @@ def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Note
     with fused_attention():
         whole, blocks = saved_bytes(lambda: model(video, sound, **given), layers, model)
     activations = Activations.of(whole, blocks, blocks, "")
-    memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip")
+    memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip", stepping=0)
     for name, value in memory.per_gpu(Sharing(1), averaged=False).items():
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
 

@@ -29,6 +29,7 @@ from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prefix_lengths import units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid, history_clips
 from components.objectives.pyramid_objective import PyramidObjective
+from components.optimization import prefer_fused
 from components.samplers.pyramid_sampler import Conditions, evaluate_branches
 from components.schedules.pyramid_schedule import euler_step, latent_pyramid
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
@@ -93,9 +94,11 @@ class TrainingStep:
 
 
 def adamw(module: nn.Module) -> torch.optim.AdamW:
-    """As the experiments build it, over what trains."""
+    """As the experiments build it, over what trains: one kernel on a card."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=5e-5, betas=(0.9, 0.95), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(trained, lr=5e-5, betas=(0.9, 0.95), weight_decay=1e-4)
+    prefer_fused(optimizer)
+    return optimizer
 
 
 def measure_syncphony_step(place: Place, notes: Notes) -> None:
@@ -137,7 +140,7 @@ def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
     activations = Activations.of(whole, blocks, blocks[dit.first_late_block :], "")
     largest = max(Part.of(block.parameters()).parameters for block in dit.backbone.blocks)
     parts = {"frozen": frozen, "trained": trained}
-    return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips")
+    return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips", stepping=0)
 
 
 def measure_syncphony_guided(place: Place, notes: Notes) -> None:
