@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -36,6 +36,7 @@ from benchmarks.harmony_sizes import (
     size_of,
 )
 from benchmarks.measure import clock_name, interleaved, machine_facts, print_table, ratio
+from components.backbones.harmony.model import HarmonyTransformer
 from components.guidance.sync_cfg import Guidance, SyncCFG
 from components.samplers.joint_sampler import JointConditions, JointSampler, ModalityText
 from components.schedules.flow_schedule import FlowSchedule
@@ -60,21 +61,19 @@ TASKS = (
 )
 
 
-class Sampling:
-    """Clips of one size, sampled for any task."""
+@dataclass(frozen=True)
+class Sampler:
+    """Clips that are sampled for any task.
 
-    def __init__(self, size: HarmonySize, device: str, dtype: torch.dtype) -> None:
-        self.model = build_harmony(size, True, device, dtype, trained=device != "meta", driver_isolated=True).eval()
-        given, other = (random_inputs(size, device, dtype, seed) for seed in (1, 2))
-        self.latents = {"video": given["z_v"], "audio": given["z_a"]}
-        self.conditions = JointConditions(
-            video_text=ModalityText(given["text_v"], negative=other["text_v"]),
-            audio_text=ModalityText(given["text_a"], negative=other["text_a"]),
-            reference=given["z_r"],
-            silence=other["z_a"][0],
-            still=other["z_v"],
-            clock=CLOCK,
-        )
+    Attributes:
+        model: whose drivers are isolated.
+        conditions: of all tasks.
+        latents: by modality: the noise it starts from, or what is given of it.
+    """
+
+    model: HarmonyTransformer
+    conditions: JointConditions
+    latents: Mapping[str, Tensor]
 
     def __call__(self, task: Task, keep: bool, steps: int, progress: Callable[[int], object] | None = None) -> Tensor:
         """What was generated, flat."""
@@ -87,17 +86,36 @@ class Sampling:
         return torch.cat([out.flatten() for side, out in both.items() if out is not None and side != task.given])
 
 
+def sampler_of(size: HarmonySize, device: str, dtype: torch.dtype) -> Sampler:
+    """Clips and towers of a size."""
+    model = build_harmony(size, True, device, dtype, trained=device != "meta", driver_isolated=True).eval()
+    given, other = (random_inputs(size, device, dtype, seed) for seed in (1, 2))
+    conditions = JointConditions(
+        video_text=ModalityText(given["text_v"], negative=other["text_v"]),
+        audio_text=ModalityText(given["text_a"], negative=other["text_a"]),
+        reference=given["z_r"],
+        silence=other["z_a"][0],
+        still=other["z_v"],
+        clock=CLOCK,
+    )
+    return Sampler(model, conditions, {"video": given["z_v"], "audio": given["z_a"]})
+
+
 def count_flops(size: HarmonySize, task: Task, keep: bool, steps: int) -> int:
     """FLOPs of sampling in so many steps: one and two layers are counted, all but the last cost the same."""
     counts = []
     for layers in (1, 2):
         totals = [0]
         with FlopCounterMode(display=False) as counter:
-            sampling = Sampling(replace(size, layers=layers), "meta", torch.bfloat16)
-            sampling(task, keep, 2, lambda _: totals.append(int(counter.get_total_flops())))  # noqa: B023  # done here
+            sampled = sampler_of(replace(size, layers=layers), "meta", torch.bfloat16)
+            sampled(task, keep, 2, partial(_note, totals, counter))
         first, later = (after - before for before, after in pairwise(totals))
         counts.append(first + (steps - 1) * later)
     return counts[0] + (size.layers - 1) * (counts[1] - counts[0])
+
+
+def _note(totals: list[int], counter: FlopCounterMode, _: int) -> None:
+    totals.append(int(counter.get_total_flops()))
 
 
 def full_size(names: Sequence[str], steps: int) -> list[list[str]]:
@@ -121,11 +139,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--full-steps", type=int, default=40, help="of the second table")
     args = parser.parse_args(argv)
     size = size_of(args)
-    sampling = Sampling(size, args.device, dtype_of(args))
+    sampled = sampler_of(size, args.device, dtype_of(args))
     actions: dict[str, Callable[[], object]] = {}
     differences: dict[Task, float] = {}
     for task in TASKS:
-        ways = {way: partial(sampling, task, way == KEPT, args.steps) for way in (ANEW, KEPT)}
+        ways = {way: partial(sampled, task, way == KEPT, args.steps) for way in (ANEW, KEPT)}
         anew, kept = (ways[way]() for way in (ANEW, KEPT))
         differences[task] = float((anew - kept).abs().max())
         actions |= {f"{task.name}, {way}": action for way, action in ways.items()}
@@ -143,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(["", f"anew ({clock_name(args)})", KEPT, "time", "FLOPs", "largest difference"], rows)
     if args.full:
         print(f"\n{FULL_DEPTH} layers at full width, {args.full_steps} steps, TFLOP")
-        print_table(["", *(f"{name}, {what}" for name in args.full for what in (ANEW, KEPT, "ratio"))], full_size(args.full, args.full_steps))
+        header = [f"{name}, {what}" for name in args.full for what in (ANEW, KEPT, "ratio")]
+        print_table(["", *header], full_size(args.full, args.full_steps))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
 from components.backbones.lora import LoRAConfig
+from components.backbones.recomputation import Recomputation
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
 from components.counting.saved_activations import fused_attention, saved_bytes
@@ -44,7 +45,13 @@ def num_sound(place: Place) -> int:
     return 17 if place.is_rehearsal else SIZES["480p"].audio
 
 
-def on_meta(layers: int, place: Place, checkpoints: bool, video_dtype: torch.dtype) -> HarmonyTransformer:
+def on_meta(
+    layers: int,
+    place: Place,
+    checkpoints: Recomputation,
+    video_dtype: torch.dtype,
+    driver_isolated: bool = False,
+) -> HarmonyTransformer:
     """configs/harmony/stage3_joint.yaml's transformer with so many layers, as shapes."""
     settings: dict[str, Any] = {"num_layers": layers, "text_dim": TEXT_DIM}
     width = 1024
@@ -54,7 +61,8 @@ def on_meta(layers: int, place: Place, checkpoints: bool, video_dtype: torch.dty
     with torch.device("meta"):
         video = WanTower(in_channels=VIDEO_CHANNELS, out_channels=VIDEO_CHANNELS, **settings).to(video_dtype)
         audio = AudioTower(channels=AUDIO_CHANNELS, transcript_dim=TRANSCRIPT_DIM, **settings)
-        interaction = InteractionConfig(width, 2 if place.is_rehearsal else 8)
+        heads = 2 if place.is_rehearsal else 8
+        interaction = InteractionConfig(width, heads, driver_isolated=driver_isolated)
         return HarmonyTransformer(video, audio, interaction, checkpoint_activations=checkpoints)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, timed, waits_of
-from benchmarks.gpu.rows import Notes, Place, milliseconds
+from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, waits_of
+from benchmarks.gpu.rows import Notes, Place
 from benchmarks.gpu.small_models import FPS, TEMPORAL_FACTOR, small_vae
 from benchmarks.pyramid_batch import (
     POOLED_DIM,
@@ -177,24 +177,3 @@ def guided_steps(size: ModelSize, batch: BatchSize, place: Place) -> Iterator[tu
     for unit in (batch.latents // 2, batch.latents - 1):
         for stage in reversed(range(schedule.stages)):
             yield f"latent{unit}_stage{stage}", partial(step, unit, stage)
-
-
-def measure_adamw(place: Place, notes: Notes) -> None:
-    """AdamW over Syncphony's trained weights: tensor lists (PyTorch's default on a card) and one fused kernel."""
-    size, _ = sizes(place)
-    shapes = [p.shape for p in build(size, "meta").parameters() if p.requires_grad]
-    for name in ("foreach", "fused"):
-        parameters = [nn.Parameter(torch.zeros(shape, device=place.device)) for shape in shapes]
-        for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
-        fused = name == "fused"
-        optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=not fused, fused=fused)
-        step: Callable[[], object] = optimizer.step
-        seconds = milliseconds(timed(step, place, 5, 2)) / 1000
-        total = sum(parameter.numel() for parameter in parameters)
-        # reads weight, gradient and both moments, writes all but the gradient: seven numbers of four bytes
-        notes.value(**{f"{name}_ms": 1000 * seconds, f"{name}_gb_per_s": 28 * total / seconds / 1e9})
-        notes.value(parameters_m=total / 1e6)
-        del optimizer, parameters, parameter, step
-        if not place.is_rehearsal:
-            torch.cuda.empty_cache()
