@@ -84,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for steps in args.steps:
         pictures = {way: sampled(module, batch, steps, way) for way in (FULL, MERGED, FEWER)}
-        actions: dict[str, Callable[[], object]] = {way: partial(sampled, module, batch, steps, way) for way in pictures}
+        actions: dict[str, Callable[[], object]] = {
+            way: partial(sampled, module, batch, steps, way) for way in pictures
+        }
         seconds = interleaved(actions, args)
         for way, made in pictures.items():
             found = psnr_db(made, pictures[FULL])

@@ -1,4 +1,4 @@
-"""Savings on a card, each way beside the others: what Syncphony leaves out, Harmony's drivers, activations, optimizers."""
+"""Savings on a card, each way beside the others: what Syncphony leaves out, drivers, activations, optimizers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from benchmarks.driver_features import ANEW, KEPT, TASKS, Sampler

@@ -84,11 +84,12 @@ def _given_plain(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
 def _taken_plain(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     taken = {index: _compressed(values, parameters[index]) for index, values in state["state"].items()}
-    found = {value.block_size for values in taken.values() for value in map(_local, values.values()) if _is_compressed(value)}
-    for block_size in found - {getattr(optimizer, "block_size", None)}:
+    held = [_local(value) for values in taken.values() for value in values.values()]
+    block = getattr(optimizer, "block_size", None)
+    for other in {value.block_size for value in held if _is_compressed(value)} - {block}:
         raise InputError(
-            f"model.optimizer.block_size is {getattr(optimizer, 'block_size', None)}, but the checkpoint's state has "
-            f"blocks of {block_size}; set it to {block_size}"
+            f"model.optimizer.block_size is {block}, but the checkpoint's state has blocks of {other}; set it to "
+            f"{other}"
         )
     return {**state, "state": taken}
 
@@ -116,9 +117,7 @@ def _dealt(part: Tensor, held: Tensor, whole: DTensor) -> DTensor:
     """Codes or scales of this process as a part of all of them: even, so that sizes multiply."""
     shape = whole.shape if part.shape == held.shape else torch.Size([part.numel() * whole.numel() // held.numel()])
     stride = whole.stride() if part.shape == held.shape else (1,)
-    return DTensor.from_local(
-        part, whole.device_mesh, whole.placements, run_check=False, shape=shape, stride=stride
-    )
+    return DTensor.from_local(part, whole.device_mesh, whole.placements, run_check=False, shape=shape, stride=stride)
 
 
 def _compressed(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def optimizer_bytes(module: GenerativeModule[Any]) -> OptimizerBytes:
         stepping = with_peak_bytes(optimizer.step, "meta")[1]
     for parameter in trainable:
         parameter.grad = None
-    return OptimizerBytes(sum(state_bytes(value) for kept in optimizer.state.values() for value in kept.values()), stepping)
+    held = (value for kept in optimizer.state.values() for value in kept.values())
+    return OptimizerBytes(sum(map(state_bytes, held)), stepping)
 
 
 def _as_on_a_gpu(optimizer: Optimizer) -> None:

@@ -84,7 +84,7 @@ def test_a_state_of_other_blocks_is_refused():
     net = network()
     optimizer = built("AdamW8bit", net)
     train(net, optimizer, range(1))
-    with pytest.raises(InputError, match="block_size is 128.*blocks of 256; set it to 256"):
+    with pytest.raises(InputError, match=r"block_size is 128.*blocks of 256; set it to 256"):
         built("AdamW8bit", net, block_size=128).load_state_dict(optimizer.state_dict())
 
 

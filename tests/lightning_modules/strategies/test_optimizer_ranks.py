@@ -14,12 +14,9 @@ from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from tests.lightning_modules.strategies.optimizer_ranks import MIDDLE, RANKS, STEPS, optimizers, run
 
 ROOT = Path(__file__).resolve().parents[3]
-APART = {"MuonAdamW": 0.02, "AdamW8bit": 0.01, "AdamW4bit": 0.2, "AdamWFp8": 0.02}
-"""Of what weights have moved, how far those of two processes are from those of one.
-
-Gradients are added in another order, which moves some of them to the next code of few bits: AdamW's moments in four
-bits have sixteen.
-"""
+NAMES = ("MuonAdamW", "AdamW8bit", "AdamW4bit", "AdamWFp8")
+APART = 1e-5
+"""Of what weights have moved, how far those of two processes may be from those of one."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=APART)
+@pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     if request.param not in optimizers():
         pytest.skip("torchao is not installed: pip install 'avsync[optim]'")
@@ -65,7 +62,7 @@ def test_one_process_does_the_same(ranks: list[dict[str, Any]], name: str, tmp_p
     _, alone = run(tmp_path, name, STEPS)
     apart = (torch.tensor(ranks[0]["weights"]) - alone).norm()
     moved = (alone - run(tmp_path, name, 1)[1]).norm()
-    assert float(apart / moved) < APART[name]
+    assert float(apart / moved) < APART
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
@@ -75,7 +72,7 @@ def test_one_process_goes_on_with_what_two_have_written(
     _, alone = run(tmp_path, name, STEPS, out / f"{name}.{form}", plugins=[AtomicCheckpointIO()])
     sharded = torch.tensor(ranks[0]["weights"])
     moved = sharded - run(tmp_path, name, MIDDLE)[1]
-    assert float((alone - sharded).norm() / moved.norm()) < APART[name]
+    assert float((alone - sharded).norm() / moved.norm()) < APART
 
 
 def test_moments_are_compressed_alike_on_all_processes(ranks: list[dict[str, Any]], name: str):
