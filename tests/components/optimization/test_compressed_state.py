@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from components.errors import InputError
 from components.optimization import keep_state_plain, state_bytes
@@ -96,6 +99,20 @@ def test_what_is_none_of_torchaos_kinds_is_refused():
     state["state"][0]["exp_avg.kind"] = "system"
     with pytest.raises(InputError, match="of kind 'system'"):
         optimizer.load_state_dict(state)
+
+
+def test_a_library_that_cannot_step_shards_is_refused():
+    class Eight(torch.optim.SGD):
+        __module__ = "bitsandbytes.optim.adamw"
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        weight = nn.Parameter(distribute_tensor(torch.zeros(4, 4), init_device_mesh("cpu", (1,)), [Shard(0)]))
+        with pytest.raises(InputError, match=r"bitsandbytes.optim.Eight.*use torchao.optim.AdamW8bit"):
+            keep_state_plain(Eight([weight]))
+    finally:
+        dist.destroy_process_group()
+    keep_state_plain(Eight([nn.Parameter(torch.zeros(4, 4))]))
 
 
 def test_other_optimizers_are_left_alone():
