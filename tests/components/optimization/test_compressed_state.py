@@ -12,6 +12,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from components.errors import InputError
 from components.optimization import keep_state_plain, state_bytes
+from components.optimization.compressed_state import _values
 
 torchao = pytest.importorskip("torchao.optim", reason="torchao is not installed: pip install 'avsync[optim]'")
 KINDS = {"AdamW8bit": 1 + 4 / 256, "AdamWFp8": 1 + 4 / 256, "AdamW4bit": 0.5 + 4 / 128}
@@ -89,6 +90,22 @@ def test_a_state_of_other_blocks_is_refused():
     train(net, optimizer, range(1))
     with pytest.raises(InputError, match=r"block_size is 128.*blocks of 256; set it to 256"):
         built("AdamW8bit", net, block_size=128).load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_that_ends_within_a_block_has_its_own_numbers(kind: str):
+    """What a process gets whose rows are no whole number of blocks."""
+    net = network()
+    optimizer = built(kind, net)
+    train(net, optimizer, range(2))
+    moment = optimizer.state[net[0].weight]["exp_avg"]
+    plain = optimizer.state_dict()["state"][0]
+    given = {name.removeprefix("exp_avg."): value for name, value in plain.items()}
+    codes, numbers = moment.codes.flatten(), 2 if kind == "AdamW4bit" else 1
+    for first, count in ((0, 100), (64, 300), (255, 513)):
+        part = codes[first // numbers : (first + count + numbers - 1) // numbers]
+        values = _values(part, given["scale"], given, first, count, moment.block_size)
+        torch.testing.assert_close(values, moment.dequantize().flatten()[first : first + count], rtol=0, atol=0)
 
 
 def test_what_is_none_of_torchaos_kinds_is_refused():

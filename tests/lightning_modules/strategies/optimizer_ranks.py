@@ -1,6 +1,7 @@
 """Trains a small network with every optimizer, sharded over gloo processes and by one: ``python -m ... OUT NAME...``.
 
-Each is trained in one go, then to the middle, and goes on from there: from a folder and from a file.
+Each is trained in one go, then to the middle, and goes on from there: from a folder, from a file, and from
+``NAME.alone``, which one process has written.
 """
 
 import importlib.util
@@ -89,15 +90,18 @@ def main() -> None:
         ends = {}
         for form in ("folder", "file"):
             at = out / f"{name}.{form}"
-            half, _ = run(out, name, MIDDLE, **sharded(form == "folder"))
+            half, middle = run(out, name, MIDDLE, **sharded(form == "folder"))
             half.save_checkpoint(at)
             _, weights = run(out, name, STEPS, at, **sharded(form == "folder"))
             ends[form] = float((weights - once).abs().max())
+        # one process has compressed what two cannot share evenly, which goes on in float32
+        _, weights = run(out, name, STEPS, out / f"{name}.alone", **sharded(False))
+        apart = float((weights - once).norm() / (once - middle).norm())
         kinds = {
             str(tuple(p.shape)): type(getattr(state.get("exp_avg"), "_local_tensor", None)).__name__
             for p, state in half.optimizers[0].state.items()
         }
-        seen[name] = {"resumed": ends, "kinds": kinds, "weights": once.tolist()}
+        seen[name] = {"resumed": ends, "from_one": apart, "kinds": kinds, "weights": once.tolist()}
     rank = half.global_rank
     (out / f"rank{rank}.json").write_text(json.dumps(seen))
 
