@@ -25,8 +25,8 @@ from benchmarks.gpu.harmony_figures import (
 from benchmarks.gpu.harmony_figures import TrainingStep as HarmonyStep
 from benchmarks.gpu.measuring import GIB, Action, timed
 from benchmarks.gpu.rows import Notes, Place, milliseconds, relative_difference
-from benchmarks.gpu.small_models import CLOCK
-from benchmarks.gpu.syncphony_figures import CHANNELS, FPS, TEMPORAL_FACTOR, build, sizes, sound_of, text_of
+from benchmarks.gpu.small_models import CLOCK, FPS, TEMPORAL_FACTOR
+from benchmarks.gpu.syncphony_figures import CHANNELS, build, sizes, sound_of, text_of
 from benchmarks.gpu.syncphony_figures import TrainingStep as SyncphonyStep
 from benchmarks.harmony_sizes import AUDIO_CHANNELS, VIDEO_CHANNELS
 from benchmarks.pyramid_savings import OF_TRAINING, WAYS, Run, as_it_is
