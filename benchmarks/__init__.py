@@ -13,6 +13,8 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``harmony_interaction``: Harmony's towers with the decoupled interaction against the same towers side by side;
 - ``frame_attention``: a banded mask against no window, FlexAttention and gathered windows;
 - ``sync_cfg_step``: the rows of a SyncCFG step in one call against a call for each;
+- ``driver_features``: Harmony's features of a driving modality, kept from the first step on against computed anew;
+- ``merged_step``: what Syncphony's sampler saves, and changes, without the last evaluation of every stage;
 - ``modulation``: Wan's blocks, modulated per latent frame, against diffusers' model, modulated per token;
 - ``cached_step``: a training step on encoded clips against one that encodes them, and the FLOPs of both at full size;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;

@@ -125,7 +125,12 @@ def dtype_of(args: argparse.Namespace) -> torch.dtype:
 
 
 def build_harmony(
-    size: HarmonySize, coupled: bool, device: str, dtype: torch.dtype, trained: bool = False
+    size: HarmonySize,
+    coupled: bool,
+    device: str,
+    dtype: torch.dtype,
+    trained: bool = False,
+    driver_isolated: bool = False,
 ) -> HarmonyTransformer:
     """The dual tower; its towers are the same with and without interaction.
 
@@ -135,11 +140,13 @@ def build_harmony(
         device: where it is made.
         dtype: of the weights.
         trained: open the interaction's outputs, which start at zero.
+        driver_isolated: a modality that drives receives nothing.
     """
     torch.manual_seed(0)
     with torch.device(device):
         towers = WanTower(**size.tower), AudioTower(channels=AUDIO_CHANNELS, transcript_dim=None, **size.tower)
-        model = HarmonyTransformer(*towers, size.interaction if coupled else None)
+        manner = replace(size.interaction, driver_isolated=driver_isolated)
+        model = HarmonyTransformer(*towers, manner if coupled else None)
     if trained:
         for name, parameter in model.named_parameters():
             if ".interaction." in name and ".to_out." in name:

@@ -19,6 +19,7 @@ from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.counting.flops import StepCost, meta_twin
 from components.errors import InputError
 from components.features import Movable
+from components.optimization import keep_state_plain, prefer_fused
 from components.weights.unloaded import load
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint
 
@@ -289,12 +290,16 @@ def scheduled(
 ) -> Any:
     """What ``configure_optimizers`` returns: the optimizer and, if asked for, a schedule stepped with it.
 
+    On a GPU Adam and AdamW step in one kernel unless ``fused`` or ``foreach`` says otherwise (`prefer_fused`).
+
     A schedule that follows a metric (``lightning.pytorch.cli.ReduceLROnPlateau``) is told of one of the training after
     every step, and of any other after every validation.
 
     Raises:
         InputError: if a schedule follows a metric and does not say which, or cannot be told of it in time.
     """
+    prefer_fused(optimizer)
+    keep_state_plain(optimizer)
     if lr_scheduler is None:
         return optimizer
     schedule = lr_scheduler(optimizer)

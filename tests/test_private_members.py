@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
@@ -28,6 +29,7 @@ CALLED = {
     "components/counting/live_memory.py": {"_cdata"},
     "components/counting/saved_activations.py": {"_cdata"},
     "components/codecs/audio/mmaudio_checkpoint.py": {"_weight_norm"},
+    "components/optimization/fused.py": {"_step_supports_amp_scaling"},
     "lightning_modules/command_line/trainer.py": {
         "_first_loop_iter",
         "_has_run",
@@ -81,6 +83,13 @@ def test_torch_still_has_the_kernels_without_a_public_name():
     module.register_buffer("kept", torch.zeros(1))
     module.register_buffer("derived", torch.zeros(1), persistent=False)
     assert module._non_persistent_buffers_set == {"derived"}
+
+
+def test_fused_optimizers_still_say_that_they_unscale():
+    """Read by GradScaler and by Lightning; ours says that they do not."""
+    assert torch.optim.AdamW([torch.zeros(1)], fused=True)._step_supports_amp_scaling
+    assert "_step_supports_amp_scaling" in inspect.getsource(torch.amp.GradScaler.step)
+    assert "_step_supports_amp_scaling" in inspect.getsource(_optimizer_handles_unscaling)
 
 
 def attributes(file: Path) -> list[ast.Attribute]:

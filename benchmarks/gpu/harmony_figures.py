@@ -18,6 +18,7 @@ from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
 from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
 from components.backbones.lora import LoRAConfig
+from components.backbones.recomputation import Recomputation
 from components.backbones.wan.model import WanTower
 from components.contracts import TextFeatures
 from components.counting.saved_activations import fused_attention, saved_bytes
@@ -27,8 +28,8 @@ from components.samplers.joint_sampler import JointConditions, JointSampler, Mod
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
 
 LAYERS, TEXT_DIM, TRANSCRIPT_DIM, WORDS, LETTERS = 30, 4096, 1472, 512, 128
-# Weight, gradient and AdamW's two moments in float32, the list of square roots its step makes, and autocast's copy.
-_BYTES_PER_TRAINED = 4 + 4 + 8 + 4 + 2
+# Weight, gradient and AdamW's two moments in float32, and autocast's copy.
+_BYTES_PER_TRAINED = 4 + 4 + 8 + 2
 _ACTIVATIONS_GIB = {"480p": 7.0, "704p": 14.0}
 
 
@@ -44,7 +45,13 @@ def num_sound(place: Place) -> int:
     return 17 if place.is_rehearsal else SIZES["480p"].audio
 
 
-def on_meta(layers: int, place: Place, checkpoints: bool, video_dtype: torch.dtype) -> HarmonyTransformer:
+def on_meta(
+    layers: int,
+    place: Place,
+    checkpoints: Recomputation,
+    video_dtype: torch.dtype,
+    driver_isolated: bool = False,
+) -> HarmonyTransformer:
     """configs/harmony/stage3_joint.yaml's transformer with so many layers, as shapes."""
     settings: dict[str, Any] = {"num_layers": layers, "text_dim": TEXT_DIM}
     width = 1024
@@ -54,7 +61,8 @@ def on_meta(layers: int, place: Place, checkpoints: bool, video_dtype: torch.dty
     with torch.device("meta"):
         video = WanTower(in_channels=VIDEO_CHANNELS, out_channels=VIDEO_CHANNELS, **settings).to(video_dtype)
         audio = AudioTower(channels=AUDIO_CHANNELS, transcript_dim=TRANSCRIPT_DIM, **settings)
-        interaction = InteractionConfig(width, 2 if place.is_rehearsal else 8)
+        heads = 2 if place.is_rehearsal else 8
+        interaction = InteractionConfig(width, heads, driver_isolated=driver_isolated)
         return HarmonyTransformer(video, audio, interaction, checkpoint_activations=checkpoints)
 
 
@@ -175,7 +183,7 @@ def note_counted(model: HarmonyTransformer, size: str, place: Place, notes: Note
     with fused_attention():
         whole, blocks = saved_bytes(lambda: model(video, sound, **given), layers, model)
     activations = Activations.of(whole, blocks, [True] * len(blocks), "")
-    memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip")
+    memory = ExperimentMemory({"all": part}, {}, {}, unit, True, activations, 0, "1 clip", stepping=0)
     for name, value in memory.per_gpu(Sharing(1), averaged=False).items():
         notes.value(**{f"counted_{name.replace(' ', '_')}_gib": value / GIB})
 

@@ -31,12 +31,14 @@ from benchmarks.gpu.part_checks import (
 )
 from benchmarks.gpu.part_figures import measure_card, measure_causal_vae, measure_data_wait, measure_wan_vae
 from benchmarks.gpu.rows import Row
-from benchmarks.gpu.syncphony_figures import (
-    measure_adamw,
-    measure_columns,
-    measure_syncphony_guided,
-    measure_syncphony_step,
+from benchmarks.gpu.savings import (
+    measure_harmony_drivers,
+    measure_optimizers,
+    measure_recomputation,
+    measure_syncphony_sampling,
+    measure_syncphony_training,
 )
+from benchmarks.gpu.syncphony_figures import measure_columns, measure_syncphony_guided, measure_syncphony_step
 
 one_card_syncphony, one_card_harmony = (partial(check_one_card, experiment) for experiment in (QUICKSTART, HARMONY))
 small_step, large_step = (partial(measure_harmony_step, size) for size in ("480p", "704p"))
@@ -65,7 +67,11 @@ ROWS: list[Row] = [
     Row("harmony_step_480p", "stage-3 training step, 480x832x121", small_step, 25, 90, in_ci=False),
     Row("syncphony_guided", "guided steps of all stages, 384x640x121", measure_syncphony_guided, 15, 60),
     Row("harmony_guided_480p", "guided step, 480x832x121", small_guided, 20, 90),
-    Row("adamw", "AdamW's step over Syncphony's trained weights", measure_adamw, 4, 30),
+    Row("optimizers", "a step of each over Syncphony's trained weights", measure_optimizers, 15, 90),
+    Row("syncphony_savings", "sampling a clip, saving by saving", measure_syncphony_sampling, 60, 150, in_ci=False),
+    Row("syncphony_step_savings", "the same in a training step", measure_syncphony_training, 25, 90, in_ci=False),
+    Row("harmony_drivers", "driving modalities kept, and anew", measure_harmony_drivers, 60, 150, in_ci=False),
+    Row("recomputation", "activations kept, and computed again", measure_recomputation, 30, 120, in_ci=False),
     # FlexAttention is a choice; what it compiles takes the better part of a minute
     Row("flex_attention", "FlexAttention and gathered windows against the mask", check_flex_attention, 40, 120),
     Row("causal_vae_full", "Pyramid Flow's VAE, 384x640x121", measure_causal_vae, 20, 90, in_ci=False),

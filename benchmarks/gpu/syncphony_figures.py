@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -30,6 +30,7 @@ from components.objectives.motion_aware import MotionAwareLoss
 from components.objectives.prefix_lengths import units_per_stage
 from components.objectives.pyramid_columns import AutoregressivePyramid, history_clips
 from components.objectives.pyramid_objective import PyramidObjective
+from components.optimization import prefer_fused
 from components.samplers.pyramid_sampler import Conditions, evaluate_branches
 from components.schedules.pyramid_schedule import euler_step, latent_pyramid
 from lightning_modules.estimates.memory import Activations, ExperimentMemory, Part, Sharing
@@ -94,9 +95,11 @@ class TrainingStep:
 
 
 def adamw(module: nn.Module) -> torch.optim.AdamW:
-    """As the experiments build it, over what trains."""
+    """As the experiments build it, over what trains: one kernel on a card."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trained, lr=5e-5, betas=(0.9, 0.95), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(trained, lr=5e-5, betas=(0.9, 0.95), weight_decay=1e-4)
+    prefer_fused(optimizer)
+    return optimizer
 
 
 def measure_syncphony_step(place: Place, notes: Notes) -> None:
@@ -151,7 +154,7 @@ def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
     activations = Activations.of(whole, blocks, 2 * policies, "")
     largest = max(Part.of(block.parameters()).parameters for block in dit.backbone.blocks)
     parts = {"frozen": frozen, "trained": trained}
-    return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips")
+    return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips", stepping=0)
 
 
 def measure_syncphony_guided(place: Place, notes: Notes) -> None:
@@ -188,24 +191,3 @@ def guided_steps(size: ModelSize, batch: BatchSize, place: Place) -> Iterator[tu
     for unit in (batch.latents // 2, batch.latents - 1):
         for stage in reversed(range(schedule.stages)):
             yield f"latent{unit}_stage{stage}", partial(step, unit, stage)
-
-
-def measure_adamw(place: Place, notes: Notes) -> None:
-    """AdamW over Syncphony's trained weights: tensor lists (PyTorch's default on a card) and one fused kernel."""
-    size, _ = sizes(place)
-    shapes = [p.shape for p in build(size, "meta").parameters() if p.requires_grad]
-    for name in ("foreach", "fused"):
-        parameters = [nn.Parameter(torch.zeros(shape, device=place.device)) for shape in shapes]
-        for parameter in parameters:
-            parameter.grad = torch.ones_like(parameter)
-        fused = name == "fused"
-        optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=not fused, fused=fused)
-        step: Callable[[], object] = optimizer.step
-        seconds = milliseconds(timed(step, place, 5, 2)) / 1000
-        total = sum(parameter.numel() for parameter in parameters)
-        # reads weight, gradient and both moments, writes all but the gradient: seven numbers of four bytes
-        notes.value(**{f"{name}_ms": 1000 * seconds, f"{name}_gb_per_s": 28 * total / seconds / 1e9})
-        notes.value(parameters_m=total / 1e6)
-        del optimizer, parameters, parameter, step
-        if not place.is_rehearsal:
-            torch.cuda.empty_cache()

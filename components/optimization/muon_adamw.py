@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
+
+from components.optimization.sharded_muon import step_sharded
 
 
 class MuonAdamW(Optimizer):
@@ -16,7 +19,7 @@ class MuonAdamW(Optimizer):
     One rate and one weight decay hold for both: by default Muon's updates are scaled to the size that AdamW's have, so
     that a rate found for AdamW serves, and schedules see one optimizer. Groups that are given are split; what they set
     themselves (such as no weight decay) both halves keep. The state is that of the two optimizers, parameter by
-    parameter.
+    parameter, and sharded as the parameters are (`step_sharded`).
 
     Source: Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the scaling by 0.2 sqrt(max(rows, columns))
     Moonshot's (arXiv 2502.16982, section 2.2); both are PyTorch's own implementation.
@@ -73,7 +76,11 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for optimizer, by_muon in self._halves:
             # anew each time: loading a state puts others in their place
-            optimizer.param_groups = [group for group in self.param_groups if group["by_muon"] is by_muon]
+            groups = [group for group in self.param_groups if group["by_muon"] is by_muon]
+            for group in [group for group in groups if by_muon and isinstance(group["params"][0], DTensor)]:
+                step_sharded(group, self.state)
+                groups.remove(group)
+            optimizer.param_groups = groups
             optimizer.state = self.state
             optimizer.step()
         return loss

@@ -64,7 +64,8 @@ class PyramidSampler:
             Results are those without it but for rounding.
         merge_last_step: leave out the last evaluation of every stage of more than one step. The released schedule
             spends it on a thousandth of the stage's path; the evaluation before moves all the way instead, which
-            changes results a little and saves a tenth of the work at ten steps.
+            changes results a little (a PSNR of 82 dB at five steps of the quickstart) and saves a tenth of the work at
+            ten steps.
 
     Raises:
         InputError: if a stage has no number of steps or no step, or ``memory_gib`` is negative.

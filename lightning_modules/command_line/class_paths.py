@@ -20,6 +20,8 @@ from lightning_modules.command_line.config_files import arguments_and_files, con
 from lightning_modules.command_line.moved import new_place
 from lightning_modules.command_line.startup import HOME, OWN_PACKAGES
 
+_TO_INSTALL = {"torchao": "'avsync[optim]'", "bitsandbytes": "bitsandbytes"}
+"""Libraries of optimizers that a configuration may name, and what brings them."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -133,7 +135,7 @@ def _is_class_path(place: tuple[str, ...], text: str) -> bool:
     if place[-1:] == ("class_path",) or place in (("model",), ("data",)) or new_place(text) is not None:
         return True
     top, last = text.partition(".")[0], text.rpartition(".")[2]
-    return last[0].isupper() and top not in sys.stdlib_module_names and _is_module(top)
+    return last[0].isupper() and top not in sys.stdlib_module_names and (_is_module(top) or top in _TO_INSTALL)
 
 
 def _is_module(name: str) -> bool:
@@ -154,6 +156,8 @@ def _missing(parts: Sequence[str]) -> str:
     searched = [
         str(folder) for folder in folders if folder.is_dir() and folder not in (library, library / "lib-dynload")
     ]
+    if top in _TO_INSTALL:
+        return f"but {top} is not installed: pip install {_TO_INSTALL[top]}"
     fix = "put it into the working directory, or correct the name"
     if parts[-1] in known_classes():
         fix = f"did you mean {parts[-1]}?"

@@ -63,9 +63,10 @@ def import_torchmetrics() -> None:
 
 
 def keep_console_clear() -> None:
-    """Drops Lightning's advertisements and a deprecation warning that is between Lightning and torch alone."""
+    """Drops Lightning's advertisements, and what is between Lightning and torch, or diffusers and torchao, alone."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*")
+    logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").setLevel(logging.ERROR)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -54,13 +54,15 @@ def harmony_memory(
     replicated = {"video codec": frozen(module.video_codec), "audio codec": frozen(module.audio_codec)}
     texts = {"text encoder": frozen(module.text_encoder), "transcript encoder": frozen(module.transcript_encoder)}
     in_layers = _size(transformer.layers)
+    stepped = optimizer_bytes(module)
     return ExperimentMemory(
         sharded={name if name == "interaction" else f"{name} tower": part for name, part in sharded.items()},
         replicated=replicated if encodes else {},
         freed=texts if encodes else {},
         unit=max(_size(layer) for layer in transformer.layers),
         checkpoints=any(layer.checkpoint_activations for layer in layers_of(module)),
-        optimizer=optimizer_bytes(module),
+        optimizer=stepped.state,
+        stepping=stepped.stepping,
         activations=count_activations(module, shape, dtype),
         encoding=count_encoding(module, shape) if encodes else 0,
         clips=clips,

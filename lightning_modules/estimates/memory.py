@@ -100,6 +100,7 @@ class ExperimentMemory:
         encoding: bytes held while latents are encoded.
         clips: the batch of one GPU, for people.
         optimizer: bytes of its state; None for AdamW's.
+        stepping: bytes of the temporary tensors of its step; None for AdamW's when it makes lists of them.
         gathered: parameters that sharding gathers for one batch, each as often as it is gathered.
     """
 
@@ -112,6 +113,7 @@ class ExperimentMemory:
     encoding: int
     clips: str
     optimizer: int | None = None
+    stepping: int | None = None
     gathered: int = 0
 
     @property
@@ -148,8 +150,8 @@ class ExperimentMemory:
             "copies": float(copies),
             "activations": float(self.activations.kept),
             "encoding": float(self.encoding),
-            # PyTorch's default on a GPU works on lists of tensors, and makes one list as large as what trains
-            "stepping": self.gradients / shards,
+            # lists of tensors make one as large as what trains; one kernel makes nothing
+            "stepping": (self.gradients if self.stepping is None else self.stepping) / shards,
         }
         # not at a time: latents are encoded before the transformer runs, the optimizer steps when it has run
         passing = (held["activations"], held["encoding"], held["stepping"])

@@ -44,6 +44,7 @@ def syncphony_memory(
     early, late = dit.backbone.blocks[: dit.first_late_block], dit.backbone.blocks[dit.first_late_block :]
     layers = list(dit.audio_layers or ())
     in_units = sum(_size(part) for part in (*early, *late, *layers))
+    stepped = optimizer_bytes(module)
     size = VideoSize(shape.clips, shape.num_frames, shape.height, shape.width)
     return ExperimentMemory(
         sharded={
@@ -54,7 +55,8 @@ def syncphony_memory(
         freed=freed if encodes else {},
         unit=max(_size(block) for block in dit.backbone.blocks),
         checkpoints=any(dit.late_policies),
-        optimizer=optimizer_bytes(module),
+        optimizer=stepped.state,
+        stepping=stepped.stepping,
         activations=count_activations(module, shape, dtype),
         encoding=encoding_peak(module.codec, size) if encodes else 0,
         clips=f"{shape.clips} clips of {shape.num_frames} frames {shape.height}x{shape.width}",

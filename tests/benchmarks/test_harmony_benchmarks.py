@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.driver_features import TASKS
+from benchmarks.driver_features import count_flops as count_sampling
 from benchmarks.frame_attention import GLOBAL, ways
 from benchmarks.harmony_interaction import count_flops, flops_by_formula
 from benchmarks.harmony_sizes import FULL_DEPTH, SIZES, HarmonySize
@@ -97,6 +99,20 @@ def test_a_kernel_that_fails_is_noted_and_not_raised():
     way.qkv = [way.qkv[0], way.qkv[1][:, :, 1:], way.qkv[2]]
     way.check(False)
     assert way.failures[False]
+
+
+# --- drivers ------------------------------------------------------------------------------------------------------
+
+
+def test_features_of_drivers_are_kept_for_fewer_flops(capsys: pytest.CaptureFixture[str]):
+    text = printed("driver_features", [*OPTIONS, "--steps=3", "--full"], capsys)
+    rows = cells(text)
+    for task in TASKS:
+        assert float(rows[task.name][-1]) < 1e-4
+        kept, anew = (count_sampling(TINY, task, keep, 3) for keep in (True, False))
+        assert float(rows[task.name][-2]) == pytest.approx(kept / anew, abs=6e-4) and kept < anew
+    sound, video = (float(rows[task.name][-2]) for task in TASKS[2:])
+    assert sound < 0.6 < video  # of a given video nearly everything, of a given sound hardly anything
 
 
 # --- guided step -------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A class path that leads nowhere: which file was looked for and where, or which line of it is broken."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def test_a_missing_file_is_named_with_the_folders_searched(place: Path):
     assert not any((Path(folder) / "os.py").exists() for folder in searched)
     assert problem.endswith("; put it into the working directory, or correct the name")
     assert import_problem("compnents.v2a.OnsetV2A").endswith(f"; did you mean {OnsetV2A.__name__}?")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is installed")
+def test_a_library_of_optimizers_that_is_missing_is_named_with_what_brings_it():
+    for option in ("torchao.optim.AdamW8bit", "{class_path: torchao.optim.AdamW8bit}"):
+        assert class_path_sentence(["fit", "--model.optimizer", option]).endswith(
+            "names torchao.optim.AdamW8bit, but torchao is not installed: pip install 'avsync[optim]'"
+        )
 
 
 def test_a_missing_file_of_a_package_is_named(place: Path):
