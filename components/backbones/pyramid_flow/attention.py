@@ -13,13 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.backbones.attention_kernel import prefix_attention
-from components.backbones.pyramid_flow.state import ColumnState, pack, unpack
+from components.backbones.pyramid_flow.state import ColumnState, last_tokens, pack, unpack
+from components.backbones.rms_norm import rms_norm
 from components.backbones.rope import rotate
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """``[..., H d]`` to ``[..., H, d]``."""
     return torch.unflatten(x, -1, (heads, -1))
+
+
+def rotated(heads: Sequence[Tensor], states: Sequence[ColumnState]) -> list[Tensor]:
+    """Queries or keys ``[R, S, H, d]`` of every column at the positions of its last tokens, which may be all."""
+    places = [last_tokens(state.rope.unsqueeze(2), x.shape[1]) for x, state in zip(heads, states, strict=True)]
+    return [rotate(x, table) for x, table in zip(heads, places, strict=True)]  # tables are [2, S, 1, d / 2]
 
 
 class SelfAttention(nn.Module):
@@ -36,28 +43,33 @@ class SelfAttention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """``[..., D]`` to normalised queries ``[..., H, d]``."""
-        out: Tensor = self.norm_q(split_heads(self.to_q(x), self.heads))
-        return out
+        return rms_norm(self.norm_q, split_heads(self.to_q(x), self.heads))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., D]`` to normalised keys and values, each ``[..., H, d]``."""
         k, v = (split_heads(to(x), self.heads) for to in (self.to_k, self.to_v))
-        return self.norm_k(k), v
+        return rms_norm(self.norm_k, k), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-        """Rotate queries and keys, attend under the column's rule, merge heads.
+    # Not compiled: its calls differ with every length of a clip, and each would be another graph.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
+    def attend(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], states: Sequence[ColumnState]
+    ) -> Tensor:
+        """Attention under every column's rule, heads merged.
 
         Args:
-            q: queries ``[R, Q, H, d]`` of all tokens, or of those of the last clip.
-            k: keys ``[R, S, H, d]``.
-            v: values, of the same shape.
-            state: the column.
+            queries: of every column ``[R, Q, H, d]``, rotated: of all tokens, or of those of the last clip.
+            keys: ``[R, S, H, d]``, rotated.
+            values: ``[R, S, H, d]``.
+            states: the columns.
 
         Returns:
-            ``[R, Q, H d]``.
+            Of all columns, packed, ``[sum of R Q, H d]``.
         """
-        rope, asked, known = state.rope.unsqueeze(2), q.shape[1], 0  # [2, S, 1, d / 2]
-        q, k = rotate(q, rope[:, -asked:]), rotate(k, rope)
+        return pack([self._attended(*of_column) for of_column in zip(queries, keys, values, states, strict=True)])
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
+        asked, known = q.shape[1], 0
         if state.memory is not None:
             known = state.memory.tokens
             k, v = state.memory.extended(self, k, v)
@@ -97,13 +109,12 @@ class JointAttention(SelfAttention):
 
     def text_queries(self, x: Tensor) -> Tensor:
         """As `queries`, for text tokens."""
-        out: Tensor = self.get_submodule(self.text_norm_names[0])(split_heads(self.add_q_proj(x), self.heads))
-        return out
+        return rms_norm(self.get_submodule(self.text_norm_names[0]), split_heads(self.add_q_proj(x), self.heads))
 
     def text_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As `keys_values`, for text tokens."""
         k, v = (split_heads(to(x), self.heads) for to in (self.add_k_proj, self.add_v_proj))
-        return self.get_submodule(self.text_norm_names[1])(k), v
+        return rms_norm(self.get_submodule(self.text_norm_names[1]), k), v
 
     def forward(
         self,
@@ -127,10 +138,13 @@ class JointAttention(SelfAttention):
         seen = zip(self.text_keys_values(pack(texts)), self.keys_values(pack(videos)), strict=True)
         queries = _joined(*asked, asked_texts, asked_videos)
         keys, values = (_joined(*of_both, texts, videos) for of_both in seen)
+        queries, keys = rotated(queries, states), rotated(keys, states)
         text_outs, video_outs = [], []
-        for q, k, v, state, text in zip(queries, keys, values, states, asked_texts, strict=True):
+        for attended, text in zip(
+            unpack(self.attend(queries, keys, values, states), queries), asked_texts, strict=True
+        ):
             m = text.shape[1]
-            of_text, of_video = self.attend(q, k, v, state).split([m, q.shape[1] - m], dim=1)
+            of_text, of_video = attended.split([m, attended.shape[1] - m], dim=1)
             text_outs.append(of_text)
             video_outs.append(of_video)
         text_out = None if self.to_add_out is None else self.to_add_out(pack(text_outs))

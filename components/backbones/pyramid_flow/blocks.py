@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones.pyramid_flow.attention import JointAttention, SelfAttention
+from components.backbones.pyramid_flow.attention import JointAttention, SelfAttention, rotated
 from components.backbones.pyramid_flow.state import ColumnState, last_tokens, pack, unpack
 
 
@@ -203,8 +203,8 @@ class SingleBlock(Block):
             tokens, asked = _current(tokens, states), pack(_current(seen, states))
         hidden = F.gelu(self.proj_mlp(asked), approximate="tanh")
         k, v = (unpack(part, seen) for part in self.attn.keys_values(packed))
-        heads = zip(unpack(self.attn.queries(asked), tokens), k, v, states, strict=True)
-        attended = pack([self.attn.attend(*of_column) for of_column in heads])
+        queries = rotated(unpack(self.attn.queries(asked), tokens), states)
+        attended = self.attn.attend(queries, rotated(k, states), v, states)
         out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
         changed = _gated(tokens, out, [gate for _, _, gate in modulations])
         return [state.with_last_tokens(new) for state, new in zip(states, changed, strict=True)]
