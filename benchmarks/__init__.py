@@ -12,6 +12,7 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``frame_attention``: a banded mask against no window, FlexAttention and gathered windows;
 - ``sync_cfg_step``: the rows of a SyncCFG step in one call against a call for each;
 - ``modulation``: Wan's blocks, modulated per latent frame, against diffusers' model, modulated per token;
+- ``elementwise``: norms and rotations another way, and compiled blocks against eager ones;
 - ``cached_step``: a training step on encoded clips against one that encodes them, and the FLOPs of both at full size;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``random_windows``: the same for random windows of a long recording, and memory over many clips;
