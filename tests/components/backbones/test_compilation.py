@@ -103,6 +103,7 @@ def sampled(dit: SyncphonyDiT, num_latents: int) -> Tensor:
     return PyramidSampler(video_steps=(2, 2, 2)).sample(dit, conditions, shape, noise, image_latent=latents(2, 1))
 
 
+@pytest.mark.slow
 def test_units_stages_and_steps_of_sampling_share_graphs():
     eager, compiled = (tiny_dit(compile=c) for c in (None, TRACED))
     graphs = []
@@ -123,7 +124,8 @@ def harmony_step(model: HarmonyTransformer, extra: int) -> list[Tensor]:
     return gradients
 
 
-@pytest.mark.parametrize("policy", ["none", *(pytest.param(p, marks=pytest.mark.slow) for p in ("selective", "full"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
 def test_harmonys_steps_of_all_lengths_share_graphs(policy: str):
     config = CompileConfig(backend="aot_eager", fullgraph=True)
     eager, compiled = (tiny_harmony(trained=True, checkpoint_activations=policy, compile=c) for c in (None, config))
