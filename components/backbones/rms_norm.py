@@ -7,8 +7,6 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.codecs.no_autocast import no_autocast
-
 
 def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """`torch.nn.RMSNorm` by PyTorch's fused kernel where it has one, also with weights of another precision.
@@ -27,5 +25,5 @@ def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
     if module.weight.dtype == x.dtype:
         out: Tensor = module(x)
         return out
-    with no_autocast(x.device):
-        return F.rms_norm(x.float(), module.normalized_shape, module.weight.float(), module.eps)
+    # autocast leaves this norm as it is
+    return F.rms_norm(x.float(), module.normalized_shape, module.weight.float(), module.eps)

@@ -138,6 +138,19 @@ def test_harmonys_steps_of_all_lengths_share_graphs(policy: str):
     assert graphs[0] == 2 and graphs[-1] <= 4, graphs
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_under_autocast_a_layer_is_still_one_graph():
+    config = CompileConfig(backend="eager", fullgraph=True)
+    eager, compiled = (tiny_harmony(trained=True, compile=c) for c in (None, config))
+    exact = eager(**inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        golden, mine = eager(**inputs()), compiled(**inputs())
+    assert num_graphs() == 2
+    for one, other, truth in zip(mine, golden, exact, strict=True):
+        assert (one - truth).norm() < 1.2 * (other - truth).norm(), "as near to float32 as the eager model"
+
+
 def test_names_are_those_of_the_eager_model_and_copies_are_eager():
     for make in (tiny_dit, tiny_harmony):
         eager, compiled = make(), make(compile=TRACED)
