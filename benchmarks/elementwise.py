@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -111,7 +111,7 @@ def harmony(args: argparse.Namespace) -> tuple[dict[str, Action], dict[str, floa
 
 
 def _steps(
-    models: dict[str, nn.Module], forward: Callable[[nn.Module], Sequence[Tensor]], args: argparse.Namespace
+    models: Mapping[str, nn.Module], forward: Callable[[nn.Module], Sequence[Tensor]], args: argparse.Namespace
 ) -> tuple[dict[str, Action], dict[str, float]]:
     def step(model: nn.Module, train: bool) -> list[Tensor]:
         kind = torch.device(args.device).type
