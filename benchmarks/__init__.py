@@ -16,6 +16,7 @@ Each is ``python -m benchmarks.NAME`` and says on which machine and at which siz
 - ``driver_features``: Harmony's features of a driving modality, kept from the first step on against computed anew;
 - ``merged_step``: what Syncphony's sampler saves, and changes, without the last evaluation of every stage;
 - ``modulation``: Wan's blocks, modulated per latent frame, against diffusers' model, modulated per token;
+- ``elementwise``: norms and rotations another way, and compiled blocks against eager ones;
 - ``cached_step``: a training step on encoded clips against one that encodes them, and the FLOPs of both at full size;
 - ``decode_throughput``: our clip reader against bare PyAV on the same files;
 - ``random_windows``: the same for random windows of a long recording, and memory over many clips;

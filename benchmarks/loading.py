@@ -3,7 +3,8 @@
 Clips are the full Syncphony experiment's: 5 s of 384x640 at 24 fps with sound at 16 kHz, at random places of longer
 recordings. Bare PyAV only decodes the window (see ``random_windows``). The loader reads it as training does: clock,
 size, crop, checks, collation. The cache holds tensors of the shapes and dtype that ``avsync prepare`` writes of such a
-clip; what they hold does not matter to how fast they are read. One core: ``OMP_NUM_THREADS=1 python -m benchmarks.loading``.
+clip; what they hold does not matter to how fast they are read. Of one core:
+``OMP_NUM_THREADS=1 python -m benchmarks.loading``.
 """
 
 from __future__ import annotations

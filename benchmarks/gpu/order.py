@@ -11,6 +11,7 @@ from benchmarks.gpu.command_line_checks import (
     check_quickstart,
     check_sharded,
 )
+from benchmarks.gpu.compiled_figures import check_compiled, measure_compiled_harmony, measure_compiled_syncphony
 from benchmarks.gpu.harmony_figures import measure_harmony_adapters, measure_harmony_guided, measure_harmony_step
 from benchmarks.gpu.model_checks import (
     check_attention_backends,
@@ -72,6 +73,9 @@ ROWS: list[Row] = [
     Row("syncphony_step_savings", "the same in a training step", measure_syncphony_training, 25, 90, in_ci=False),
     Row("harmony_drivers", "driving modalities kept, and anew", measure_harmony_drivers, 60, 150, in_ci=False),
     Row("recomputation", "activations kept, and computed again", measure_recomputation, 30, 120, in_ci=False),
+    Row("compiled", "gradients of compiled blocks", check_compiled, 60, 150, in_ci=False),
+    Row("compiled_syncphony", "training step, eager and compiled", measure_compiled_syncphony, 90, 200, in_ci=False),
+    Row("compiled_harmony", "four layers' step, eager and compiled", measure_compiled_harmony, 90, 200, in_ci=False),
     # FlexAttention is a choice; what it compiles takes the better part of a minute
     Row("flex_attention", "FlexAttention and gathered windows against the mask", check_flex_attention, 40, 120),
     Row("causal_vae_full", "Pyramid Flow's VAE, 384x640x121", measure_causal_vae, 20, 90, in_ci=False),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.columns import public_step
-from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, timed, waits_of
-from benchmarks.gpu.rows import Notes, Place, milliseconds
+from benchmarks.gpu.measuring import GIB, Action, measure, profile_of, waits_of
+from benchmarks.gpu.rows import Notes, Place
 from benchmarks.gpu.small_models import FPS, TEMPORAL_FACTOR, small_vae
 from benchmarks.pyramid_batch import (
     POOLED_DIM,

@@ -37,8 +37,17 @@ def rotary_table(positions: Tensor, axis_dims: Sequence[int], theta: float = 100
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate heads ``[..., S, d]`` by ``table`` ``[2, S, d / 2]`` (or ``[2, ..., S, d / 2]``); float32."""
     # float32 even under autocast: there are no complex numbers in bfloat16
-    pairs = torch.view_as_complex(torch.unflatten(x.float(), -1, (-1, 2)).contiguous())  # [..., S, d / 2]
-    return torch.view_as_real(pairs * torch.complex(table[0], table[1])).flatten(-2)
+    pairs = torch.unflatten(x.float(), -1, (-1, 2))  # [..., S, d / 2, 2]
+    if torch.compiler.is_compiling():
+        # compilers fuse real products and call complex ones; by themselves real ones are four passes instead of one
+        even, odd = pairs.unbind(-1)
+        return torch.stack(rotated_pairs(even, odd, table[0], table[1]), dim=-1).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * torch.complex(table[0], table[1])).flatten(-2)
+
+
+def rotated_pairs(even: Tensor, odd: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The complex product ``(even + i odd) (cos + i sin)`` in real numbers."""
+    return even * cos - odd * sin, even * sin + odd * cos
 
 
 def wan_axis_dims(head_dim: int) -> tuple[int, int, int]:

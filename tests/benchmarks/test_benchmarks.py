@@ -35,6 +35,7 @@ SMALL = {
     ),
     "vae": ([*VIDEO, "--repeats=1"], "decode, chunks of 1", 2),
     "dit_forward": ([*BATCH, "--matrices=32", "--repeats=1"], "bfloat16", 1),
+    "elementwise": (["--tokens=16", "--repeats=1"], "RMS norm", 2),
     "cpu_attention": (["--tokens=16", "--total=32", "--heads=1", "--repeats=1"], "attention, 16 tokens", 2),
 }
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.backbones.compilation import CompileConfig
 from components.backbones.harmony.audio_tower import OWN_PARTS, AudioTower
 from components.backbones.harmony.frame_band import BandConfig
 from components.backbones.harmony.interaction import InteractionConfig
@@ -120,6 +121,7 @@ def load_harmony(
     checkpoint_activations: Recomputation = False,
     attention_backend: str | None = None,
     sha256: Sha256 = None,
+    compile: CompileConfig | None = None,
 ) -> HarmonyTransformer:
     """The dual tower of a folder that `save_harmony` wrote.
 
@@ -131,6 +133,7 @@ def load_harmony(
         checkpoint_activations: see `HarmonyTransformer`.
         attention_backend: see `HarmonyTransformer`.
         sha256: digests of files in the folder by their names (see `components.weights.digests`).
+        compile: see `HarmonyTransformer`.
 
     Raises:
         InputError: if something is missing or damaged, the weights do not fit, or a tower that was left out is not
@@ -157,6 +160,8 @@ def load_harmony(
             weights.tensors[key] = held[key]
     assign_weights(model, weights, dtype_named(dtype))
     record_identity(model, folder, weights.files)
+    if compile is not None:
+        model.compile_layers(compile)
     return model
 
 

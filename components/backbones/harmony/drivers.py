@@ -65,6 +65,8 @@ class DriverFeatures:
         out = live.new_zeros(self.num_rows, *live.shape[1:])
         return out.index_copy_(0, self._at("live", side, self._live[side], live.device), live)
 
+    # Not compiled: what is kept grows from layer to layer, and each would have graphs of its own.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
     def complete(self, side: Modality, layer: Hashable, told: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """What ``side`` tells the other modality's rows in one layer.
 

@@ -139,7 +139,7 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     if table is None:
         return x
     num_steps, num_rotated = table.shape[1], 2 * table.shape[-1]
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         return rotated_in_pairs(x.transpose(1, 2), rotary_pairs(table, *x.shape[1::2])).transpose(1, 2)
     # [B, H, T, S, d]: next to the table's [T, 1 or S, n]
     steps = torch.unflatten(x, 2, (num_steps, -1))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from components.backbones.compilation import CompileConfig, compile_blocks
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
@@ -134,12 +135,14 @@ class HarmonyTransformer(nn.Module):
             layer.
         attention_backend: diffusers' attention backend for the towers' own attention (``native``, ``flash``,
             ``_flash_3``, ``sage`` ...); null takes the library's default.
+        compile: run layers through `torch.compile` (`CompileConfig`; ``{}`` takes its defaults); null does not.
 
     Attributes:
         layers: the pairs of blocks, units of sharding and compilation.
 
     Raises:
-        InputError: if there is no tower, the towers differ in depth, or the backend is unknown or not installed.
+        InputError: if there is no tower, the towers differ in depth, the backend is unknown or not installed, or
+            ``compile`` asks for one graph per layer where drivers are isolated.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class HarmonyTransformer(nn.Module):
         time_map: TimeMap = "linear",
         checkpoint_activations: Recomputation = False,
         attention_backend: str | None = None,
+        compile: CompileConfig | None = None,
     ) -> None:
         super().__init__()
         depths = {name: len(tower.blocks) for name, tower in (("video", video), ("audio", audio)) if tower is not None}
@@ -174,6 +178,14 @@ class HarmonyTransformer(nn.Module):
         self.layers = nn.ModuleList(layers)  # towers keep embedders and heads alone
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
+        if compile is not None:
+            self.compile_layers(compile)
+
+    def compile_layers(self, config: CompileConfig) -> None:
+        """Compile every layer in place, see `compile_blocks`."""
+        kept = self.interaction_config is not None and self.interaction_config.driver_isolated
+        reason = "with interaction.driver_isolated sampling keeps features between the graphs of a layer"
+        compile_blocks(self.layers, config, reason if kept else None)
 
     def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
         """Shard in place, see `shard_units`: every layer (both blocks, their interaction) is a unit, then the root."""

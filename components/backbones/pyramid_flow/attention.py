@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from components.backbones.attention_kernel import prefix_attention
 from components.backbones.pyramid_flow.state import ColumnState, pack, packed_rope, unpack
+from components.backbones.rms_norm import rms_norm
 from components.backbones.rope import rotate
 
 
@@ -36,26 +37,32 @@ class SelfAttention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """``[..., D]`` to normalised queries ``[..., H, d]``."""
-        out: Tensor = self.norm_q(split_heads(self.to_q(x), self.heads))
-        return out
+        return rms_norm(self.norm_q, split_heads(self.to_q(x), self.heads))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., D]`` to normalised keys and values, each ``[..., H, d]``."""
         k, v = (split_heads(to(x), self.heads) for to in (self.to_k, self.to_v))
-        return self.norm_k(k), v
+        return rms_norm(self.norm_k, k), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-        """Attend under the column's rule, merge heads.
+    # Not compiled: its calls differ with every length of a clip, and each would be another graph.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch's own
+    def attend(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], states: Sequence[ColumnState]
+    ) -> Tensor:
+        """Attention under every column's rule, heads merged.
 
         Args:
-            q: rotated queries ``[R, Q, H, d]`` of all tokens, or of those of the last clip.
-            k: rotated keys ``[R, S, H, d]``.
-            v: values, of the same shape.
-            state: the column.
+            queries: of every column ``[R, Q, H, d]``, rotated: of all tokens, or of those of the last clip.
+            keys: ``[R, S, H, d]``, rotated.
+            values: ``[R, S, H, d]``.
+            states: the columns.
 
         Returns:
-            ``[R, Q, H d]``.
+            Of all columns, packed, ``[sum of R Q, H d]``.
         """
+        return pack([self._attended(*of_column) for of_column in zip(queries, keys, values, states, strict=True)])
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
         asked, known = q.shape[1], 0
         if state.memory is not None:
             known = state.memory.tokens
@@ -96,13 +103,12 @@ class JointAttention(SelfAttention):
 
     def text_queries(self, x: Tensor) -> Tensor:
         """As `queries`, for text tokens."""
-        out: Tensor = self.get_submodule(self.text_norm_names[0])(split_heads(self.add_q_proj(x), self.heads))
-        return out
+        return rms_norm(self.get_submodule(self.text_norm_names[0]), split_heads(self.add_q_proj(x), self.heads))
 
     def text_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As `keys_values`, for text tokens."""
         k, v = (split_heads(to(x), self.heads) for to in (self.add_k_proj, self.add_v_proj))
-        return self.get_submodule(self.text_norm_names[1])(k), v
+        return rms_norm(self.get_submodule(self.text_norm_names[1]), k), v
 
     def forward(
         self,
@@ -133,11 +139,11 @@ class JointAttention(SelfAttention):
         queries_by_column = _joined(self.text_queries(pack(asked_texts)), queries, asked_texts, asked_videos)
         keys_by_column = _joined(text_keys, keys, texts, videos)
         values_by_column = _joined(text_values, values, texts, videos)
-        by_column = zip(queries_by_column, keys_by_column, values_by_column, states, asked_texts, strict=True)
+        joint = self.attend(queries_by_column, keys_by_column, values_by_column, states)
         text_outs, video_outs = [], []
-        for q, k, v, state, text in by_column:
+        for attended, text in zip(unpack(joint, queries_by_column), asked_texts, strict=True):
             m = text.shape[1]
-            of_text, of_video = self.attend(q, k, v, state).split([m, q.shape[1] - m], dim=1)
+            of_text, of_video = attended.split([m, attended.shape[1] - m], dim=1)
             text_outs.append(of_text)
             video_outs.append(of_video)
         text_out = None if self.to_add_out is None else self.to_add_out(pack(text_outs))

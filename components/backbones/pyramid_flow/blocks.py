@@ -208,9 +208,7 @@ class SingleBlock(Block):
         keys, values = self.attn.keys_values(packed)
         k, v = unpack(rotate(keys, rope), seen), unpack(values, seen)
         queries = rotate(self.attn.queries(asked), packed_rope(ropes, tokens) if current_only else rope)
-        q = unpack(queries, tokens)
-        heads = zip(q, k, v, states, strict=True)
-        attended = pack([self.attn.attend(*of_column) for of_column in heads])
+        attended = self.attn.attend(unpack(queries, tokens), k, v, states)
         out = unpack(self.proj_out(torch.cat([attended, hidden], dim=-1)), tokens)  # of [sum of R S, 5 D]
         changed = _gated(tokens, out, [gate for _, _, gate in modulations])
         return [state.with_last_tokens(new) for state, new in zip(states, changed, strict=True)]

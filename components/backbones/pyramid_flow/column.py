@@ -9,8 +9,9 @@ needed while validating would otherwise be unusable in the backward pass of ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 
@@ -51,7 +52,9 @@ class Column:
 register_dataclass(Column)  # see `components.backbones.pyramid_flow.state`
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: layouts are cached by their shapes
+# Compared by identity: layouts are cached by their shapes. Not frozen, because compilers look at all fields of what is
+# frozen, and would compile anew for every number of clips.
+@dataclass(eq=False)
 class TokenLayout:
     """Which clip, frame and place every video token of a column has.
 
@@ -60,18 +63,17 @@ class TokenLayout:
         num_text: text tokens in front of the video tokens.
         positions: float64 ``[num_text + num_video, 3]``: latent frame index, row, column (text: all zero).
         first_frame: latent frame index of the first video token.
+        num_current: tokens of the clip being denoised (they come last).
     """
 
     shapes: tuple[PatchGrid, ...]
     num_text: int
     positions: Tensor
     first_frame: int = 0
+    num_current: int = field(init=False)
 
-    @property
-    def num_current(self) -> int:
-        """Tokens of the clip being denoised (they come last)."""
-        t, h, w = self.shapes[-1]
-        return t * h * w
+    def __post_init__(self) -> None:
+        self.num_current = math.prod(self.shapes[-1])
 
     def clip_slices(self) -> list[tuple[slice, int, PatchGrid]]:
         """Per clip: its tokens in the joint sequence, its first latent frame index, its patch grid."""

@@ -17,6 +17,7 @@ from torch.utils._pytree import register_dataclass
 
 from components.backbones.attention_kernel import attention
 from components.backbones.pyramid_flow.state import pack, packed_rope, unpack
+from components.backbones.rms_norm import rms_norm
 from components.backbones.rope import rotate
 from components.backbones.syncphony.audio_windows import AudioWindows
 from components.backbones.syncphony.listening import Listening
@@ -87,7 +88,7 @@ class AudioCrossAttention(nn.Module):
             audio: the tokens that the windows read, ``[sum of R N, D]``: R clips of N tokens for each of the windows.
             windows: of groups of clips, in the tokens' order.
         """
-        keys = self.norm_k(torch.unflatten(self.to_k(audio), -1, (self.heads, -1)))  # [sum of R N, H, d]
+        keys = rms_norm(self.norm_k, torch.unflatten(self.to_k(audio), -1, (self.heads, -1)))  # [sum of R N, H, d]
         values = torch.unflatten(self.to_v(audio), -1, (self.heads, -1))
         shapes = [(w.audible.shape[0], w.key_rope.shape[1]) for w in windows]  # (R, N)
         sizes = [clips * tokens for clips, tokens in shapes]
@@ -109,7 +110,7 @@ class AudioCrossAttention(nn.Module):
             ``[R, N, D]`` each.
         """
         videos, listening = [video for video, *_ in columns], [there for *_, there in columns]
-        queries = self.norm_q(torch.unflatten(self.to_q(self.norm(pack(videos))), -1, (self.heads, -1)))
+        queries = rms_norm(self.norm_q, torch.unflatten(self.to_q(self.norm(pack(videos))), -1, (self.heads, -1)))
         queries = rotate(queries, packed_rope([there.rope for there in listening], videos))
         heard = [
             _attended(q, audio, there) for q, (_, audio, there) in zip(unpack(queries, videos), columns, strict=True)

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 
 from components.backbones.attention_kernel import attention_dtypes
+from components.backbones.compilation import CompileConfig, compile_blocks
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.backbones.pyramid_flow.state import ColumnState
@@ -51,9 +52,12 @@ class SyncphonyDiT(nn.Module):
             before switching it on, for outputs move by 10-20 %.
         audio_weights: a folder that ``avsync export`` has written, to begin with its audio layers; null begins with
             layers that change nothing.
+        compile: run blocks through `torch.compile` (`CompileConfig`; ``{}`` takes its defaults); null does not.
+            Attention itself and the audio layers stay as they are.
 
     Raises:
-        InputError: if ``first_late_block`` is out of range or ``audio_weights`` does not fit.
+        InputError: if ``first_late_block`` is out of range, ``compile`` asks for one graph per block, or
+            ``audio_weights`` does not fit.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class SyncphonyDiT(nn.Module):
         checkpoint_activations: Recomputation = False,
         bfloat16_timesteps: bool = False,
         audio_weights: str | None = None,
+        compile: CompileConfig | None = None,
     ) -> None:
         super().__init__()
         num_blocks = len(backbone.blocks)
@@ -105,6 +110,8 @@ class SyncphonyDiT(nn.Module):
         if self.prefix_is_frozen:
             for module in self._frozen_modules():
                 module.to(getattr(torch, frozen_dtype))
+        if compile is not None:
+            compile_blocks(backbone.blocks, compile, "attention of a Pyramid Flow block stays outside of its graphs")
 
     @property
     def audio_parts(self) -> nn.ModuleDict:

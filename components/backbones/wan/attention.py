@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from components.backbones.wan.normed_heads import RotaryTable, normed_heads
-from components.codecs.no_autocast import no_autocast
 
 
 def wan_attention(
@@ -42,7 +41,7 @@ def wan_attention(
     widened = value.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     if widened:
         query, key, value = query.float(), key.float(), value.float()
-    with no_autocast(value.device) if widened else nullcontext():  # it would cast them back
+    with torch.autocast("cpu", enabled=False) if widened else nullcontext():  # it would cast them back
         out = dispatch_attention_fn(query, key, value, attn_mask=mask, backend=wan.processor._attention_backend)
     project, dropout = wan.to_out
     return cast(Tensor, dropout(project(out.flatten(2))))

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from components.backbones.rms_norm import rms_norm
+from components.backbones.rope import rotated_pairs
 from components.codecs.no_autocast import no_autocast
 
 
@@ -42,17 +44,6 @@ class RotaryTable:
         return self._pairs[heads]
 
 
-def rms_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm`` of ``x`` in ``x``'s dtype, fused where PyTorch has a kernel, also between mixed precisions."""
-    module = cast(nn.RMSNorm, norm)
-    if module.weight.dtype == x.dtype:
-        out: Tensor = module(x)
-        return out
-    # under autocast weights are float32 and tokens are not: PyTorch would warn and fall back to single operations
-    with no_autocast(x.device):
-        return F.rms_norm(x.float(), module.normalized_shape, module.weight.float(), module.eps).to(x.dtype)
-
-
 def computes_in_float32(x: Tensor, norm: nn.Module) -> bool:
     """Whether `normed_heads` takes the step with the written-out gradient, whose result is float32."""
     weight = cast(Tensor, norm.weight)
@@ -69,12 +60,14 @@ def normed_heads(norm: nn.Module, x: Tensor, heads: int, rope: RotaryTable | Ten
         heads: H.
         rope: rotation of every token, or complex pairs ``[T, 1 or S, H, d / 2]`` (on a CPU); None rotates nothing.
     """
-    if computes_in_float32(x, norm):
+    wide = computes_in_float32(x, norm)
+    if wide and not torch.compiler.is_compiling():
         pairs = rope.pairs(heads) if isinstance(rope, RotaryTable) else rope
         weight, eps = cast(Tensor, norm.weight), cast(float, norm.eps)
         out: Tensor = _NormedHeads.apply(x.float(), weight, eps, heads, pairs)  # type: ignore[no-untyped-call]
         return out
-    x = torch.unflatten(rms_norm(norm, x), -1, (heads, -1))
+    x = x.float() if wide else x  # a compiler fuses the plain operations, and has no complex numbers
+    x = torch.unflatten(rms_norm(norm, x).to(x.dtype), -1, (heads, -1))
     if rope is None:
         return x
     assert isinstance(rope, RotaryTable)
@@ -100,7 +93,7 @@ def rotated(x: Tensor, rope: RotaryTable) -> Tensor:
     # float32 products, as the tables are; unbind and stack have gradients without zeros to fill
     even, odd = torch.unflatten(x, -1, (-1, 2)).unbind(-1)
     cos, sin = rope.cos[..., 0::2], rope.sin[..., 1::2]
-    turned: Tensor = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+    turned: Tensor = torch.stack(rotated_pairs(even, odd, cos, sin), dim=-1).flatten(-2)
     return turned.type_as(x)
 
 
