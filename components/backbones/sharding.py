@@ -81,7 +81,7 @@ def gather_ahead(order: Sequence[nn.Module], units_ahead: int) -> None:
     """
     if not units_ahead:
         return
-    units = [unit for unit in order if isinstance(unit, FSDPModule)]
+    units: list[FSDPModule] = [unit for unit in order if isinstance(unit, FSDPModule)]
     # what lies before the first unit that trains has no backward pass
     trains = [any(p.requires_grad for p in unit.parameters()) for unit in order]
     first = trains.index(True) if True in trains else len(units)

@@ -37,7 +37,8 @@ class BackgroundWriter:
     def submit(self, write: Callable[[], None]) -> None:
         """Do ``write`` in the background.
 
-        Call `wait` before what it writes is copied: two copies would take twice the memory. An error is said in the log at once, and raised by the next `wait`.
+        Call `wait` before what it writes is copied: two copies would take twice the memory. An error is said in the
+        log at once, and raised by the next `wait`.
         """
 
         def told() -> None:

@@ -88,7 +88,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             raise InputError(f"frozen is {frozen!r}: give one of {', '.join(_FROZEN)}.")
         if prefetch < 0:
             raise InputError(f"prefetch is {prefetch}: give 0 to leave it to PyTorch, or a number of units.")
-        if replicas != "nodes" and (isinstance(replicas, str) or replicas < 1):
+        if replicas != "nodes" and replicas < 1:
             raise InputError(f"replicas is {replicas!r}: give a number of groups from 1 on, or nodes.")
         self.compute_dtype = _PRECISIONS[compute_dtype]
         self.reduce_every_micro_batch = reduce_every_micro_batch

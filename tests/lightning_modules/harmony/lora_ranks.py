@@ -41,4 +41,5 @@ def fit(folder: Path, seed: int = 0, steps: int = 2, resume: Path | None = None,
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rank = int(os.environ.get("LOCAL_RANK", "0"))  # rank 0's adapters must win
-    fit(Path(sys.argv[1]), rank, devices=2, strategy=FSDP2Strategy(compute_dtype="float32"))
+    strategy = FSDP2Strategy(compute_dtype="float32", save_distributed_checkpoint=False)
+    fit(Path(sys.argv[1]), rank, devices=2, strategy=strategy)
