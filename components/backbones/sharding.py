@@ -81,13 +81,13 @@ def gather_ahead(order: Sequence[nn.Module], units_ahead: int) -> None:
     """
     if not units_ahead:
         return
-    units: list[FSDPModule] = [unit for unit in order if isinstance(unit, FSDPModule)]
+    units = [unit for unit in order if isinstance(unit, FSDPModule)]
     # what lies before the first unit that trains has no backward pass
-    trains = [any(p.requires_grad for p in unit.parameters()) for unit in order]
+    trains = [any(p.requires_grad for p in unit.parameters()) for unit in units]
     first = trains.index(True) if True in trains else len(units)
     for i, unit in enumerate(units):
-        unit.set_modules_to_forward_prefetch(units[i + 1 : i + 1 + units_ahead])
-        unit.set_modules_to_backward_prefetch(units[max(i - units_ahead, first) : i][::-1])
+        unit.set_modules_to_forward_prefetch([*units[i + 1 : i + 1 + units_ahead]])
+        unit.set_modules_to_backward_prefetch([*reversed(units[max(i - units_ahead, first) : i])])
 
 
 @contextmanager

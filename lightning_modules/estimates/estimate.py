@@ -145,8 +145,8 @@ def _run(experiment: MetaExperiment, question: Question) -> Run:
     given: Mapping[str, Any] = {} if isinstance(strategy, str) else strategy.get("init_args") or {}
     if given.get("replicas", 1) != 1 or given.get("frozen", "sharded") != "sharded":
         raise InputError(
-            "trainer.strategy has replicas or replicated frozen weights, but an estimate counts weights sharded over all "
-            "GPUs; give --trainer.strategy.init_args.replicas 1 and ...frozen sharded"
+            "trainer.strategy has replicas or replicated frozen weights, but an estimate counts weights that are "
+            "sharded over all GPUs; give --trainer.strategy.init_args.replicas 1 and ...frozen sharded"
         )
     computes = given.get("compute_dtype") or ("bf16" if "fsdp2" in named else trainer.get("precision") or "32-true")
     return Run(

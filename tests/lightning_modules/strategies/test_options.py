@@ -104,7 +104,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Steps of four batches: one (``alone1``), two (``alone2``) of one process."""
     folder = tmp_path_factory.mktemp("layouts")
     fit(0, 1, str(folder / "alone1"), 1, None, False, None)
-    fit(0, 1, str(folder / "alone2"), 2, None, False, f"{folder}/alone1.ckpt")
+    fit(0, 1, str(folder / "alone2"), 2, None, False, (folder / "alone1.ckpt", 1))
     return folder
 
 
@@ -114,13 +114,15 @@ def through(folder: Path, world: int, first: dict[str, Any], then: dict[str, Any
     run_ranks(world, fit, world, str(folder / f"{name}1"), 1, first, bool(first), None)
     assert (folder / f"{name}1.ckpt").is_dir() and not list(folder.glob(".*"))
     assert_same(folder / f"{name}1", folder / "alone1")
-    run_ranks(world, fit, world, str(folder / f"{name}2"), 2, then, bool(then), f"{folder}/{name}1.ckpt")
+    run_ranks(world, fit, world, str(folder / f"{name}2"), 2, then, bool(then), (folder / f"{name}1.ckpt", world))
     assert_same(folder / f"{name}2", folder / "alone2")
 
 
 def test_two_replicas_go_on_as_shards_in_the_steps_of_one_process(alone: Path):
     through(alone, 2, HYBRID, FULLY)
-    fit(0, 1, str(alone / "back"), 2, None, False, f"{alone}/2_hybrid1.ckpt")  # a folder of replicas, by one process
+    fit(
+        0, 1, str(alone / "back"), 2, None, False, (alone / "2_hybrid1.ckpt", 2)
+    )  # a folder of replicas, by one process
     assert_same(alone / "back", alone / "alone2")
 
 
@@ -128,7 +130,8 @@ def test_two_replicas_go_on_as_shards_in_the_steps_of_one_process(alone: Path):
 @pytest.mark.parametrize(("first", "then"), [(HYBRID, FULLY), (FULLY, HYBRID)])
 def test_four_processes_in_two_groups_go_on_as_four_shards_and_back(alone: Path, first: Any, then: Any):
     through(alone, 4, first, then)
-    run_ranks(2, fit, 2, str(alone / "two"), 2, FULLY, False, f"{alone}/4_{'hybrid' if first else 'fully'}1.ckpt")
+    of_four = alone / f"4_{'hybrid' if first else 'fully'}1.ckpt"
+    run_ranks(2, fit, 2, str(alone / "two"), 2, FULLY, False, (of_four, 4))
     assert_same(alone / "two", alone / "alone2")
 
 
