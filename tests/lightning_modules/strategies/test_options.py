@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from components.backbones.sharding import reshard, whole
+from components.backbones.sharding import reshard
 from components.errors import InputError
 from components.samplers.pyramid_sampler import PyramidSampler
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
@@ -60,29 +60,32 @@ def module() -> SyncphonyModule:
 
 
 def fit(
-    rank: int, world: int, out: str, steps: int, options: dict[str, Any] | None, background: bool, go_on: Any
+    rank: int,
+    world: int,
+    out: str,
+    steps: int,
+    options: dict[str, Any] | None,
+    background: bool,
+    go_on: tuple[Path, int] | None,
 ) -> None:
-    """``<out>.<rank>.json`` and the checkpoint ``<out>.ckpt``."""
+    """``<out>.<rank>.json`` and the checkpoint ``<out>.ckpt``; ``go_on``: from a checkpoint of so many processes."""
     settings: dict[str, Any] = {"accumulate_grad_batches": 4 // world}
     if options is not None:
         settings |= {"devices": world, "strategy": FSDP2Strategy(compute_dtype="float32", **options)}
     plugins = [BackgroundCheckpointIO() if background else AtomicCheckpointIO()]
-    run, losses, model = (
-        trainer(Path(out).parent, steps, AVSyncTrainer, plugins=plugins, **settings),
-        Losses(),
-        module(),
-    )
-    run.callbacks.append(losses)
-    run.fit(model, Dealt(), ckpt_path=go_on)
+    path, before = go_on or (None, world)
+    # as the command does: a step may now be accumulated of more batches or of fewer
+    losses, counts = Losses(), BatchesToAStep(4 // before, 4 // world)
+    run = trainer(Path(out).parent, steps, AVSyncTrainer, plugins=plugins, callbacks=[losses, counts], **settings)
+    run.fit(module(), Dealt(), ckpt_path=path)
     run.save_checkpoint(f"{out}.ckpt")
     run.strategy.checkpoint_io.teardown()
-    reshard(model)
-    sizes = [whole(p.detach()).double().sum().item() for p in model.parameters()]
-    Path(f"{out}.{rank}.json").write_text(json.dumps({"losses": losses.seen, "sums": sizes}))
+    Path(f"{out}.{rank}.json").write_text(json.dumps(losses.seen))
 
 
 def seen(out: Path) -> list[list[float]]:
-    return [json.loads(file.read_text())["losses"] for file in sorted(out.parent.glob(f"{out.name}.*.json"))]
+    """Losses of every rank."""
+    return [json.loads(file.read_text()) for file in sorted(out.parent.glob(f"{out.name}.[0-9].json"))]
 
 
 def assert_same(mine: Path, theirs: Path) -> None:
