@@ -16,6 +16,7 @@ from components.errors import InputError
 from components.samplers.pyramid_sampler import PyramidSampler
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.background import BackgroundCheckpointIO
+from lightning_modules.checkpoints.resume import BatchesToAStep
 from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from lightning_modules.syncphony.module import SyncphonyModule
