@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.sharded import remove
@@ -146,6 +145,8 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
 def copied(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with tensors in the memory of the CPU, shards as shards; what shares memory goes on doing so."""
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions  # slow, and only saving needs it
+
     stager = DefaultStager(StagingOptions(*[False] * 4))
     try:
         copy: Any = stager.stage(dict(checkpoint))
