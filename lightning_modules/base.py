@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from components.backbones.sharding import is_sharded
+from components.backbones.sharding import DEFAULT_SHARDING, Sharding, is_sharded, kept_gathered
 from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.counting.flops import StepCost, meta_twin
 from components.errors import InputError
@@ -29,7 +30,7 @@ Conditions = TypeVar("Conditions")
 class Shardable(Protocol):
     """A transformer that spreads itself over processes."""
 
-    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+    def shard(self, mesh: DeviceMesh, device: torch.device, how: Sharding = DEFAULT_SHARDING) -> None:
         """Moves itself to ``device`` and keeps this process's part alone."""
 
 
@@ -199,8 +200,9 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
             self.identities()
             self.transformer_shapes()
             strategy = self.trainer.strategy
-            dtype = getattr(strategy, "compute_dtype", None)
-            cast(Shardable, transformer).shard(self.device_mesh["data_parallel"], strategy.root_device, dtype)
+            mesh = getattr(strategy, "sharding_mesh", self.device_mesh["data_parallel"])
+            how = getattr(strategy, "sharding", DEFAULT_SHARDING)
+            cast(Shardable, transformer).shard(mesh, strategy.root_device, how)
 
     def global_batch_index(self, batch: ClipBatch, batch_idx: int) -> int:
         """Index of a training batch in the endless training order of all processes.
@@ -254,12 +256,20 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
 
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
         """Guided generation alone."""
-        return self.generation(self.encode_conditions(batch), batch, None, "generating")
+        with self._weights_for_sampling():
+            return self.generation(self.encode_conditions(batch), batch, None, "generating")
 
     def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
-        encoded = self.encode_conditions(batch)
-        variants = {name: self.generation(encoded, batch, name, f"{label}, {name}") for name in self.variants}
-        return replace(self.generation(encoded, batch, None, label), variants=variants)
+        with self._weights_for_sampling():
+            encoded = self.encode_conditions(batch)
+            variants = {name: self.generation(encoded, batch, name, f"{label}, {name}") for name in self.variants}
+            return replace(self.generation(encoded, batch, None, label), variants=variants)
+
+    def _weights_for_sampling(self) -> AbstractContextManager[None]:
+        """Gathered once for all steps, where the strategy shards and is asked to."""
+        if self.run is None or not getattr(self.run.strategy, "gather_once_in_sampling", False):
+            return nullcontext()
+        return kept_gathered(self.trained_transformer())
 
     @property
     def shows_progress(self) -> bool:

@@ -43,8 +43,8 @@ STOPPED = 75
 MOST_SECONDS = 300.0  # of a run
 MOST_SECONDS_TO_END = 60.0  # after it was hit
 MOST_DIFFERENCE = 2e-5  # of weights and moments, where the number of processes changed
-FSDP2 = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
-PARTS = {**FSDP2, "init_args": {**FSDP2["init_args"], "save_distributed_checkpoint": True}}
+PARTS = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
+FSDP2 = {**PARTS, "init_args": {**PARTS["init_args"], "save_distributed_checkpoint": False}}
 LAYOUTS: dict[str, dict[str, Any]] = {
     # one process takes the batches of two, so that the number of processes may change
     "single": {"devices": 1, "accumulate_grad_batches": 2},

@@ -6,8 +6,11 @@ parts of a transformer are units its own ``shard`` decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -16,28 +19,98 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+FrozenWeights = Literal["sharded", "replicated"]
 
-def shard_units(
-    units: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None
-) -> None:
+
+@dataclass(frozen=True)
+class Sharding:
+    """How units are sharded.
+
+    Attributes:
+        compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
+            weights have.
+        reduce_dtype: precision in which gradients are summed over the processes. In bfloat16 half of the traffic, but
+            sums over many processes lose what is small. Gradients are kept in float32 either way.
+        frozen: weights that do not train are ``sharded`` like the others, or ``replicated``: whole on every process,
+            never gathered, in ``compute_dtype``. They then take their whole size on every device.
+        prefetch: units whose weights are asked for while an earlier one runs. 0 leaves it to PyTorch, which asks for
+            the next one's once the process has queued the work of this one; with n > 0 the next n are asked for before
+            that, at the memory of n more whole units.
+    """
+
+    compute_dtype: torch.dtype | None = None
+    reduce_dtype: torch.dtype = torch.float32
+    frozen: FrozenWeights = "sharded"
+    prefetch: int = 0
+
+
+DEFAULT_SHARDING = Sharding()
+
+
+def shard_units(units: Iterable[nn.Module], mesh: DeviceMesh, device: torch.device, how: Sharding) -> None:
     """Move modules to ``device`` and shard each as a unit, in the given order: inner ones before what holds them.
 
-    No more than one unit is ever whole on the device. All ranks take rank 0's values. Trainable weights are kept in
-    float32, frozen ones in the precision they have.
+    No more than one unit is ever whole on the device, but for frozen weights that are replicated. All ranks take rank
+    0's values. Trainable weights are kept in float32, frozen ones in the precision they have.
 
     Args:
         units: modules with their weights loaded, not yet sharded, whose ``forward`` uses all of their own weights.
-        mesh: one-dimensional; the processes that share the weights.
+        mesh: the processes that share the weights; of two dimensions, groups of processes (the first dimension) that
+            each share a copy of their own (the second one), whose gradients are averaged ("HSDP").
         device: where this process computes.
-        compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
-            weights have. Gradients are summed over the processes in float32 either way.
+        how: precisions, and what becomes of frozen weights.
     """
     # Inputs are not cast: timesteps on the 0-1000 scale would be rounded to multiples of four.
-    # summed in float32: in bfloat16 the gradients of many processes lose what is small
-    policy = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(how.compute_dtype, how.reduce_dtype, cast_forward_inputs=False)
     for unit in units:
         _place(unit, mesh, device)
-        fully_shard(unit, mesh=mesh, mp_policy=policy)
+        kept = {p for p in _own_parameters(unit) if how.frozen == "replicated" and not p.requires_grad}
+        for parameter in kept:
+            # as it would be gathered
+            parameter.data = parameter.data.to(how.compute_dtype or parameter.dtype)
+        fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=kept)
+
+
+def gather_ahead(order: Sequence[nn.Module], units_ahead: int) -> None:
+    """Make sharded units ask for the weights of those that run after them (`Sharding.prefetch`).
+
+    Args:
+        order: units in the order in which every forward pass runs them. One that is passed over now and then must not
+            be among them: it would keep weights of before a step.
+        units_ahead: how many are asked for; 0 changes nothing.
+    """
+    if not units_ahead:
+        return
+    units = [unit for unit in order if isinstance(unit, FSDPModule)]
+    # what lies before the first unit that trains has no backward pass
+    trains = [any(p.requires_grad for p in unit.parameters()) for unit in units]
+    first = trains.index(True) if True in trains else len(units)
+    for i, unit in enumerate(units):
+        unit.set_modules_to_forward_prefetch([*units[i + 1 : i + 1 + units_ahead]])
+        unit.set_modules_to_backward_prefetch([*reversed(units[max(i - units_ahead, first) : i])])
+
+
+@contextmanager
+def kept_gathered(root: nn.Module) -> Iterator[None]:
+    """Inside the block weights that were gathered once stay so, and are given up at its end.
+
+    Many forward passes with the same weights, such as the denoising steps of a sampling, then gather each unit once
+    instead of once each. Every process meanwhile holds all weights that run, in the precision it computes in. Every
+    process has to enter and leave with the others; a module that is not sharded is left as it is.
+
+    Args:
+        root: what was sharded last, and holds all other units.
+    """
+    units = [part for part in root.modules() if isinstance(part, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for unit in units:
+            # as `fully_shard` has it: the root's weights are needed first in the backward pass
+            unit.set_reshard_after_forward(unit is not root, recurse=False)
+        reshard(root)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -66,8 +139,9 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _place(unit: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
-    """Move what is not sharded yet to ``device`` and give it rank 0's values."""
-    for parameter in _unsharded(unit.parameters()):
+    """Move what no unit inside has to ``device`` and give it rank 0's values."""
+    parameters = list(_own_parameters(unit))
+    for parameter in parameters:
         # Small steps of an optimizer are lost in bfloat16.
         dtype = torch.float32 if parameter.requires_grad else parameter.dtype
         # through ``.data``, so that the parameter stays the same object in its module
@@ -77,9 +151,15 @@ def _place(unit: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
             # registered again under its name, which keeps whether it is saved
             part.register_buffer(name, buffer.to(device), persistent=name not in part._non_persistent_buffers_set)
     # rank 0's, for fresh layers too: each process has drawn its own
-    for tensor in chain(_unsharded(unit.parameters()), unit.buffers()):
-        dist.broadcast(tensor.detach(), group=mesh.get_group(), group_src=0)
+    for tensor in chain(parameters, unit.buffers()):
+        # within the groups that share a copy, then between them
+        for dimension in reversed(range(mesh.ndim)):
+            dist.broadcast(tensor.detach(), group=mesh.get_group(dimension), group_src=0)
 
 
-def _unsharded(parameters: Iterator[nn.Parameter]) -> Iterator[nn.Parameter]:
-    return (parameter for parameter in parameters if not isinstance(parameter, DTensor))
+def _own_parameters(unit: nn.Module) -> Iterator[nn.Parameter]:
+    """Parameters that belong to no unit inside."""
+    yield from unit.parameters(recurse=False)
+    for child in unit.children():
+        if not isinstance(child, FSDPModule):
+            yield from _own_parameters(child)

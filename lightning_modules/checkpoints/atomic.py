@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from components.weights.whole_file import sync_stream, whole_file
 from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_whole, remove
-from lightning_modules.checkpoints.storage import not_written, storage_error
+from lightning_modules.checkpoints.storage import not_written, storage_error, told_written
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,7 +32,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO writes local files and takes no storage options")
-        path = Path(path)
+        begun = time.monotonic()
+        self.write(checkpoint, Path(path))
+        told_written(Path(path), begun)
+
+    def write(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """What `save_checkpoint` does, without saying so."""
         try:
             with whole_file(path) as stream:
                 torch.save(checkpoint, stream)

@@ -58,6 +58,11 @@ def check_exists(path: str, option: str = "ckpt_path") -> None:
     Raises:
         InputError: if there is nothing at ``path``.
     """
+    if Path(path).is_symlink() and not Path(path).exists():
+        raise InputError(
+            f"{option}: '{path}' is a link to '{Path(path).readlink()}', which is not there (removed, or its run was "
+            f"killed while it was written); give {option} last for the newest whole checkpoint, or another path"
+        )
     if not Path(path).exists():
         raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
 

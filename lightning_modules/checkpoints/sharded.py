@@ -7,7 +7,6 @@ digests of all other files. ``meta.pt`` itself is a zip file, which has checksum
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.weights.identity import sha256_of
+from components.weights.whole_file import sync_stream
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -63,6 +63,24 @@ def is_sharded_checkpoint(path: Path) -> bool:
 
 def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bool) -> None:
     """Write this rank's part of ``checkpoint``; every rank has to call it with the same, existing folder."""
+    rest = write_tensors(checkpoint, folder)
+    if is_global_zero:
+        write_rest(rest, folder)
+
+
+def write_tensors(
+    checkpoint: Mapping[str, Any], folder: Path, group: dist.ProcessGroup | None = None
+) -> dict[str, Any]:
+    """Write this rank's shards; every rank has to call it with the same, existing folder.
+
+    Args:
+        checkpoint: as Lightning makes it; tensors may be shards.
+        folder: where to.
+        group: through which the ranks agree, of a backend that knows the CPU; None for the default one.
+
+    Returns:
+        What is left for one rank to write with `write_rest`, and makes a checkpoint of the folder.
+    """
     from torch.distributed.checkpoint.state_dict_saver import save  # a quarter of a second no other command needs
 
     rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
@@ -80,14 +98,15 @@ def write_shards(checkpoint: Mapping[str, Any], folder: Path, is_global_zero: bo
                     else:
                         rest["optimizer_values"][i][f"{index}.{name}"] = value
     # collective: every rank writes its own shards
-    save(tensors, checkpoint_id=folder)
-    rest[_SUMS] = _sums(folder)
-    # last: without it the folder is no checkpoint yet
-    if is_global_zero:
-        with (folder / META_FILE).open("wb") as stream:
-            torch.save(rest, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+    save(tensors, checkpoint_id=folder, process_group=group)
+    return {**rest, _SUMS: _sums(folder, group)}
+
+
+def write_rest(rest: Mapping[str, Any], folder: Path) -> None:
+    """Write what is no tensor, last: without it the folder is no checkpoint yet."""
+    with (folder / META_FILE).open("wb") as stream:
+        torch.save(rest, stream)
+        sync_stream(stream)
 
 
 def read_shards(folder: Path, template: Template, distributed: bool = True) -> dict[str, Any]:
@@ -165,19 +184,19 @@ def check_files(folder: Path, rest: dict[str, Any], together: bool = False) -> N
     rank, world = _place() if together else (0, 1)
     mine = sorted(sums)[rank::world]
     lost = [name for name in mine if sha256_of(folder / name, notes=False) != sums[name]]
-    for found in _of_all_ranks(lost) if together else [lost]:
+    for found in of_all_ranks(lost) if together else [lost]:
         if found:
             raise InputError(
                 f"checkpoint '{folder}' is damaged (its part {found[0]} is not as it was written); give another one"
             )
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _sums(folder: Path, group: dist.ProcessGroup | None) -> dict[str, str]:
     """Digests of all files of a folder that was just written: every rank reads back its own (collective)."""
     rank, _ = _place()
     # PyTorch's names: the rank, and a number of the file
     own = [*folder.glob(f"__{rank}_*"), *([folder / _INDEX_FILE] if rank == 0 else [])]
-    parts = _of_all_ranks({file.name: sha256_of(file, notes=False) for file in own})
+    parts = of_all_ranks({file.name: sha256_of(file, notes=False) for file in own}, group)
     return {name: digest for part in parts for name, digest in part.items()}
 
 
@@ -188,13 +207,13 @@ def _place() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _of_all_ranks(value: T) -> list[T]:
+def of_all_ranks(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """Every rank's value, on every rank (collective)."""
     _, world = _place()
     if world == 1:
         return [value]
     values: list[Any] = [None] * world
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 

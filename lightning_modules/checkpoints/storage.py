@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from components.errors import InputError
@@ -35,11 +37,11 @@ def not_written(path: Path, checkpoint: Mapping[str, object], error: OSError) ->
     """The sentence about a checkpoint that could not be written; what was written of it must be gone already."""
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        free = f"{_amount(shutil.disk_usage(folder).free)} free"
+        free = f"{amount(shutil.disk_usage(folder).free)} free"
     except OSError:
         free = "an unknown amount free"
     return InputError(
-        f"checkpoint '{path}' cannot be written: {error.strerror} (about {_amount(_tensor_bytes(checkpoint))} needed, "
+        f"checkpoint '{path}' cannot be written: {error.strerror} (about {amount(_tensor_bytes(checkpoint))} needed, "
         f"{free} on that file system); checkpoints written before are as they were: make room or give another folder, "
         "then go on with --ckpt_path last"
     )
@@ -54,5 +56,21 @@ def _tensor_bytes(item: object) -> int:
     return sum(map(_tensor_bytes, item)) if isinstance(item, list | tuple) else 0
 
 
-def _amount(size: int) -> str:
+def told_written(path: Path, begun: float, waited_s: float | None = None) -> None:
+    """Says in the log how large a checkpoint is and how long it took; parts of other files (dot-names) are passed over.
+
+    Args:
+        path: file or folder, whole.
+        begun: `time.monotonic` when saving began.
+        waited_s: how long training waited, where the rest was done in the background.
+    """
+    if path.name.startswith("."):
+        return
+    size = sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    behind = "" if waited_s is None else f", of which training waited {waited_s:.1f} s"
+    rank_zero_info(f"wrote {path}: {amount(size)} in {time.monotonic() - begun:.1f} s{behind}")
+
+
+def amount(size: int) -> str:
+    """Bytes in words."""
     return f"{size:,} bytes" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

@@ -104,6 +104,16 @@ class AVSyncTrainer(Trainer):
         folder: str | None = self.strategy.broadcast(None if self._run_folder is None else str(self._run_folder))
         return folder
 
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, and no checkpoint is still being written when it returns.
+
+        Raises:
+            InputError: if the disk has refused one.
+        """
+        super().fit(*args, **kwargs)
+        # Lightning waits before the last hooks, in which callbacks may save once more
+        self.strategy.checkpoint_io.teardown()
+
     def export(
         self,
         model: LightningModule,

@@ -143,6 +143,11 @@ def _run(experiment: MetaExperiment, question: Question) -> Run:
     strategy: Any = trainer.get("strategy") or "auto"
     named = strategy if isinstance(strategy, str) else str(strategy.get("class_path", ""))
     given: Mapping[str, Any] = {} if isinstance(strategy, str) else strategy.get("init_args") or {}
+    if given.get("replicas", 1) != 1 or given.get("frozen", "sharded") != "sharded":
+        raise InputError(
+            "trainer.strategy has replicas or replicated frozen weights, but an estimate counts weights that are "
+            "sharded over all GPUs; give --trainer.strategy.init_args.replicas 1 and ...frozen sharded"
+        )
     computes = given.get("compute_dtype") or ("bf16" if "fsdp2" in named else trainer.get("precision") or "32-true")
     return Run(
         steps=steps,

@@ -6,60 +6,103 @@ between shards and checkpoints. Single files are those of any other strategy: ``
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
-from components.backbones.sharding import local, reshard, whole
+from components.backbones.sharding import FrozenWeights, Sharding, local, reshard, whole
 from components.errors import InputError
-from components.weights.whole_file import sync_folder
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_shards, remove, write_shards
-from lightning_modules.checkpoints.storage import not_written, storage_error
+from lightning_modules.checkpoints.background import BackgroundCheckpointIO, copied
+from lightning_modules.checkpoints.folder import FolderWrite
+from lightning_modules.checkpoints.sharded import is_sharded_checkpoint, read_shards, remove
+from lightning_modules.checkpoints.storage import told_written
 
 _PRECISIONS = {"bfloat16": torch.bfloat16, "float32": None}
+_FROZEN = ("sharded", "replicated")
 
 
 class FSDP2Strategy(ModelParallelStrategy):
     """Shards weights, gradients and optimizer state over all processes; every process has clips of its own.
 
     Weights are kept in float32 (frozen ones in their own precision), gathered and computed with in ``compute_dtype``,
-    and gradients are averaged in float32. A checkpoint holds what the module's ``checkpoint_tensors()`` gives, all
-    weights if it has no such method; nothing else is ever gathered.
+    and gradients are kept in float32. A checkpoint holds what the module's ``checkpoint_tensors()`` gives, all weights
+    if it has no such method; nothing else is ever gathered. Codecs and encoders are whole on every device: processes
+    do not call them in step, and sharding needs that.
 
     Args:
         compute_dtype: ``bfloat16``, or ``float32`` to compute in the precision the weights have.
-        save_distributed_checkpoint: write checkpoints as folders in which every process has a part, for models that
-            do not fit into the memory of one machine; otherwise rank 0 writes one file.
+        save_distributed_checkpoint: write checkpoints as folders in which every process has a part; otherwise rank 0
+            gathers the model and writes one file, which takes the memory and the time of all of it on one machine.
         reduce_every_micro_batch: with gradient accumulation, average gradients after every batch: more traffic, but no
             process ever holds gradients of the whole model.
+        reduce_dtype: precision in which gradients are summed over processes, ``float32`` or ``bfloat16``: half of the
+            traffic, at the loss of what is small in sums over many processes.
+        replicas: groups of processes that each have a copy of the weights, sharded within the group, and average
+            gradients with each other ("HSDP"): weights are gathered within a group alone. ``nodes`` makes a group of
+            every machine; 1 shards over all processes. A process holds the share of a group: R replicas take R times
+            the memory of one.
+        prefetch: units (blocks) whose weights are asked for while one before them runs, forward and backward. 0 leaves
+            it to PyTorch, which asks for one unit's once the work of the one before is queued; a slow network or small
+            units may want 1 or 2. Each takes the memory of one more whole unit.
+        frozen: weights of the transformer that do not train: ``sharded`` like all others, or ``replicated``, whole on
+            every device in ``compute_dtype`` and never gathered.
+        gather_once_in_sampling: keep weights gathered from the first step of sampling a batch to its last, all its
+            variants included, instead of gathering them anew in every step. A device then holds all weights in
+            ``compute_dtype`` beside its shards: 2 bytes each in bfloat16, 4.4 GB of Syncphony's 2.2 billion.
 
     Raises:
-        InputError: if ``compute_dtype`` is unknown, or the trainer's precision is not ``32-true``.
+        InputError: if a setting is unknown, ``replicas`` do not divide the processes, or the trainer's precision is
+            not ``32-true``.
     """
 
     def __init__(
         self,
         compute_dtype: str = "bfloat16",
-        save_distributed_checkpoint: bool = False,
+        save_distributed_checkpoint: bool = True,
         reduce_every_micro_batch: bool = False,
+        reduce_dtype: str = "float32",
+        replicas: int | Literal["nodes"] = 1,
+        prefetch: int = 0,
+        frozen: FrozenWeights = "sharded",
+        gather_once_in_sampling: bool = False,
     ) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
-        if compute_dtype not in _PRECISIONS:
-            raise InputError(f"compute_dtype is {compute_dtype!r}: give one of {', '.join(_PRECISIONS)}.")
+        for name, precision in (("compute_dtype", compute_dtype), ("reduce_dtype", reduce_dtype)):
+            if precision not in _PRECISIONS:
+                raise InputError(f"{name} is {precision!r}: give one of {', '.join(_PRECISIONS)}.")
+        if frozen not in _FROZEN:
+            raise InputError(f"frozen is {frozen!r}: give one of {', '.join(_FROZEN)}.")
+        if prefetch < 0:
+            raise InputError(f"prefetch is {prefetch}: give 0 to leave it to PyTorch, or a number of units.")
+        if replicas != "nodes" and replicas < 1:
+            raise InputError(f"replicas is {replicas!r}: give a number of groups from 1 on, or nodes.")
         self.compute_dtype = _PRECISIONS[compute_dtype]
         self.reduce_every_micro_batch = reduce_every_micro_batch
+        self.replicas = replicas
+        self.gather_once_in_sampling = gather_once_in_sampling
+        summed = _PRECISIONS[reduce_dtype] or torch.float32
+        self.sharding = Sharding(self.compute_dtype, summed, frozen, prefetch)
+        self._sharding_mesh: DeviceMesh | None = None
+        self._writers: dist.ProcessGroup | None = None
+
+    @property
+    def sharding_mesh(self) -> DeviceMesh:
+        """The processes that share the weights; of two dimensions, replicas and shards, where there are replicas."""
+        return self.device_mesh["data_parallel"] if self._sharding_mesh is None else self._sharding_mesh
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -86,8 +129,21 @@ class FSDP2Strategy(ModelParallelStrategy):
                 "trainer.precision to 32-true and choose compute_dtype of FSDP2Strategy."
             )
         # as many data-parallel groups as processes; "auto" would be one for each machine
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        processes = self._data_parallel_size = self.num_nodes * self.num_processes
+        replicas = self.num_nodes if self.replicas == "nodes" else self.replicas
+        if processes % replicas:
+            raise InputError(
+                f"replicas is {replicas}, which does not divide the {processes} processes of trainer.num_nodes and "
+                "trainer.devices; give a divisor, or nodes for a group of every machine."
+            )
         super().setup_environment()
+        if replicas > 1:
+            # ranks of a machine follow each other, so that a row of the mesh is one machine or a part of it
+            shape, names = (replicas, processes // replicas), ("replicate", "shard")
+            self._sharding_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
+        if self._save_distributed_checkpoint:
+            # of its own: saving in the background must not mix with what training sends
+            self._writers = dist.new_group(backend="gloo")
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
@@ -123,40 +179,29 @@ class FSDP2Strategy(ModelParallelStrategy):
                 self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
             self.barrier()
             return
-        partial = path.with_name(f".{path.name}.part")
+        begun, io = time.monotonic(), self.checkpoint_io
+        write = FolderWrite(path, self.is_global_zero, self._writers)
+        if not isinstance(io, BackgroundCheckpointIO):
+            write.begin()
+            self._finish(write, checkpoint, begun, None)
+            return
+        io.writer.wait()
+        write.begin()
+        held = copied(checkpoint)
+        waited_s = time.monotonic() - begun
+        io.writer.submit(lambda: self._finish(write, held, begun, waited_s))
+
+    def _finish(self, write: FolderWrite, checkpoint: dict[str, Any], begun: float, waited_s: float | None) -> None:
+        write.finish(checkpoint)
         if self.is_global_zero:
-            if partial.exists():
-                remove(partial)
-            partial.mkdir(parents=True)
-        # no rank may write before the folder is there
-        self.barrier()
-        try:
-            write_shards(checkpoint, partial, self.is_global_zero)
-        except BaseException as error:
-            # PyTorch tells every rank what each of them met
-            met = [error, *(one for one, _ in getattr(error, "failures", {}).values())]
-            refused = next(filter(None, map(storage_error, met)), None)
-            if refused is None:
-                raise
-            if self.is_global_zero:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise not_written(path, checkpoint, refused) from error
-        # nor may it be renamed before all have written
-        self.barrier()
-        if self.is_global_zero:
-            # two renames: a folder cannot replace one that is not empty
-            replaced = path.rename(path.with_name(f".{path.name}.old")) if path.exists() else None
-            partial.rename(path)
-            sync_folder(path.parent)
-            if replaced is not None:
-                remove(replaced)
-        self.barrier()
+            told_written(write.path, begun, waited_s)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint, of which nothing has gone into the model yet: a mapped file, or shards like the model's."""
         path = Path(self.broadcast(checkpoint_path))
         if not is_sharded_checkpoint(path):
             return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+        self._wait_for_writes()
         model = {f"state_dict.{name}": tensor for name, tensor in self._checkpoint_tensors().items()}
 
         def template(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -202,9 +247,21 @@ class FSDP2Strategy(ModelParallelStrategy):
             optimizer.load_state_dict({**state, "state": sharded})
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
-        """Remove a file or folder."""
+        """Remove a file or folder; one that is replaced in the background, once the other is whole."""
         if self.is_global_zero:
-            remove(Path(filepath))
+            io = self.checkpoint_io
+            io.remove_checkpoint(filepath) if isinstance(io, BackgroundCheckpointIO) else remove(Path(filepath))
+
+    def teardown(self) -> None:
+        """Waits for checkpoints that are being written."""
+        try:
+            self.checkpoint_io.teardown()
+        finally:
+            super().teardown()
+
+    def _wait_for_writes(self) -> None:
+        if isinstance(self.checkpoint_io, BackgroundCheckpointIO):
+            self.checkpoint_io.writer.wait()
 
     def _for_checkpoint(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if self._save_distributed_checkpoint:
@@ -264,10 +321,17 @@ def _sharded_like(value: object, parameter: Tensor) -> object:
     )
 
 
-StrategyRegistry.register("fsdp2", FSDP2Strategy, "Weights sharded over all processes; checkpoints are single files.")
 StrategyRegistry.register(
-    "fsdp2_sharded",
+    "fsdp2",
     FSDP2Strategy,
     "Weights sharded over all processes; checkpoints are folders every process writes a part of.",
-    save_distributed_checkpoint=True,
+)
+StrategyRegistry.register(
+    "fsdp2_files",
+    FSDP2Strategy,
+    "Weights sharded over all processes; checkpoints are single files.",
+    save_distributed_checkpoint=False,
+)
+StrategyRegistry.register(
+    "fsdp2_sharded", FSDP2Strategy, "The same as fsdp2, by its earlier name.", save_distributed_checkpoint=True
 )

@@ -96,7 +96,7 @@ class TinyData(L.LightningDataModule):
         self.consumed = state_dict["consumed"]
 
 
-def trainer(folder: Any, max_steps: int, **settings: Any) -> L.Trainer:
+def trainer(folder: Any, max_steps: int, kind: type[L.Trainer] = L.Trainer, **settings: Any) -> L.Trainer:
     """A quiet Trainer on one CPU."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
@@ -110,4 +110,4 @@ def trainer(folder: Any, max_steps: int, **settings: Any) -> L.Trainer:
         "use_distributed_sampler": False,
         "default_root_dir": str(folder),
     }
-    return L.Trainer(**(defaults | settings))
+    return kind(**(defaults | settings))

@@ -11,7 +11,7 @@ D_a widths of the towers, h x w latent pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,7 +24,7 @@ from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
 from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
-from components.backbones.sharding import shard_units
+from components.backbones.sharding import DEFAULT_SHARDING, Sharding, gather_ahead, shard_units
 from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
 from components.contracts import MODALITIES, Modality, TextFeatures
 from components.errors import InputError
@@ -187,13 +187,15 @@ class HarmonyTransformer(nn.Module):
         reason = "with interaction.driver_isolated sampling keeps features between the graphs of a layer"
         compile_blocks(self.layers, config, reason if kept else None)
 
-    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+    def shard(self, mesh: DeviceMesh, device: torch.device, how: Sharding = DEFAULT_SHARDING) -> None:
         """Shard in place, see `shard_units`: every layer (both blocks, their interaction) is a unit, then the root."""
         # Timestep embedders compute in the precision their weights have: diffusers too keeps them in float32 beside
         # bfloat16 blocks, because sinusoids of timesteps up to 1000 say little in eight bits.
         towers = [tower for tower in (self.video, self.audio) if tower is not None]
-        shard_units([tower.condition_embedder.time_embedder for tower in towers], mesh, device)
-        shard_units((*self.layers, self), mesh, device, compute_dtype)
+        exact = replace(how, compute_dtype=None)
+        shard_units([tower.condition_embedder.time_embedder for tower in towers], mesh, device, exact)
+        shard_units((*self.layers, self), mesh, device, how)
+        gather_ahead(list(self.layers), how.prefetch)
 
     def _set_attention_backend(self, name: str) -> None:
         from diffusers.models.attention import AttentionModuleMixin

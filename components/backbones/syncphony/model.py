@@ -22,7 +22,7 @@ from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.backbones.pyramid_flow.state import ColumnState
 from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
-from components.backbones.sharding import shard_units
+from components.backbones.sharding import DEFAULT_SHARDING, Sharding, gather_ahead, shard_units
 from components.backbones.syncphony.audio_cross_attention import AudioContext, AudioCrossAttention
 from components.backbones.syncphony.audio_windows import AudioTimeline, RotaryAxes
 from components.backbones.syncphony.checkpoint import load_audio_layers
@@ -144,13 +144,15 @@ class SyncphonyDiT(nn.Module):
         parts = [m for m in self.backbone.children() if not isinstance(m, nn.ModuleList) and m not in head]
         return [*parts, *self.backbone.blocks[: self.first_late_block]]
 
-    def shard(self, mesh: DeviceMesh, device: torch.device, compute_dtype: torch.dtype | None = None) -> None:
+    def shard(self, mesh: DeviceMesh, device: torch.device, how: Sharding = DEFAULT_SHARDING) -> None:
         """Shard in place, see `shard_units`: every block and every audio layer is a unit, the rest is the root's.
 
         A forward pass that skips the audio layers never gathers their weights.
         """
-        layers, self.compute_dtype = self._audio_layers(), compute_dtype
-        shard_units((*self.backbone.blocks, *layers, self), mesh, device, compute_dtype)
+        layers, self.compute_dtype = self._audio_layers(), how.compute_dtype
+        shard_units((*self.backbone.blocks, *layers, self), mesh, device, how)
+        # without the audio layers, which a forward pass may skip
+        gather_ahead(list(self.backbone.blocks), how.prefetch)
         # What gathers weights outside of forward has to be named: sharding hooks into nothing else.
         for name in ("encode_audio", "encode_prefixes"):
             register_fsdp_forward_method(self, name)

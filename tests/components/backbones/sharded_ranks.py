@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from components.backbones.pyramid_flow.column import Column
-from components.backbones.sharding import is_sharded, local, reshard, whole
+from components.backbones.sharding import Sharding, is_sharded, local, reshard, whole
 from components.backbones.syncphony.audio_cross_attention import AudioContext
 from components.backbones.syncphony.model import SyncphonyDiT
 from tests.tiny_syncphony import (
@@ -115,7 +115,7 @@ def check_bfloat16(rank: int, world_size: int) -> None:
         tiny_dit("miniflux", 2, frozen_dtype=dtype, checkpoint_activations=dtype == "bfloat16")
         for dtype in ("float32", "bfloat16")
     )
-    dit.shard(init_device_mesh("cpu", (world_size,)), CPU, torch.bfloat16)
+    dit.shard(init_device_mesh("cpu", (world_size,)), CPU, Sharding(torch.bfloat16))
     losses, gradients = mean_gradients(reference, world_size)
     loss = loss_of(dit, rank)
     assert agree(loss, losses[rank], 0.02)

@@ -138,7 +138,8 @@ def test_one_rank_of_two_ends_both_and_is_replayed(capsys: pytest.CaptureFixture
 
 
 def test_one_rank_of_two_that_share_the_weights(capsys: pytest.CaptureFixture[str]):
-    write_config(SYNCPHONY, strategy={"class_path": "FSDP2Strategy"}, devices=2)
+    files = {"class_path": "FSDP2Strategy", "init_args": {"save_distributed_checkpoint": False}}
+    write_config(SYNCPHONY, strategy=files, devices=2)
     ended = run_ranks(run_command, (["fit", "--config", "sick.yaml"],), 2, folder=Path.cwd())
     file = Path("runs/sick/version_0/replay/step1_rank1.pt")
     assert [one.status for one in ended] == [2, 2] and [path.name for path in file.parent.iterdir()] == [file.name]

@@ -40,4 +40,5 @@ def fit(folder: Path, seed: int = 0, steps: int = 2, resume: Path | None = None,
 def fit_sharded(folder: Path) -> None:
     """What one of the two processes does."""
     rank = int(os.environ["LOCAL_RANK"])  # rank 0's adapters must win
-    fit(folder, rank, devices=2, strategy=FSDP2Strategy(compute_dtype="float32"))
+    strategy = FSDP2Strategy(compute_dtype="float32", save_distributed_checkpoint=False)
+    fit(folder, rank, devices=2, strategy=strategy)

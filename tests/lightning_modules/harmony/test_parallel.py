@@ -30,7 +30,10 @@ MODEL = yaml.safe_load(QUICKSTART.read_text())["model"]["init_args"]
 NUM_CLIPS, BATCH, STEPS = 5, 4, 3
 SHARDED = {
     "devices": 2,
-    "strategy": {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}},
+    "strategy": {
+        "class_path": "FSDP2Strategy",
+        "init_args": {"compute_dtype": "float32", "save_distributed_checkpoint": False},
+    },
     "use_distributed_sampler": False,
 }
 

@@ -19,10 +19,10 @@ from tests.lightning_modules.strategies.parallel_runs import (
 
 pytestmark = pytest.mark.long
 
-FSDP2 = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
-SHARDED = {
+SHARDED = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
+FSDP2 = {
     "class_path": "FSDP2Strategy",
-    "init_args": {"compute_dtype": "float32", "save_distributed_checkpoint": True},
+    "init_args": {"compute_dtype": "float32", "save_distributed_checkpoint": False},
 }
 TWO = {"devices": 2, "strategy": FSDP2}
 

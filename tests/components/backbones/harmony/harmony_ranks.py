@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from components.backbones.harmony.lora import adapt_tower
 from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer, part_of
 from components.backbones.lora import LoRAConfig, is_adapter
+from components.backbones.sharding import Sharding
 from tests.tiny_harmony import inputs, tiny_harmony
 from tests.tiny_syncphony import randomise
 
@@ -25,7 +26,7 @@ def sharded(mesh, dtype: torch.dtype | None = None, **how) -> HarmonyTransformer
     model = tiny_harmony(trained=True, **how)
     if dist.get_rank():
         randomise(model, seed=77)
-    model.shard(mesh, torch.device("cpu"), dtype)
+    model.shard(mesh, torch.device("cpu"), Sharding(dtype))
     return model
 
 
