@@ -65,8 +65,10 @@ class Backwards(TorchDispatchMode):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_fill_whole_tensors_with_zeros_in_the_last_block_alone(variant: str):
-    """Parts are split off: the gradient of a slice is a tensor of zeros as large as the whole. The last block leaves out
-    what nobody reads: the history of four columns and, where it has text weights, their text on both sides."""
+    """Parts are split off: the gradient of a slice is a tensor of zeros as large as the whole.
+
+    The last block leaves out what nobody reads: the history of four columns and, where it has text weights, their text.
+    """
     dit = tiny_dit(variant, 1)
     with Backwards() as seen:
         run(dit, 8, [slice(None)])
