@@ -147,11 +147,12 @@ def counted_memory(size: ModelSize, batch: BatchSize) -> ExperimentMemory:
         sound = dit.encode_audio(sound_of(column.num_rows, batch.latents, "meta"), frames, FPS, TEMPORAL_FACTOR)
         assert sound is not None
         sounds.append(sound)
-    parts, policies = [*dit.backbone.blocks[dit.first_late_block :], *(dit.audio_layers or ())], dit.late_policies
+    computed_again = [*dit.backbone.blocks[dit.first_late_block :], *(dit.audio_layers or ())]
+    policies = 2 * dit.late_policies  # of blocks, and of the audio layers in front of them
     dit.checkpoint_activations = False
     with fused_attention():
-        whole, blocks = saved_bytes(lambda: dit(columns, sounds), parts, dit)
-    activations = Activations.of(whole, blocks, 2 * policies, "")
+        whole, blocks = saved_bytes(lambda: dit(columns, sounds), computed_again, dit)
+    activations = Activations.of(whole, blocks, policies, "")
     largest = max(Part.of(block.parameters()).parameters for block in dit.backbone.blocks)
     parts = {"frozen": frozen, "trained": trained}
     return ExperimentMemory(parts, {}, {}, largest, True, activations, 0, f"{batch.clips} clips", stepping=0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.backbones.syncphony.audio_windows import AudioTimeline
 from components.backbones.syncphony.model import SyncphonyDiT
@@ -47,3 +48,32 @@ def test_one_call_is_a_call_for_each_column(variant: str, rope: str, rows: int):
     error = sum(float((gradients[name] - wanted[name]).double().square().sum()) for name in wanted) ** 0.5
     size = sum(float(gradient.double().square().sum()) for gradient in wanted.values()) ** 0.5
     assert error < 2e-6 * size
+
+
+class Backwards(TorchDispatchMode):
+    """Which operations undo a slice or a selection by filling a whole tensor with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filling: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in ("slice_backward", "select_backward", "index_put")):
+            self.filling.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_fill_whole_tensors_with_zeros_in_the_last_block_alone(variant: str):
+    """Parts are split off: the gradient of a slice is a tensor of zeros as large as the whole.
+
+    The last block leaves out what nobody reads: the history of four columns and, where it has text weights, their text.
+    """
+    dit = tiny_dit(variant, 1)
+    with Backwards() as seen:
+        run(dit, 8, [slice(None)])
+    assert len(seen.filling) == {"miniflux": 4, "mmdit": 12}[variant]
+    x = torch.ones(3, requires_grad=True)
+    with Backwards() as seen:
+        x[1:].sum().backward()
+    assert len(seen.filling) == 1
