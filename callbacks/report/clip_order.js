@@ -1,4 +1,4 @@
-// Cards move between the first few and the others; as the page came, the best, the median and the worst are first.
+// Cards move between the first few and the others; by default they stay in the order in which the page came.
 for (const bar of document.querySelectorAll(".order")) {
   const decks = [...document.querySelectorAll(".deck")];
   const cards = decks.flatMap((deck) => [...deck.querySelectorAll(".clip")]);

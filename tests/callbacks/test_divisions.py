@@ -64,6 +64,6 @@ def test_clips_say_what_they_belong_to():
         "frog/b_0": {"language": "zh", "folder": "frog"},
         "frog/b_1": {"folder": "frog"},
     }
-    assert not list(divisions_of(clip_batch(["c_0"]), [0]))
+    assert not list(divisions_of(replace(clip_batch(["bell/c_0"]), ids=["c_0"]), [0]))
     with pytest.raises(IndexError):
         list(divisions_of(batch, [3]))
