@@ -73,10 +73,10 @@ class ResultsWriter(EvaluationCallback):
     `Throughput` are those of the training; those of ``judging`` say what each callback has taken (`JudgingTime`), which
     is logged, too, as ``perf/judge_<metric>_s``: seconds for a clip of 5 s with all kinds of video there are of it.
     Where clips belong to subsets of a benchmark, say their language or lie in folders of their kind of scene, an entry
-    that is a mean over clips has ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A metric that came out as no
-    number and everything else that failed on the way stand under ``failed``. The files appear whole at the very end or
-    not at all; what an earlier run left in the same folder is removed when a run starts. Bounds of an interval over one
-    item are null.
+    that is a mean over clips has ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A
+    metric that came out as no number and everything else that failed on the way stand under ``failed``. The files
+    appear whole at the very end or not at all; what an earlier run left in the same folder is removed when a run
+    starts. Bounds of an interval over one item are null.
     """
 
     def __init__(self) -> None:

@@ -114,7 +114,8 @@ def card(clip: ClipEntry, badge: str = "", data: str = "") -> str:
     plots = "".join(_plot(clip, tracks, named=len(clip.plots) > 1) for tracks in clip.plots)
     badge = f'<span class="badge {badge}">{badge}</span>' if badge else ""
     return (
-        f'<section class="card clip" id="{escape(clip.id)}"{data}><header>{badge}<h3>{escape(clip.caption or clip.id)}</h3>'
+        f'<section class="card clip" id="{escape(clip.id)}"{data}>'
+        f"<header>{badge}<h3>{escape(clip.caption or clip.id)}</h3>"
         f'<span class="soft">{escape(clip.id if clip.caption else "")}</span></header>'
         f'<div class="players">{players}</div>{_controls(clip)}{plots}</section>'
     )

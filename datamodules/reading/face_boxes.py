@@ -69,7 +69,13 @@ def _box(value: Any, what: str, error: Callable[[str], InputError]) -> Box:
 
 
 def boxes_of_clip(
-    boxes: FaceBoxes, name: str, start_s: float, num_frames: int, shape: ClipShape, fps: float, seen: tuple[float, float]
+    boxes: FaceBoxes,
+    name: str,
+    start_s: float,
+    num_frames: int,
+    shape: ClipShape,
+    fps: float,
+    seen: tuple[float, float],
 ) -> Tensor:
     """Boxes of a clip's frames.
 

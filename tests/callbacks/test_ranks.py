@@ -1,6 +1,7 @@
 """Every callback that judges: two ranks of which one has most clips, or all, find what one process finds, bit for bit.
 
-Fréchet distances alone are equal to ten digits. The clips come one by one, so that a network's sums do not depend on how many share a batch.
+Fréchet distances alone are equal to ten digits. The clips come one by one, so that a network's sums do not depend on
+how many share a batch.
 """
 
 from __future__ import annotations

@@ -143,9 +143,7 @@ class SyncNetScorer(SyncScorer):
         return {name: torch.tensor(column, device=video.device) for name, column in columns.items()}
 
     @torch.no_grad()
-    def lips(
-        self, video: Tensor, fps: float, known: Sequence[Tensor | None] | None = None
-    ) -> list[list[LipTrack]]:
+    def lips(self, video: Tensor, fps: float, known: Sequence[Tensor | None] | None = None) -> list[list[LipTrack]]:
         """Embeds the faces of each clip of ``[B, T, 3, H, W]`` in [0, 1]; ``known`` are their `boxes`."""
         every = known or [None] * len(video)
         with torch.autocast(video.device.type, enabled=False):
