@@ -34,15 +34,16 @@ def parse_with_nulls(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
         config = parser.parse_args(_without(args, options))
     except ArgumentError:
         return parser.parse_args(args)
-    said, command = {}, str(config.subcommand)
+    said, command = {}, config.get("subcommand")  # there is none where a program asks for an experiment
     for place, keys in options.items():
-        if (found := _as_in_a_file(config[command], keys)) is not None:
+        if (found := _as_in_a_file(config if command is None else config[command], keys)) is not None:
             said[place] = found
     if len(said) < len(options):
         # the parser has the last word on what is no setting, or cannot be null
         config = parser.parse_args(_without(args, said))
     for section in said.values():
-        config = parser.parse_object({"subcommand": command, command: section}, namespace=config)
+        whole = section if command is None else {"subcommand": command, command: section}
+        config = parser.parse_object(whole, namespace=config)
     return config
 
 

@@ -72,6 +72,13 @@ def test_the_last_word_counts():
     assert found.share is None
 
 
+def test_without_subcommand():
+    alone = ArgumentParser(exit_on_error=False)
+    alone.add_argument("--callbacks.seen", type=Watcher | None, default=None)
+    found = parse_with_nulls(alone, [*GIVEN[1:], "--callbacks.seen.judge.second=null"])
+    assert found.callbacks.seen.init_args.judge.init_args.second is None
+
+
 @pytest.mark.parametrize("key", ["first", "second.size", "secnod"])
 def test_what_cannot_be_null_is_the_parsers_to_refuse(key: str):
     with pytest.raises(ArgumentError):
