@@ -81,13 +81,17 @@ def _without(args: Sequence[str], options: Mapping[tuple[int, ...], Any]) -> lis
 def _as_in_a_file(config: Namespace, keys: Sequence[str]) -> dict[str, Any] | None:
     """The section of a file that sets ``keys`` to null; None if there is no such setting or it cannot be null."""
     owner = config.get("class_path")
-    arguments: Namespace = config if owner is None else config.get("init_args") or Namespace()
+    arguments: Namespace | None = config if owner is None else config.get("init_args")
     first, *below = keys
     said: dict[str, Any] | None = None
     if not below:
         if owner is None or not _may_be_null(found_at(owner), first):
             return None
-    elif not isinstance(inner := arguments.get(first), Namespace) or (said := _as_in_a_file(inner, below)) is None:
+    elif (
+        arguments is None
+        or not isinstance(inner := arguments.get(first), Namespace)
+        or (said := _as_in_a_file(inner, below)) is None
+    ):
         return None
     return {first: said} if owner is None else {"class_path": owner, "init_args": {first: said}}
 
