@@ -123,6 +123,8 @@ def described(batch: ClipBatch, row: int) -> Mapping[str, Any]:
     ):
         if values is not None and values[row]:
             told[column] = values[row]
+    if batch.face_boxes is not None and (boxes := batch.face_boxes[row]) is not None:
+        told["face_boxes"] = [None if box[0] != box[0] else box for box in boxes.tolist()]
     if batch.onsets is not None:
         told["onsets"] = list(batch.onsets[row])
     return told

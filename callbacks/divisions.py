@@ -14,9 +14,14 @@ from components.contracts import ClipBatch, MetricResult
 from components.metrics.bootstrap import bootstrap_interval
 
 Divisions = Mapping[str, str]
-"""Division (``subset``, ``language``) -> the part that a clip belongs to."""
+"""Division (``subset``, ``language``, ``folder``) -> the part that a clip belongs to."""
+
+FOLDER = "folder"
+"""The division by the first folder of a clip's name: the kind of scene in sets that have a folder for each."""
 
 _SAME = 1e-6
+_MOST_FOLDERS = 32
+"""In sets of more folders they are speakers or recordings, no kinds of scene."""
 
 
 def divisions_of(batch: ClipBatch, rows: Sequence[int]) -> Iterator[tuple[str, Divisions]]:
@@ -24,6 +29,9 @@ def divisions_of(batch: ClipBatch, rows: Sequence[int]) -> Iterator[tuple[str, D
     for row in rows:
         named = {"subset": batch.subsets, "language": batch.languages}
         found = {name: values[row] for name, values in named.items() if values is not None and values[row]}
+        folder, inside, _ = batch.ids[row].partition("/")
+        if inside:
+            found[FOLDER] = folder
         if found:
             yield batch.ids[row], found
 
@@ -64,6 +72,8 @@ def _parts(clips: Sequence[ClipScore], name: str, divisions: Mapping[str, Divisi
         if part := divisions.get(clip.clip, {}).get(name):
             members.setdefault(part, []).append(clip)
     if len(members) == 1 and len(next(iter(members.values()))) == len(clips):
+        return {}
+    if name == FOLDER and len(members) > _MOST_FOLDERS:
         return {}
     return {part: _entry(members[part]) for part in sorted(members)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from callbacks.failures import TRACEBACKS, ConnectionToRanksLost, Failure, FailureLog, RankFailed, exchanged, failure_of
+from callbacks.judging_time import JudgingTime
 from components.contracts import Generation, MetricResult
 from components.errors import InputError
 
@@ -42,6 +44,7 @@ class EvaluationCallback(Callback):
         stage: ``val`` or ``test``.
         global_step: optimizer steps behind the weights that are judged.
         metrics: names of what is reported; those of the entries begin with them.
+        time: what this evaluation has cost so far on this rank.
     """
 
     metrics: tuple[str, ...] = ()
@@ -54,6 +57,7 @@ class EvaluationCallback(Callback):
         self.failures = FailureLog()
         self.stage = "val"
         self.global_step = 0
+        self.time = JudgingTime()
         self._broken: Failure | None = None
         self._logged: set[str] = set()
 
@@ -138,16 +142,25 @@ class EvaluationCallback(Callback):
         # outside of ``fit`` the trainer counts from 0, and the number of the loaded checkpoint stays
         if trainer.training or trainer.state.fn == "fit":
             self.global_step = trainer.global_step
-        self._broken = None
+        self._broken, self.time = None, JudgingTime()
         try:
-            self.start(trainer, module)
+            with self._counted(trainer, module):
+                self.start(trainer, module)
         except Exception as error:
             self._break(trainer, "begin", error)
 
-    def _see(self, trainer: Trainer, generation: Generation) -> None:
+    def _counted(self, trainer: Trainer, module: LightningModule) -> AbstractContextManager[None]:
+        # in a training the allocator's record is that of the training steps
+        return self.time.counted(module.device, with_memory=trainer.state.fn != "fit")
+
+    def _see(self, trainer: Trainer, module: LightningModule, generation: Generation) -> None:
         if self._broken is None:
+            clips = int(generation.valid_mask().sum())
+            self.time.clips += clips
+            self.time.clip_s += clips * generation.video.shape[1] / generation.fps
             try:
-                self.update(generation)
+                with self._counted(trainer, module):
+                    self.update(generation)
             except Exception as error:
                 first, *others = generation.reference.ids
                 self._break(trainer, "judge", error, f"{first} and {len(others)} more" if others else first)
@@ -156,7 +169,8 @@ class EvaluationCallback(Callback):
         try:
             try:
                 if self._broken is None:
-                    self.finish(trainer, module)
+                    with self._counted(trainer, module):
+                        self.finish(trainer, module)
             except (RankFailed, ConnectionToRanksLost):
                 raise
             except Exception as error:
@@ -210,7 +224,7 @@ class EvaluationCallback(Callback):
     ) -> None:
         """Updates."""
         if isinstance(outputs, Generation) and not trainer.sanity_checking:
-            self._see(trainer, outputs)
+            self._see(trainer, pl_module, outputs)
 
     def on_test_batch_end(
         self,
@@ -223,7 +237,7 @@ class EvaluationCallback(Callback):
     ) -> None:
         """Updates."""
         if isinstance(outputs, Generation):
-            self._see(trainer, outputs)
+            self._see(trainer, pl_module, outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finishes."""

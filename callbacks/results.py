@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.table import Table
 
 from callbacks.clip_scores import CLIPS_FILE, RESULTS_FILE, ClipScore, write_clip_scores
-from callbacks.divisions import Divisions, divisions_of, with_parts
+from callbacks.divisions import FOLDER, Divisions, divisions_of, with_parts
 from callbacks.evaluation import GENERATED, EvaluationCallback, gathered
 from callbacks.failures import Failure, collect_failures
+from callbacks.judging_time import JudgingTime, together
 from callbacks.run_record import config_sha256, run_folder, seed, versions
 from callbacks.throughput import Throughput
 from components.contracts import Generation, MetricResult, ReportsResults
@@ -66,13 +68,15 @@ class ResultsWriter(EvaluationCallback):
     """At the successful end of ``fit``, ``validate`` and ``test``: a table on screen and two files in the run folder.
 
     ``results.json`` holds ``{"metrics": {name: {"value", "ci95": [low, high], "n", ...}}, "config_sha256",
-    "seed", "versions", "global_step", "throughput": {name: figure}, "ckpt_path", "failed": [sentence, ...]}``,
-    ``clips.jsonl`` a `ClipScore` a line, of the same evaluation. The figures of `Throughput` are those of the training.
-    Where clips belong to subsets of a benchmark or say their language, an entry that is a mean over clips has
-    ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A metric that came out as no
-    number and everything else that failed on the way stand under ``failed``. The files appear whole at the very end or
-    not at all; what an earlier run left in the same folder is removed when a run starts. Bounds of an interval over one
-    item are null.
+    "seed", "versions", "global_step", "throughput": {name: figure}, "judging": {metrics: figures}, "ckpt_path",
+    "failed": [sentence, ...]}``, ``clips.jsonl`` a `ClipScore` a line, of the same evaluation. The figures of
+    `Throughput` are those of the training; those of ``judging`` say what each callback has taken (`JudgingTime`), which
+    is logged, too, as ``perf/judge_<metric>_s``: seconds for a clip of 5 s with all kinds of video there are of it.
+    Where clips belong to subsets of a benchmark, say their language or lie in folders of their kind of scene, an entry
+    that is a mean over clips has ``groups`` beside it: ``{"subset": {"speech": {"value", "ci95", "n", "n_clips"}}}``. A
+    metric that came out as no number and everything else that failed on the way stand under ``failed``. The files
+    appear whole at the very end or not at all; what an earlier run left in the same folder is removed when a run
+    starts. Bounds of an interval over one item are null.
     """
 
     def __init__(self) -> None:
@@ -82,6 +86,7 @@ class ResultsWriter(EvaluationCallback):
         self._clips: list[ClipScore] = []
         self._seen: list[tuple[str, Divisions]] = []
         self._divisions: dict[str, Divisions] = {}
+        self._times: dict[str, JudgingTime] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run folder and removes what an earlier run left there."""
@@ -105,7 +110,8 @@ class ResultsWriter(EvaluationCallback):
         self._divisions = dict(gathered(trainer, self._seen))
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
-        """Keeps the finite results of this evaluation; the last one counts."""
+        """Keeps the finite results of this evaluation, and what it has cost; the last one counts."""
+        self._take_times(trainer)
         found = collect_results(trainer)
         self._clips = collect_clip_scores(trainer)
         finite = {name: result for name, result in found.items() if math.isfinite(result.value)}
@@ -121,6 +127,17 @@ class ResultsWriter(EvaluationCallback):
             )
             failure = Failure(type(self).__name__, "keep", ", ".join(lost), what, step=self.global_step)
             self.failures.add(failure, f"{RESULTS_FILE} has the other metrics", say=trainer.is_global_zero)
+
+    def _take_times(self, trainer: Trainer) -> None:
+        """Puts together what the judges of all ranks have spent, and logs it."""
+        mine = [(", ".join(callback.metrics), callback.time) for callback in _judges(trainer)]
+        every = gathered(trainer, mine)
+        self._times = {name: together(time for other, time in every if other == name) for name, _ in mine}
+        loggers: Sequence[Logger] = trainer.loggers
+        for name, found in self._times.items():
+            scalars = {f"perf/judge_{name.partition(',')[0]}_s": found.record()["s_per_5s_clip"]}
+            for logger in loggers:
+                logger.log_metrics(scalars, step=self.global_step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes and prints; Lightning comes here only after everything else went well."""
@@ -141,6 +158,7 @@ class ResultsWriter(EvaluationCallback):
                 "versions": versions(),
                 "global_step": self.global_step,
                 "throughput": _throughput(trainer) if stage == "fit" else {},
+                "judging": {name: found.record() for name, found in self._times.items()},
                 "ckpt_path": None if ckpt_path is None else str(ckpt_path),
                 "failed": [failure.sentence for failure in collect_failures(trainer)],
             }
@@ -175,10 +193,10 @@ def results_table(results: Mapping[str, MetricResult], title: str) -> Table:
 
 
 def _parts_of(result: MetricResult) -> Iterator[tuple[str, MetricResult]]:
-    """Parts of a benchmark and languages with a value of their own."""
+    """Parts of a benchmark and languages with a value of their own; kinds of scene would fill the screen."""
     groups = cast(Mapping[str, Mapping[str, Mapping[str, Any]]], result.details.get("groups", {}))
-    for parts in groups.values():
-        for part, entry in parts.items():
+    for division, parts in groups.items():
+        for part, entry in parts.items() if division != FOLDER else ():
             yield part, MetricResult(entry["value"], tuple(entry["ci95"]), entry["n"])
 
 
@@ -188,6 +206,15 @@ def write_json(file: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, allow_nan=False, default=str) + "\n"
     with whole_file(file) as stream:
         stream.write(text.encode())
+
+
+def _judges(trainer: Trainer) -> list[EvaluationCallback]:
+    """Callbacks that have measured something in this evaluation; the same on every rank."""
+    return [
+        callback
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, EvaluationCallback) and callback.metrics and callback.results
+    ]
 
 
 def _throughput(trainer: Trainer) -> dict[str, float]:

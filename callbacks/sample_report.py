@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
+from callbacks.divisions import divisions_of
 from callbacks.evaluation import EvaluationCallback
 from callbacks.report.clip_cards import ClipEntry, ClipVideo, OnsetTracks, poster_of
 from callbacks.report.clip_videos import file_stem, side_by_side, to_uint8, watchable, waveform, write_picture
@@ -206,7 +207,8 @@ class SampleReport(EvaluationCallback):
                     add_sound(writer, tag, *sounds[GENERATED], step)
         together = {label_of(kind): watchable(video, min(self.min_side, _SHARED_SIDE)) for kind, video in shown.items()}
         wide = write("side_by_side", side_by_side(together))
-        return ClipEntry(clip_id, batch.captions[row], wide, videos, waves)
+        groups = dict(divisions_of(batch, [row])).get(clip_id, {})
+        return ClipEntry(clip_id, batch.captions[row], wide, videos, waves, groups=groups)
 
     def conclude(self, trainer: Trainer, module: LightningModule) -> None:
         """Renews the page with the results of all callbacks."""

@@ -94,10 +94,11 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         ids = [batch.ids[row] for row in rows]
         made = {GENERATED: generation, **generation.variants}
         scores: dict[str, list[SyncScore]] = {}
+        known = self.scorer.boxes(batch, rows)
         sounds = self.scorer.sounds(generation.audio[rows], generation.sample_rate)
         with tqdm(made.items(), self.name, leave=False, unit="set", disable=not self._show_bar) as bar:
             for name, item in bar:
-                lips = self.scorer.lips(item.video[rows], item.fps)
+                lips = self.scorer.lips(item.video[rows], item.fps, known)
                 # variants of an audio-to-video model share its driving sound
                 same = item.audio is generation.audio
                 own = sounds if same else self.scorer.sounds(item.audio[rows], item.sample_rate)
@@ -121,7 +122,8 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
     def _score_real(self, batch: ClipBatch, rows: Sequence[int]) -> list[SyncScore]:
         def score(new: list[int]) -> list[SyncScore]:
             wanted = [rows[index] for index in new]
-            lips = self.scorer.lips(batch.video[wanted].float() / 255, batch.fps)
+            known = self.scorer.boxes(batch, wanted)
+            lips = self.scorer.lips(batch.video[wanted].float() / 255, batch.fps, known)
             sounds = self.scorer.sounds(batch.audio[wanted], batch.sample_rate)
             return [self.scorer.score(tracks, sound) for tracks, sound in zip(lips, sounds, strict=True)]
 

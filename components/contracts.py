@@ -75,6 +75,8 @@ class ClipBatch(Movable):
             was to be heard. None if there is none.
         languages: of the transcripts, length B (``en``, ``zh``), empty where unknown, or None if no clip says it.
         subsets: parts of a benchmark that are also reported apart, length B, empty where unknown, or None likewise.
+        face_boxes: of each clip float32 ``[T, 4]``, left, top, right and bottom of the face in fractions of the
+            picture, NaN in frames without one; None for clips, or for all, where nobody said.
     """
 
     ids: Sequence[str]
@@ -98,6 +100,7 @@ class ClipBatch(Movable):
     mute: Tensor | None = None
     languages: Sequence[str] | None = None
     subsets: Sequence[str] | None = None
+    face_boxes: Sequence[Tensor | None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -292,7 +292,7 @@ class SpeechClips(DescribedClips):
     - a ``.jsonl`` or ``.csv`` file: our manifest, one row per clip with the column ``video`` (relative to the manifest)
       and, where known, ``id``, ``audio`` (a file that begins with the video), ``start`` and ``end`` (seconds, the
       row's part of the recording), ``caption``, ``audio_caption``, ``transcript``, ``speaker``, ``reference_audio``,
-      ``onsets`` (seconds on the recording's clock) and ``split``;
+      ``onsets`` (seconds on the recording's clock), ``face_boxes`` (`datamodules.reading.face_boxes`) and ``split``;
     - a folder with ``dev/`` or ``test/``: VoxCeleb2;
     - another folder: HDTF, the public mirror's (``clips/`` and lists) or bare clips ``<video>_<index>.mp4``.
 
@@ -301,7 +301,7 @@ class SpeechClips(DescribedClips):
         prompt: caption of clips that have none of their own.
         hold_out_every: where rows have no split, every n-th speaker (or row without speaker) is kept for evaluation.
         speaker_pattern: for HDTF: a regular expression whose first group is the speaker in a clip's name.
-        ignore_columns: for manifests: further columns, which are not read.
+        ignore_columns: for manifests: columns that are not read.
         media_root: for manifests: the folder that media paths are relative to and must lie in; None takes the
             manifest's, and absolute paths as they are.
         **kwargs: see `DescribedClips`.

@@ -65,6 +65,7 @@ class ClipEntry:
         scores: metric name -> score of this clip, None where undefined.
         kinds: metric name -> the kind of video it judges; those without one judge what was generated.
         plots: the onsets that a judge heard, one plot for each judge.
+        groups: what it belongs to by kind of group (`callbacks.divisions`), for clips to be picked by.
     """
 
     id: str
@@ -75,6 +76,7 @@ class ClipEntry:
     scores: Mapping[str, float | None] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
     plots: Sequence[OnsetTracks] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_own_sounds(self) -> bool:
@@ -102,8 +104,8 @@ def best_first(clips: Sequence[ClipEntry], metric: str | None) -> tuple[list[Bad
     return first, [("", clip) for clip in clips if clip.id not in picked]
 
 
-def card(clip: ClipEntry, badge: str = "") -> str:
-    """One clip: its videos side by side, their controls, and the onsets."""
+def card(clip: ClipEntry, badge: str = "", data: str = "") -> str:
+    """One clip: its videos side by side, their controls, and the onsets; ``data`` are attributes for scripts."""
     players = "".join(
         f'<figure data-kind="{escape(kind)}"><figcaption><span class="dot {color_class(kind)}"></span>'
         f"{escape(label_of(kind))}</figcaption>{_player(video)}{_scores_of(clip, kind)}</figure>"
@@ -112,7 +114,8 @@ def card(clip: ClipEntry, badge: str = "") -> str:
     plots = "".join(_plot(clip, tracks, named=len(clip.plots) > 1) for tracks in clip.plots)
     badge = f'<span class="badge {badge}">{badge}</span>' if badge else ""
     return (
-        f'<section class="card clip" id="{escape(clip.id)}"><header>{badge}<h3>{escape(clip.caption or clip.id)}</h3>'
+        f'<section class="card clip" id="{escape(clip.id)}"{data}>'
+        f"<header>{badge}<h3>{escape(clip.caption or clip.id)}</h3>"
         f'<span class="soft">{escape(clip.id if clip.caption else "")}</span></header>'
         f'<div class="players">{players}</div>{_controls(clip)}{plots}</section>'
     )

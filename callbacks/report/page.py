@@ -8,7 +8,8 @@ from html import escape
 from importlib.resources import files
 from typing import Literal
 
-from callbacks.report.clip_cards import ClipEntry, best_first, card, score_table
+from callbacks.report.clip_cards import Badged, ClipEntry, best_first, card, score_table
+from callbacks.report.clip_order import clip_data, order_bar
 from callbacks.report.names import METRICS, color_class, headline, split_name
 from callbacks.report.outcome import spread, tables
 from callbacks.report.plots import curve_plot
@@ -51,18 +52,21 @@ class ReportPage:
 
     def html(self) -> str:
         """The whole page."""
-        style, script = (files("callbacks.report").joinpath(f"page.{kind}").read_text() for kind in ("css", "js"))
+        style, script, ordering = (
+            files("callbacks.report").joinpath(name).read_text() for name in ("page.css", "page.js", "clip_order.js")
+        )
         first, others = best_first(self.clips, headline(self.results))
-        hint = self._clip_hint(picked=any(badge for badge, _ in first))
+        picked = any(badge for badge, _ in first)
+        above = self._clip_hint(picked) + order_bar(self.clips, picked)
         body = "".join(
             [
                 self._header(),
-                _section("Clips", hint + "".join(card(clip, badge) for badge, clip in first), bool(first)),
+                _section("Clips", above + _deck(first), bool(first)),
                 _section("What came out", tables(self.results), bool(self.results)),
                 _section("What to do next", self._next(), bool(self.next_steps)),
                 _section("Over training steps", self._curves()),
                 _section("With the sound moved", self._offsets()),
-                _section("More clips", "".join(card(clip) for _, clip in others), bool(others)),
+                _section("More clips", _deck(others), bool(others)),
                 score_table(self.clips),
                 _section("Record", self._record()),
             ]
@@ -70,7 +74,7 @@ class ReportPage:
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self.title)} · avsync</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-            f"<style>\n{style}</style></head>\n<body><main>{body}</main>\n<script>\n{script}</script></body></html>\n"
+            f"<style>\n{style}</style></head>\n<body><main>{body}</main>\n<script>\n{script}{ordering}</script></body></html>\n"
         )
 
     def _header(self) -> str:
@@ -153,6 +157,11 @@ class ReportPage:
         if self.config is not None:
             config = f"<details><summary>Configuration</summary><pre>{escape(self.config)}</pre></details>"
         return f'<div class="card">{escape(versions)}{config}</div>'
+
+
+def _deck(clips: Sequence[Badged]) -> str:
+    """Cards that the page's script puts into another order."""
+    return f'<div class="deck">{"".join(card(clip, badge, clip_data(clip)) for badge, clip in clips)}</div>'
 
 
 def _section(heading: str, content: str, there: bool = True) -> str:

@@ -53,6 +53,7 @@ class Clip:
     mute: bool = False
     language: str = ""
     subset: str = ""
+    face_boxes: Tensor | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -236,6 +237,7 @@ class ClipDataset(Dataset[Clip]):
             mute=cut.mute,
             language=record.language or "",
             subset=record.subset or "",
+            face_boxes=cut.face_boxes,
         )
         if clip.is_silent and not self.allow_silence:
             raise InputError(
@@ -271,7 +273,7 @@ class ClipDataset(Dataset[Clip]):
             return self._cache[index, part]
         if (index, 0) not in self._cache:
             self._cache[index, 0] = self.reader.read(record, 0.0, whole=True)
-        begin_s, video, audio, usable_s, mute = self._cache[index, 0]
+        begin_s, video, audio, usable_s, mute, boxes = self._cache[index, 0]
         held = shape.frames_of(len(audio))
         length = shape.longest(held, self.reader.frame_step)
         num_samples = shape.samples_of(length)
@@ -285,6 +287,7 @@ class ClipDataset(Dataset[Clip]):
             audio[sample : sample + num_samples],
             usable_s,
             mute,
+            None if boxes is None else boxes[frame : frame + length],
         )
 
     def _place(self, index: int, part: int, key: SampleKey) -> float:
@@ -319,6 +322,7 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
     # the words of a clip that had to be cut by much would say more than is heard
     transcripts = ["" if clip.transcript is None or end_s < clip.spoken_s else clip.transcript for clip in clips]
     scenes = [clip.caption if clip.scene is None else clip.scene for clip in clips]
+    boxes = [None if clip.face_boxes is None else clip.face_boxes[:num_frames] for clip in clips]
     return ClipBatch(
         ids=[clip.id for clip in clips],
         video=torch.stack([clip.video[:num_frames] for clip in clips]),
@@ -337,4 +341,5 @@ def collate_clips(clips: Sequence[Clip], shape: ClipShape) -> ClipBatch:
         mute=torch.tensor([clip.mute for clip in clips]) if any(clip.mute for clip in clips) else None,
         languages=[clip.language for clip in clips] if any(clip.language for clip in clips) else None,
         subsets=[clip.subset for clip in clips] if any(clip.subset for clip in clips) else None,
+        face_boxes=boxes if any(found is not None for found in boxes) else None,
     )

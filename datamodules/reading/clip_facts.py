@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.prepared.identity import Facts, as_json
 from datamodules.reading.records import ClipRecord
 
-_OF_EVALUATION = ("language", "subset")
+_OF_EVALUATION = ("language", "subset", "face_boxes")
 """What no encoded clip depends on."""
 
 

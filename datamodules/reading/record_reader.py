@@ -15,6 +15,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.reader import MediaInfo, MediaReader
 from components.media.sound_reader import MAX_MISSING_AUDIO_S, SoundReader
+from datamodules.reading.face_boxes import boxes_of_clip
 from datamodules.reading.records import ClipRecord
 
 # Header durations are rounded to the container's ticks; a clip may reach beyond them by this much.
@@ -32,6 +33,7 @@ class Cut(NamedTuple):
         audio: float32 ``[S]``.
         usable_s: length of all of the recording that clips may be cut from.
         mute: the recording has no sound track; ``audio`` is zeros.
+        face_boxes: ``[T, 4]`` in fractions of the clip's picture, NaN where there is no face; None where unknown.
     """
 
     start_s: float
@@ -39,6 +41,7 @@ class Cut(NamedTuple):
     audio: Tensor
     usable_s: float
     mute: bool = False
+    face_boxes: Tensor | None = None
 
 
 class Promise(NamedTuple):
@@ -165,7 +168,11 @@ class RecordReader:
             with _called_short(is_short):
                 video = media.video(start_s, num_frames, shape.fps, shape.height, shape.width)
                 audio = torch.zeros(samples) if mute else self._sound(media, start_s, samples)
-        return Cut(start_s, video, audio, end_s - begin_s, mute)
+            boxes = None
+            if record.face_boxes is not None:
+                seen, name = media.shown_size(), f"{record.path} ({record.id})"
+                boxes = boxes_of_clip(record.face_boxes, name, start_s, num_frames, shape, info.fps, seen)
+        return Cut(start_s, video, audio, end_s - begin_s, mute, boxes)
 
     def _sound(self, media: MediaReader, start_s: float, num_samples: int) -> Tensor:
         return media.audio(start_s, num_samples, self.shape.sample_rate, self.max_missing_s)

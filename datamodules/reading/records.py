@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.reading.face_boxes import FaceBoxes
+
 
 @dataclass(frozen=True, slots=True)  # there may be hundreds of thousands
 class ClipRecord:
@@ -26,6 +28,7 @@ class ClipRecord:
             ``caption``.
         language: of the transcript (``en``, ``zh``), or None.
         subset: the part of a benchmark it belongs to, which is also reported apart, or None.
+        face_boxes: where the face is (`datamodules.reading.face_boxes`), or None where unknown.
     """
 
     id: str
@@ -42,3 +45,4 @@ class ClipRecord:
     other_captions: tuple[str, ...] = ()
     language: str | None = None
     subset: str | None = None
+    face_boxes: FaceBoxes | None = None

@@ -13,10 +13,11 @@ from typing import Any
 
 from components.errors import InputError
 from datamodules.reading.clip_data_module import Split
+from datamodules.reading.face_boxes import read_face_boxes
 from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.records import ClipRecord
 
-# "reference_image" and "face_boxes" are for other tools: they are allowed but not read.
+# "reference_image" is for other tools: it is allowed but not read.
 COLUMNS = (
     *("id", "video", "audio", "start", "end", "caption", "audio_caption", "transcript", "language", "speaker"),
     *("reference_image", "reference_audio", "onsets", "split", "face_boxes", "subset", "recording"),
@@ -40,7 +41,8 @@ def read_manifest(
         audio_only: rows then need an audio file or a video whose sound is used, and their ``audio_caption`` goes before
             their ``caption``.
         default_caption: for rows without caption.
-        ignore_columns: columns that are none of ``COLUMNS`` and may be there all the same.
+        ignore_columns: columns that may be there and are not read, none of ``COLUMNS`` or one that means something
+            else here.
         media_root: the folder that media paths are relative to and must lie in; None takes the manifest's, and
             absolute paths as they are.
 
@@ -50,8 +52,10 @@ def read_manifest(
     found: RecordsBySplit = {}
     seen: dict[str, int] = {}
     media = NamedMedia(media_root or path.parent, absolute=media_root is None)
-    known, name = {*COLUMNS, *ignore_columns}, str(path)
+    known, ignored, name = set(COLUMNS), set(ignore_columns), str(path)
     for line, fields in rows_of(path):
+        if ignored:
+            fields = {column: value for column, value in fields.items() if column not in ignored}
         row = Row(f"{name}, line {line}", media, fields)
         if not known.issuperset(fields):
             unknown = next(column for column in fields if column not in known)
@@ -194,6 +198,7 @@ def record_of(row: Row, audio_only: bool, default_caption: str) -> ClipRecord:
         scene=scene,
         language=row.text("language"),
         subset=row.text("subset"),
+        face_boxes=None if audio_only else read_face_boxes(row.fields.get("face_boxes"), row.error),
     )
 
 

@@ -61,6 +61,7 @@ from lightning_modules.command_line.config_files import (
 )
 from lightning_modules.command_line.extra_commands import extra_help, run_extra
 from lightning_modules.command_line.moved import old_metric
+from lightning_modules.command_line.nulls import parse_with_nulls
 from lightning_modules.command_line.preflight import check_clip_is_taken, check_settings
 from lightning_modules.command_line.prepared_experiment import PreparedExperiment, prepared_experiment
 from lightning_modules.command_line.run_folders import (
@@ -174,7 +175,7 @@ class AVSyncCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses; complains in one sentence instead of pages of usage."""
         try:
-            self.config = parser.parse_args(args)
+            self.config = parse_with_nulls(parser, args)
         except Exception as error:  # a module of the user's may raise anything while the parser imports it
             if sentence := class_path_sentence(args):
                 raise InputError(sentence) from None

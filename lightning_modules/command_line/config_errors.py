@@ -36,6 +36,8 @@ def parse_error_sentence(message: str, args: Sequence[str]) -> str:
             return _unknown_key(f"{key}.init_args.{names[0]}", names[1], args)
         case "no short name" | "no attribute":
             name = ".".join(names)
+            if name == "None":  # a null given several classes deep became a word
+                return f"{_origin(key, args)}{key} cannot be null; give a class name, or class_path and init_args"
             fix = did_you_mean(names[-1].rpartition(".")[2], known_classes()) or "give its full import path"
             return f"{_origin(name, args)}{key} names the class {name}, which does not exist; {fix}"
         case "another class":

@@ -37,6 +37,16 @@ def test_what_is_no_mean_over_clips_has_no_parts():
     assert with_parts(results, scored(SCORES), PARTS) == results
 
 
+def test_folders_are_kinds_of_scene_where_they_are_few():
+    scores = {f"{folder}/{clip}": float(folder) for folder in range(40) for clip in range(2)}
+    for count, there in ((32, True), (33, False)):
+        some = {clip: value for clip, value in scores.items() if value < count}
+        parts = {clip: {"folder": clip.partition("/")[0]} for clip in some}
+        every = [ClipScore(clip, clip, "generated", "m", value) for clip, value in some.items()]
+        result = MetricResult((count - 1) / 2, (0.0, 1.0), len(some))
+        assert ("groups" in with_parts({"m": result}, every, parts)["m"].details) == there
+
+
 def test_one_part_that_is_everything_says_nothing():
     result = {"m": MetricResult(30.0, (20.0, 40.0), 2)}
     scores = scored({clip: SCORES[clip] for clip in ("a/1", "a/2", "b/1")})
@@ -49,7 +59,11 @@ def test_clips_say_what_they_belong_to():
     batch = replace(
         clip_batch(["bell/c_0", "frog/b_0", "frog/b_1"]), subsets=["speech", "", ""], languages=["", "zh", ""]
     )
-    assert dict(divisions_of(batch, [0, 1, 2])) == {"bell/c_0": {"subset": "speech"}, "frog/b_0": {"language": "zh"}}
-    assert not list(divisions_of(clip_batch(["bell/c_0"]), [0]))
+    assert dict(divisions_of(batch, [0, 1, 2])) == {
+        "bell/c_0": {"subset": "speech", "folder": "bell"},
+        "frog/b_0": {"language": "zh", "folder": "frog"},
+        "frog/b_1": {"folder": "frog"},
+    }
+    assert not list(divisions_of(replace(clip_batch(["bell/c_0"]), ids=["c_0"]), [0]))
     with pytest.raises(IndexError):
         list(divisions_of(batch, [3]))

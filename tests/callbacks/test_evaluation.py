@@ -114,7 +114,10 @@ def test_any_number_of_ranks_gives_the_same_results(tmp_path):
         # the networks' sums depend on what shares a batch, by the last digits
         ends = [*entry.pop("ci95"), entry.pop("value"), entry.pop("sem")]
         assert ends == pytest.approx([*two[name].pop("ci95"), two[name].pop("value"), two[name].pop("sem")], rel=1e-4)
-        assert entry == two[name]
+        groups, others = (found.pop("groups")["folder"] for found in (entry, two[name]))
+        for part, found in groups.items():
+            assert others[part]["value"] == pytest.approx(found["value"], rel=1e-4)
+        assert groups.keys() == others.keys() and entry == two[name]
         assert entry["n_clips"] == 5
     # two onsets of each clip are met: recordings of (3, 3), (4, 3) and (2) onsets
     assert values["cyclesync"] == pytest.approx(100 / 3 * (2 / 3 + (2 / 4 + 2 / 3) / 2 + 1))

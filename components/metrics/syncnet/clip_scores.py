@@ -40,7 +40,8 @@ class SyncNetScores(ClipScorer):
     def score(self, generation: Generation, rows: Sequence[int]) -> list[ClipScores]:
         """See `ClipScorer.score`."""
         chosen, device = list(rows), next(self.parameters()).device
-        lips = self.scorer.lips(generation.video[chosen].to(device), generation.fps)
+        known = self.scorer.boxes(generation.reference, chosen)
+        lips = self.scorer.lips(generation.video[chosen].to(device), generation.fps, known)
         sounds = self.scorer.sounds(generation.audio[chosen].to(device), generation.sample_rate)
         return [clip_scores(self.scorer.score(tracks, sound)) for tracks, sound in zip(lips, sounds, strict=True)]
 

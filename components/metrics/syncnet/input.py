@@ -30,13 +30,15 @@ def at_syncnet_fps(video: Tensor, fps: float) -> Tensor:
         raise InputError(f"video is {list(video.shape)}; [clips, frames, 3, height, width] with frames is needed")
     if not fps > 0:
         raise InputError(f"fps is {fps}; it must be positive")
-    if fps == FPS:
-        return video
-    wanted = max(1, round(video.shape[1] / fps * FPS))
+    return video if fps == FPS else video[:, shown_frames(video.shape[1], fps).to(video.device)]
+
+
+def shown_frames(num_frames: int, fps: float) -> Tensor:
+    """Which of ``num_frames`` at ``fps`` is on screen half way through each frame of 25 fps: int64 ``[T]``."""
+    wanted = max(1, round(num_frames / fps * FPS))
     # float64 seconds, middle of each output frame: at a border a rounding error would show the wrong frame
     middle_s = (torch.arange(wanted, dtype=torch.float64) + 0.5) / FPS
-    index = (middle_s * fps).floor().long().clamp(max=video.shape[1] - 1)
-    return video[:, index.to(video.device)]
+    return (middle_s * fps).floor().long().clamp(max=num_frames - 1)
 
 
 def at_syncnet_rate(audio: Tensor, sample_rate: int) -> Tensor:

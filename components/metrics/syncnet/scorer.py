@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from components.contracts import SyncScorer
+from components.contracts import ClipBatch, SyncScorer
 from components.errors import InputError
-from components.metrics.syncnet.input import at_syncnet_fps, at_syncnet_rate, network_pictures
+from components.metrics.syncnet.input import at_syncnet_fps, at_syncnet_rate, network_pictures, shown_frames
 from components.metrics.syncnet.mfcc import SAMPLE_RATE, mfcc, to_int16_scale
 from components.metrics.syncnet.model import FPS, WINDOW_FRAMES, SyncNet, cepstrum_windows
 from components.metrics.syncnet.offsets import MAX_SHIFT, sync_offset
@@ -143,10 +143,27 @@ class SyncNetScorer(SyncScorer):
         return {name: torch.tensor(column, device=video.device) for name, column in columns.items()}
 
     @torch.no_grad()
-    def lips(self, video: Tensor, fps: float) -> list[list[LipTrack]]:
-        """Embeds the faces of each clip of ``[B, T, 3, H, W]`` in [0, 1]."""
+    def lips(self, video: Tensor, fps: float, known: Sequence[Tensor | None] | None = None) -> list[list[LipTrack]]:
+        """Embeds the faces of each clip of ``[B, T, 3, H, W]`` in [0, 1]; ``known`` are their `boxes`."""
+        every = known or [None] * len(video)
         with torch.autocast(video.device.type, enabled=False):
-            return [self._lips_of(frames) for frames in at_syncnet_fps(video.float(), fps)]
+            clips = zip(at_syncnet_fps(video.float(), fps), every, strict=True)
+            return [self._lips_of(frames, _at_syncnet_fps(boxes, video.shape[1], fps)) for frames, boxes in clips]
+
+    def boxes(self, batch: ClipBatch, rows: Sequence[int]) -> list[Tensor | None]:
+        """What the data say of where the faces of those ``rows`` are.
+
+        Raises:
+            InputError: if they say nothing and ``faces`` needs it; names the clip.
+        """
+        found = [None if batch.face_boxes is None else batch.face_boxes[row] for row in rows]
+        unknown = [batch.ids[row] for row, boxes in zip(rows, found, strict=True) if boxes is None]
+        if self.faces.needs_known and unknown:
+            raise InputError(
+                f"clip {unknown[0]} has no face_boxes, by which its face is to be found; give "
+                f"them in the manifest, or set {type(self.faces).__name__}.otherwise to a detector"
+            )
+        return found
 
     @torch.no_grad()
     def sounds(self, audio: Tensor, sample_rate: int) -> Tensor:
@@ -180,10 +197,10 @@ class SyncNetScorer(SyncScorer):
             offset_s=fmean(offset.offset / FPS for offset in found),
         )
 
-    def _lips_of(self, frames: Tensor) -> list[LipTrack]:
+    def _lips_of(self, frames: Tensor, known: Tensor | None) -> list[LipTrack]:
         """The faces of one clip ``[T, 3, H, W]`` at 25 fps."""
         shots = [range(len(frames))] if self.scenes is None else self.scenes.shots(frames)
-        boxes = self.faces.detect(frames)
+        boxes = self.faces.locate(frames, known)
         if boxes is None:
             return [LipTrack(shot.start, self._embed(frames[shot.start : shot.stop])) for shot in shots]
         self._check(boxes, len(frames))
@@ -220,6 +237,14 @@ class SyncNetScorer(SyncScorer):
             part = network_pictures(faces[first : first + self.windows_at_once + shared], self.net.image_size)
             parts.append(self.net.embed_lips(part[None])[0])
         return torch.cat(parts)
+
+
+def _at_syncnet_fps(boxes: Tensor | None, num_frames: int, fps: float) -> Tensor | None:
+    """Boxes ``[T, 4]`` of a clip for the frames that `at_syncnet_fps` takes of ``num_frames``."""
+    if boxes is None:
+        return None
+    # a generated clip may be a frame longer than the real one, whose last box holds on
+    return boxes[shown_frames(num_frames, fps).clamp(max=len(boxes) - 1)]
 
 
 def sound_cepstra(audio: Tensor, sample_rate: int) -> tuple[Tensor, int]:

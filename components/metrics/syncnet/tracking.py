@@ -43,6 +43,16 @@ class FaceDetector(nn.Module, ABC):
             or None where the picture as it stands is the face.
         """
 
+    def locate(self, frames: Tensor, known: Tensor | None) -> Sequence[Tensor] | None:
+        """As `detect`; ``known`` is ``[T, 4]`` where the data say where the face is, which most detectors pass over."""
+        del known
+        return self.detect(frames)
+
+    @property
+    def needs_known(self) -> bool:
+        """Whether nothing can be found in clips of which the data do not say where the face is."""
+        return False
+
     def identity(self) -> dict[str, object]:
         """What boxes depend on, as plain values: by default public settings, and the SHA-256 of the weights if any."""
         settings = {

@@ -134,6 +134,14 @@ def test_a_callback_without_a_class():
     assert parse_error_sentence(message, []).startswith("callbacks.emma has no class_path; give one, or correct")
 
 
+def test_null_for_a_class_that_is_needed():
+    message = 'Parser key "model":\n  Problem with given class_path \'a.B\':\n    Parser key "net":\n'
+    message += "      Expected a dot import path string: None\n  Given value: NestedArg(key='net', val=None)"
+    found = parse_error_sentence(message, ["--model.net=null"])
+    expected = "command line: model.init_args.net cannot be null; give a class name, or class_path and init_args"
+    assert found == expected
+
+
 def test_null_on_the_command_line():
     message = 'Parser key "model.dim":\n  Does not validate against any of the Union subtypes\n  Errors:\n'
     message += "    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n  Given value: None"
