@@ -68,14 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the cache")
     add_timing_arguments(parser, repeats=5)
     args = parser.parse_args(argv)
-    shape = ClipShape(args.frames, 24.0, *args.size, 16000)
+    height, width = args.size
+    shape = ClipShape(args.frames, 24.0, height, width, 16000)
 
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder) / "recordings", Path(folder) / "cache"
         root.mkdir()
         names = [f"{index}.mp4" for index in range(args.recordings)]
         for name in names:
-            write_recording(root / name, args.seconds, 24, *args.size, 16000)
+            write_recording(root / name, args.seconds, 24, height, width, 16000)
         shutil.copy(root / names[0], root / "held_out.mp4")
         (root / "test_list.txt").write_text("held_out\n")
         data = FolderClips(str(root), "a sound", test_list=str(root / "test_list.txt"), clip=shape, num_workers=0)
@@ -110,8 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = interleaved(actions, args)
 
     print(machine_facts("cpu", args.dtype))
-    size = f"{args.size[0]}x{args.size[1]}"
-    print(f"clips of {args.frames} frames of {size}, {len(items[0].to_bytes()) / 2**20:.1f} MiB each in the cache")
+        print(f"clips of {args.frames} frames of {height}x{width}, {len(items[0].to_bytes()) / 2**20:.1f} MiB each in the cache")
     rows = []
     for name, times in seconds.items():
         per_clip = statistics.median(times) / args.batch_size
