@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = interleaved(actions, args)
 
     print(machine_facts("cpu", args.dtype))
-        print(f"clips of {args.frames} frames of {height}x{width}, {len(items[0].to_bytes()) / 2**20:.1f} MiB each in the cache")
+    size = len(items[0].to_bytes()) / 2**20
+    print(f"clips of {args.frames} frames of {height}x{width}, {size:.1f} MiB each in the cache")
     rows = []
     for name, times in seconds.items():
         per_clip = statistics.median(times) / args.batch_size
