@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from lightning.pytorch.utilities import rank_zero_only
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVED = multiprocessing.get_context("forkserver")
@@ -103,6 +104,8 @@ def _begin(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    # Lightning read it when it was imported, which was before there were ranks
+    rank_zero_only.rank = int(environment.get("RANK", "0"))
     sys.exit(function(*arguments))
 
 

@@ -112,7 +112,7 @@ def test_features_of_drivers_are_kept_for_fewer_flops(capsys: pytest.CaptureFixt
         kept, anew = (count_sampling(TINY, task, keep, 3) for keep in (True, False))
         assert float(rows[task.name][-2]) == pytest.approx(kept / anew, abs=6e-4) and kept < anew
     sound, video = (float(rows[task.name][-2]) for task in TASKS[2:])
-    assert sound < 0.6 < video  # of a given video nearly everything, of a given sound hardly anything
+    assert sound < 0.65 < video  # of a given video nearly everything, of a given sound hardly anything
 
 
 # --- guided step -------------------------------------------------------------------------------------------------

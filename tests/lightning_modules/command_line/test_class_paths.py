@@ -16,6 +16,9 @@ from lightning_modules.command_line.cli import main
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory that is searched last, as the command has it."""
     monkeypatch.chdir(tmp_path)
+    # working directories of commands that other tests have run may hold a folder of the same name
+    temporary = str(tmp_path.parents[1])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not entry.startswith(temporary)])
     monkeypatch.syspath_prepend(str(tmp_path))
     known = set(sys.modules)
     yield tmp_path
@@ -87,7 +90,7 @@ def test_the_command_says_it_in_one_sentence(place: Path, capsys: pytest.Capture
     assert main(["validate", "--config", "run.yaml"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and errors[0].startswith("error: run.yaml: model names mine.MyModel, ")
-    assert f"'{place / 'mine.py'}', line 1: " in errors[0] if text else "neither a file mine.py nor" in errors[0]
+    assert (f"'{place / 'mine.py'}', line 1: " if text else "neither a file mine.py nor") in errors[0]
 
 
 def test_values_that_only_look_like_class_paths_are_left_alone(place: Path):

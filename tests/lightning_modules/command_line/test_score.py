@@ -137,7 +137,10 @@ def test_prompts_with_subsets_and_languages_give_results_of_each(kept, capsys):
     assert score("--generated", kept / "clips/w0", "--reference", "prompts.jsonl") == 0
     shown = capsys.readouterr().out
     found = metrics("runs/scored/version_0")["cyclesync"]
-    assert found["groups"].keys() == {"subset", "language"} and found["groups"]["language"].keys() == {"en", "zh"}
+    assert found["groups"].keys() == {"subset", "language", "folder"} and found["groups"]["language"].keys() == {
+        "en",
+        "zh",
+    }
     clips = {
         line["clip"]: line for line in map(json.loads, lines("runs/scored/version_0")) if line["kind"] == "generated"
     }

@@ -50,7 +50,7 @@ class Network(L.LightningModule):
     def configure_model(self) -> None:
         if self.device_mesh is not None and not any(hasattr(p, "placements") for p in self.parameters()):
             strategy = self.trainer.strategy
-            shard_units([self.net], self.device_mesh["data_parallel"], strategy.root_device)
+            shard_units([self.net], self.device_mesh["data_parallel"], strategy.root_device, strategy.sharding)
 
     def configure_optimizers(self) -> Any:
         built = self.optimizer(parameter_groups(list(self.parameters())), lr=1e-3, weight_decay=0.1)

@@ -55,7 +55,10 @@ def ranks(out: Path, name: str) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def eager():
     torch.compiler.set_stance("force_eager")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the two processes: products of other parts round otherwise, and Muon shows it
     yield
+    torch.set_num_threads(threads)
     torch.compiler.set_stance("default")
 
 
