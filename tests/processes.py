@@ -12,7 +12,9 @@ import contextlib
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +24,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.utilities import rank_zero_only
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +62,7 @@ def run_ranks(
         folder: the working directory.
         timeout_s: whoever is still there then says where it is and is ended.
     """
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "WORLD_SIZE": str(ranks)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     with TemporaryDirectory() as logs:
         files = [Path(logs) / str(rank) for rank in range(ranks)]
         processes = []
@@ -86,6 +87,15 @@ def run_ranks(
             Ended(process.exitcode, file.read_text() if file.exists() else "")
             for process, file in zip(processes, files, strict=True)
         ]
+
+
+def free_port() -> int:
+    """A port nobody listens on, below those that the system gives to connections, which would be taken meanwhile."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("none of 100 ports between 20000 and 32000 is free")
 
 
 def _begin(

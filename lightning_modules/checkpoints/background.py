@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.sharded import remove
-from lightning_modules.checkpoints.storage import told_written
+from lightning_modules.checkpoints.storage import not_written, storage_error, told_written
 
 
 class BackgroundWriter:
@@ -115,6 +115,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         begun = time.monotonic()
         self.writer.wait()
         held, path = copied(checkpoint), Path(path)
+        _make_folder(path, checkpoint)
         waited_s = time.monotonic() - begun
 
         def write() -> None:
@@ -141,6 +142,17 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
             InputError: if the disk has refused it.
         """
         self.writer.close()
+
+
+def _make_folder(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Now and not by the thread: Lightning puts a link into it without waiting."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refused = storage_error(error)
+        if refused is None:
+            raise
+        raise not_written(path, checkpoint, refused) from error
 
 
 def copied(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

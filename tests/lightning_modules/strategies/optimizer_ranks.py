@@ -1,4 +1,4 @@
-"""Trains a small network with every optimizer, sharded over gloo processes and by one: ``python -m ... OUT NAME...``.
+"""Trains a small network with every optimizer, sharded over gloo processes and by one.
 
 Each is trained in one go, then to the middle, and goes on from there: from a folder, from a file, and from
 ``NAME.alone``, which one process has written.
@@ -6,8 +6,7 @@ Each is trained in one go, then to the middle, and goes on from there: from a fo
 
 import importlib.util
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,8 @@ def sharded(folder: bool) -> dict[str, Any]:
     return {"devices": RANKS, "strategy": FSDP2Strategy("float32", save_distributed_checkpoint=folder)}
 
 
-def main() -> None:
-    out, *names = Path(sys.argv[1]), *sys.argv[2:]
+def train_all(out: Path, names: Sequence[str]) -> None:
+    """What one of the processes does."""
     if hasattr(torch.compiler, "set_stance"):
         torch.compiler.set_stance("force_eager")  # torchao compiles its step, which takes longer than all of this
     seen: dict[str, Any] = {}
@@ -104,7 +103,3 @@ def main() -> None:
         seen[name] = {"resumed": ends, "from_one": apart, "kinds": kinds, "weights": once.tolist()}
     rank = half.global_rank
     (out / f"rank{rank}.json").write_text(json.dumps(seen))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,6 @@
 """Muon and states of few bits, sharded over two processes: what one process does, and exactly so when resumed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,9 @@ import pytest
 import torch
 
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from tests.lightning_modules.strategies.optimizer_ranks import MIDDLE, RANKS, STEPS, optimizers, run
+from tests.lightning_modules.strategies.optimizer_ranks import MIDDLE, RANKS, STEPS, optimizers, run, train_all
+from tests.processes import run_ranks
 
-ROOT = Path(__file__).resolve().parents[3]
 APART = {"MuonAdamW": 0.05, "AdamW8bit": 0.01, "AdamW4bit": 0.2, "AdamWFp8": 0.02}
 """Of what weights have moved, how far those of two processes may be from those of one.
 
@@ -28,15 +25,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.compiler.set_stance("force_eager")
     for name in optimizers():
         run(folder, name, MIDDLE)[0].save_checkpoint(folder / f"{name}.alone")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning_modules.strategies.optimizer_ranks", str(folder), *optimizers()],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for ended in run_ranks(train_all, (folder, list(optimizers())), RANKS):
+        assert ended.status == 0, ended.said[-3000:]
     return folder
 
 
