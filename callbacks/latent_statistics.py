@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from components.backbones.data_place import context_size
 from components.codecs.latent_statistics import ChannelNormalisation, LatentStatistics, statistics_of
 from components.contracts import AudioCodec, ClipBatch
 from components.errors import InputError
@@ -47,6 +48,11 @@ class ComputeLatentStatistics(Callback):
             InputError: if there is no data module, no such codec, or the file cannot be used.
         """
         codec, normalisation = self._codec(pl_module)
+        if (size := context_size(trainer)) > 1:
+            raise InputError(
+                f"ComputeLatentStatistics counts every clip once, but with context_parallel_size {size} so many "
+                "processes have the same ones: set it to 1 for this run"
+            )
         trainer.should_stop = True
         # rank 0's answer: the file may appear while another rank still looks
         exists = trainer.strategy.broadcast(self.file.is_file())

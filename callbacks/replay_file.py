@@ -16,6 +16,7 @@ from callbacks.bad_step import BadBatch, HeldBatch
 from callbacks.ema import EMA_PREFIX
 from callbacks.run_record import config_text, run_folder
 from callbacks.step_again import RandomState
+from components.backbones.data_place import data_place
 from components.backbones.sharding import reshard, whole
 from components.contracts import AudioFeatures, ClipBatch, PreparedClips, TextFeatures
 from components.errors import InputError
@@ -105,15 +106,15 @@ def keep_for_replay(
     weights = _weights(module, mine)
     answer = ""
     if mine:
-        one = held[bad.index]
+        one, place = held[bad.index], data_place(trainer)
         path = folder / "replay" / f"step{trainer.global_step}_rank{bad.rank}.pt"
         replay = Replay(
             told=text,
             config_yaml=config,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
-            rank=bad.rank,
-            world_size=trainer.world_size,
+            rank=place.rank,
+            world_size=place.size,
             batch_idx=one.batch_idx,
             batch=move_data_to_device(one.batch, "cpu"),
             random=one.random,

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.failures import FailureLog
+from components.backbones.data_place import context_size, data_place
 from components.contracts import ClipBatch
 from components.counting.flops import CountsSteps, StepCost
 from components.errors import InputError
@@ -100,11 +101,11 @@ class Throughput(Callback):
         else:
             self._window.seconds += now - self._since
             self._window.batches += 1
-            self._window.samples += len(batch) * trainer.world_size
+            self._window.samples += len(batch) * data_place(trainer).size
         cost = self._cost(trainer, pl_module, batch)
         if self._window.batches:
-            self._window.flops += cost.flops
-            self._window.tokens += cost.tokens * trainer.world_size
+            self._window.flops += cost.flops / context_size(trainer)
+            self._window.tokens += cost.tokens * data_place(trainer).size
         self._since = time.perf_counter()  # counting is left out
         if self._window.batches >= self.every_n_steps:
             self._log(trainer, pl_module)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import lightning as L
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from components.backbones.data_place import data_place
 from components.backbones.sharding import DEFAULT_SHARDING, Sharding, is_sharded, kept_gathered
 from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
 from components.counting.flops import StepCost, meta_twin
@@ -32,6 +33,14 @@ class Shardable(Protocol):
 
     def shard(self, mesh: DeviceMesh, device: torch.device, how: Sharding = DEFAULT_SHARDING) -> None:
         """Moves itself to ``device`` and keeps this process's part alone."""
+
+
+@runtime_checkable
+class SharesTokens(Protocol):
+    """A transformer whose tokens can be shared among processes."""
+
+    def split_context(self, mesh: DeviceMesh) -> None:
+        """Shares them from now on."""
 
 
 class SeededModule(TrainableCheckpoint):
@@ -204,6 +213,21 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
             how = getattr(strategy, "sharding", DEFAULT_SHARDING)
             cast(Shardable, transformer).shard(mesh, strategy.root_device, how)
 
+    def split_context(self, mesh: DeviceMesh) -> None:
+        """Share the tokens of every clip among the processes of ``mesh``; the strategy calls it.
+
+        Raises:
+            InputError: if the transformer cannot share them.
+        """
+        transformer = self.trained_transformer()
+        if not isinstance(transformer, SharesTokens):
+            raise InputError(
+                f"trainer.strategy.context_parallel_size is {mesh.size()}, but {type(transformer).__name__} cannot "
+                "share the tokens of a clip: set it to 1."
+            )
+        self.transformer_shapes()  # a copy, which there is none of a group of processes
+        transformer.split_context(mesh)
+
     def global_batch_index(self, batch: ClipBatch, batch_idx: int) -> int:
         """Index of a training batch in the endless training order of all processes.
 
@@ -215,7 +239,8 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
             return batch.position // len(batch)
         if self.run is None:
             return batch_idx
-        return batch_idx * self.run.world_size + self.global_rank
+        place = data_place(self.run)
+        return batch_idx * place.size + place.rank
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Without waiting for the copy, which Lightning does for plain tensors alone."""
@@ -257,19 +282,26 @@ class GenerativeModule(SeededModule, Generic[Conditions]):
     def predict_step(self, batch: ClipBatch, batch_idx: int) -> Generation:
         """Guided generation alone."""
         with self._weights_for_sampling():
-            return self.generation(self.encode_conditions(batch), batch, None, "generating")
+            return self._judged(self.generation(self.encode_conditions(batch), batch, None, "generating"))
 
     def _evaluate(self, batch: ClipBatch, label: str) -> Generation:
         with self._weights_for_sampling():
             encoded = self.encode_conditions(batch)
             variants = {name: self.generation(encoded, batch, name, f"{label}, {name}") for name in self.variants}
-            return replace(self.generation(encoded, batch, None, label), variants=variants)
+            return self._judged(replace(self.generation(encoded, batch, None, label), variants=variants))
 
     def _weights_for_sampling(self) -> AbstractContextManager[None]:
         """Gathered once for all steps, where the strategy shards and is asked to."""
         if self.run is None or not getattr(self.run.strategy, "gather_once_in_sampling", False):
             return nullcontext()
         return kept_gathered(self.trained_transformer())
+
+    def _judged(self, made: Generation) -> Generation:
+        """Of processes that share clips all have the same ones: one of them shows them, the others' do not count."""
+        if self.run is None or not data_place(self.run).among_equals:
+            return made
+        none = torch.zeros_like(made.valid_mask())
+        return replace(made, valid=none, variants={name: replace(v, valid=none) for name, v in made.variants.items()})
 
     @property
     def shows_progress(self) -> bool:

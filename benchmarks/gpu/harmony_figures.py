@@ -16,7 +16,8 @@ from benchmarks.gpu.syncphony_figures import adamw
 from benchmarks.harmony_sizes import AUDIO_CHANNELS, SIZES, VIDEO_CHANNELS
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.interaction import InteractionConfig
-from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
+from components.backbones.harmony.layer import HarmonyLayer
+from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.lora import LoRAConfig
 from components.backbones.recomputation import Recomputation
 from components.backbones.wan.model import WanTower

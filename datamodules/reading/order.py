@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import SequentialSampler
 
+from components.backbones.data_place import data_place
 from components.errors import InputError
 
 
@@ -195,7 +196,9 @@ def stand_ins(seed: int, key: SampleKey, index: int, num_items: int) -> Iterator
 
 
 def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:
-    """The process's rank and the number of processes (0 and 1 without a trainer).
+    """Which share of the data the process gets, and how many there are (0 and 1 without a trainer).
+
+    Processes that share the tokens of every clip get the same share.
 
     Raises:
         InputError: Lightning would put its own sampler in place of the data module's.
@@ -208,4 +211,4 @@ def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:
         raise InputError(
             "trainer.use_distributed_sampler is true; set it to false: the data module itself deals clips to the ranks"
         )
-    return trainer.global_rank, trainer.world_size
+    return data_place(trainer)[:2]

@@ -23,6 +23,8 @@ from lightning_modules.command_line.broken_runs import input_error_sentence
 from lightning_modules.command_line.cli import CLI_SETTINGS, AVSyncCLI
 from lightning_modules.command_line.startup import import_own_modules, keep_console_clear
 
+_OF_PROCESSES = ("context_parallel_size", "replicas")
+"""Settings of a strategy that group processes."""
 _OF_NUMBERS = ("accelerator", "strategy", "precision", "plugins", "deterministic", "benchmark")
 """Settings of the trainer on which the numbers of a step depend."""
 _ONE_STEP = {"devices": 1, "num_nodes": 1, "max_epochs": 1, "limit_val_batches": 0}
@@ -138,6 +140,10 @@ def _configuration(replay: Replay, folder: str) -> str:
     """Of a saved configuration what the step's numbers depend on; whatever is written goes to ``folder``."""
     content = yaml.safe_load(str(replay.config_yaml))
     kept = {key: value for key, value in content["trainer"].items() if key in _OF_NUMBERS}
+    if isinstance(strategy := kept.get("strategy"), dict):
+        # one process has all weights, and all tokens of the clips
+        given = {key: value for key, value in (strategy.get("init_args") or {}).items() if key not in _OF_PROCESSES}
+        kept["strategy"] = {**strategy, "init_args": given}
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     # of a step: a batch may be too small by itself
     batches = content["trainer"].get("accumulate_grad_batches", 1) * replay.world_size

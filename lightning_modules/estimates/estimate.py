@@ -148,6 +148,11 @@ def _run(experiment: MetaExperiment, question: Question) -> Run:
             "trainer.strategy has replicas or replicated frozen weights, but an estimate counts weights that are "
             "sharded over all GPUs; give --trainer.strategy.init_args.replicas 1 and ...frozen sharded"
         )
+    if given.get("context_parallel_size", 1) != 1:
+        raise InputError(
+            f"trainer.strategy.context_parallel_size is {given['context_parallel_size']}, but an estimate counts whole "
+            "clips on every GPU; leave it out"
+        )
     computes = given.get("compute_dtype") or ("bf16" if "fsdp2" in named else trainer.get("precision") or "32-true")
     return Run(
         steps=steps,

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from components.backbones.harmony.model import PARTS, HarmonyLayer, part_of
+from components.backbones.harmony.layer import HarmonyLayer
+from components.backbones.harmony.model import PARTS, part_of
 from components.counting.coding_peaks import VideoSize, encoding_peak
 from components.counting.live_memory import with_peak_bytes
 from components.counting.saved_activations import fused_attention, saved_bytes

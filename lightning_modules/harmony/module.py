@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from components.backbones.data_place import context_size
 from components.backbones.harmony.checkpoint import save_harmony
 from components.backbones.harmony.lora import base_identity, trained_names
 from components.backbones.harmony.model import HarmonyTransformer, part_of
@@ -240,7 +241,9 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
     def on_train_batch_end(self, outputs: Any, batch: ClipBatch, batch_idx: int) -> None:
         """Log what the watch has counted on all ranks in the last whole logging interval."""
         if self.watch.num_steps >= getattr(self.trainer, "log_every_n_steps", 50):
-            found = self.watch.flush(lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+            # processes that share clips have counted the same ones
+            size = context_size(self.trainer)
+            found = self.watch.flush(lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="sum") / size)
             self._watched = {f"train/{name}": value for name, value in found.items()}
         # the last window's values in every step: Lightning logs on its own beat
         self.log_dict(self._watched, on_step=True, batch_size=len(batch))

@@ -63,10 +63,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         gather_once_in_sampling: keep weights gathered from the first step of sampling a batch to its last, all its
             variants included, instead of gathering them anew in every step. A device then holds all weights in
             ``compute_dtype`` beside its shards: 2 bytes each in bfloat16, 4.4 GB of Syncphony's 2.2 billion.
+        context_parallel_size: so many neighbouring processes have the same clips and share their tokens, see
+            `components.backbones.context_parallel`; how weights are sharded does not depend on it. 1 gives every
+            process clips of its own.
 
     Raises:
-        InputError: if a setting is unknown, ``replicas`` do not divide the processes, or the trainer's precision is
-            not ``32-true``.
+        InputError: if a setting is unknown, ``replicas`` or ``context_parallel_size`` do not divide the processes, the
+            module cannot share tokens, or the trainer's precision is not ``32-true``.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         prefetch: int = 0,
         frozen: FrozenWeights = "sharded",
         gather_once_in_sampling: bool = False,
+        context_parallel_size: int = 1,
     ) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
         for name, precision in (("compute_dtype", compute_dtype), ("reduce_dtype", reduce_dtype)):
@@ -94,6 +98,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.reduce_every_micro_batch = reduce_every_micro_batch
         self.replicas = replicas
         self.gather_once_in_sampling = gather_once_in_sampling
+        if context_parallel_size < 1:
+            raise InputError(f"context_parallel_size is {context_parallel_size}: give at least 1.")
+        self.context_parallel_size = context_parallel_size
         summed = _PRECISIONS[reduce_dtype] or torch.float32
         self.sharding = Sharding(self.compute_dtype, summed, frozen, prefetch)
         self._sharding_mesh: DeviceMesh | None = None
@@ -130,20 +137,45 @@ class FSDP2Strategy(ModelParallelStrategy):
             )
         # as many data-parallel groups as processes; "auto" would be one for each machine
         processes = self._data_parallel_size = self.num_nodes * self.num_processes
-        replicas = self.num_nodes if self.replicas == "nodes" else self.replicas
+        replicas, context = self.num_nodes if self.replicas == "nodes" else self.replicas, self.context_parallel_size
         if processes % replicas:
             raise InputError(
                 f"replicas is {replicas}, which does not divide the {processes} processes of trainer.num_nodes and "
                 "trainer.devices; give a divisor, or nodes for a group of every machine."
             )
+        if processes % context:
+            raise InputError(
+                f"context_parallel_size is {context}, but {processes} processes cannot be grouped by it: give a "
+                "divisor of their number."
+            )
+        split_context = getattr(self.lightning_module, "split_context", None)
+        if context > 1 and split_context is None:
+            raise InputError(
+                f"context_parallel_size is {context}, but {type(self.lightning_module).__name__} cannot share the "
+                "tokens of a clip: set it to 1."
+            )
         super().setup_environment()
+        # Two meshes over the same processes: how weights are sharded does not depend on who has which clips. The mean
+        # over replicas and shards is one over all processes, as sharing tokens wants it.
         if replicas > 1:
             # ranks of a machine follow each other, so that a row of the mesh is one machine or a part of it
-            shape, names = (replicas, processes // replicas), ("replicate", "shard")
-            self._sharding_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
+            self._sharding_mesh = self._mesh(replicate=replicas, shard=processes // replicas)
+        if context > 1 and split_context is not None:
+            split_context(self._mesh(data=processes // context, context=context)["context"])
         if self._save_distributed_checkpoint:
             # of its own: saving in the background must not mix with what training sends
             self._writers = dist.new_group(backend="gloo")
+
+    def _mesh(self, **sides: int) -> DeviceMesh:
+        return init_device_mesh(self.root_device.type, tuple(sides.values()), mesh_dim_names=tuple(sides))
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """For samplers that Lightning makes: processes that share clips count as one."""
+        return {
+            "num_replicas": self.world_size // self.context_parallel_size,
+            "rank": self.global_rank // self.context_parallel_size,
+        }
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:

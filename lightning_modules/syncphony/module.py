@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from components.backbones.data_place import data_place
 from components.backbones.syncphony.checkpoint import save_audio_layers
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.contracts import (
@@ -391,7 +392,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         size, columns = len(batch), self.pyramid.num_columns
         if size % columns == 0:
             return None
-        batches = 1 if self.run is None else self.run.accumulate_grad_batches * self.run.world_size
+        batches = 1 if self.run is None else self.run.accumulate_grad_batches * data_place(self.run).size
         if size * batches % columns:
             raise InputError(columns_not_covered(size, columns))
         return index * size if batch.position is None else batch.position

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -93,6 +94,12 @@ def expected(count: int) -> tuple[np.ndarray, np.ndarray]:
     raw = codec.normalisation.inverse(codec.encode(codec.fit(clips(0, count).audio, 32)))
     values = raw.transpose(0, 1).flatten(1).double().numpy()
     return values.mean(axis=1), values.std(axis=1)
+
+
+def test_clips_that_processes_share_would_count_more_than_once(tmp_path: Path):
+    pairs = SimpleNamespace(strategy=SimpleNamespace(context_parallel_size=2))
+    with pytest.raises(InputError, match="context_parallel_size 2 so many processes have the same ones"):
+        ComputeLatentStatistics(str(tmp_path / "statistics.json")).on_fit_start(pairs, Module())
 
 
 def test_statistics_of_raw_latents_and_no_training(tmp_path: Path):

@@ -1,5 +1,6 @@
 import json
 import time
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -122,6 +123,15 @@ def test_flops_are_counted_once_for_a_shape_and_never_in_the_time(tmp_path):
     assert figures["mfu"] == pytest.approx(figures["model_tflop_per_s"] / 0.5)
     assert figures["tokens_per_s"] == pytest.approx(200 / figures["step_s"])
     assert "perf/mfu" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_clips_that_processes_share_count_once_and_cost_each_a_part():
+    throughput = Throughput(warmup_steps=0)
+    batch = clip_batch(list(JUMPS)[:2])
+    pairs = SimpleNamespace(global_rank=3, world_size=6, strategy=SimpleNamespace(context_parallel_size=2))
+    throughput.on_train_batch_end(pairs, Counted(), None, batch, 0)
+    counted = throughput._window
+    assert (counted.samples, counted.tokens, counted.flops) == (3 * 2, 3 * 200.0, 6e9 / 2)
 
 
 def test_a_cpu_has_no_mfu_and_other_modules_no_flops(tmp_path):

@@ -6,9 +6,7 @@ global one everything else. All updates are computed from the streams as the two
 - `FrameLevelAttention`, both ways ("RoPE-aligned Frame-level Attention"): queries and keys are rotated by their
   positions on one clock; every video latent attends to a window of the audio tokens around the same moment, and every
   audio token to the same window read backwards.
-- `StyleAlignment` ("Global Style Alignment"), ``z_r <- z_r + CrossAttn(z_r W_Q, z_v W_K, z_v W_V)``: the whole video
-  colours the reference sound, without window and positions, and never the sound being generated. The target reads the
-  updated reference through the audio tower's own self-attention.
+- `StyleAlignment` ("Global Style Alignment"): the whole video colours the reference sound.
 
 The paper names residual updates and no gates, and projections of their own for either pathway; so are the defaults of
 `InteractionConfig`. `NoiseGate`, shared keys and values, the norms and the outputs that start at zero are ours.
@@ -25,9 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from components.backbones.attention_kernel import attention
+from components.backbones.context_parallel import TokenSplit, from_attention, to_attend
 from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import BandConfig, FrameBand
+from components.backbones.harmony.style_alignment import StyleAlignment
 from components.backbones.rope import rotate
 from components.backbones.wan.normed_heads import normed_heads, rotary_pairs, rotated_in_pairs
 
@@ -96,14 +95,23 @@ class FrameLevelAttention(nn.Module):
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (normalised, not rotated) and values ``[B, H, L, d]`` of the source's tokens ``[B, L, D]``."""
+    def keys_values(self, source: Tensor, split: TokenSplit | None = None) -> tuple[Tensor, Tensor]:
+        """Keys (normalised, not rotated) and values ``[B, H, L, d]`` of the source's tokens ``[B, L, D]``.
+
+        Where they are shared among processes by ``split``, of this process's heads and all tokens.
+        """
         source = self.norm_source(source.to(self.norm_source.weight.dtype))  # towers may differ in precision
-        keys = normed_heads(self.norm_k, self.to_k(source), self.heads).transpose(1, 2)
-        return keys, _heads(self.to_v(source), self.heads)
+        keys = to_attend(normed_heads(self.norm_k, self.to_k(source), self.heads), split)
+        return keys, to_attend(torch.unflatten(self.to_v(source), -1, (self.heads, -1)), split)
 
     def forward(
-        self, query: Tensor, keys: Tensor, values: Tensor, band: FrameBand, noise: tuple[Tensor, Tensor]
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        band: FrameBand,
+        noise: tuple[Tensor, Tensor],
+        split: TokenSplit | None = None,
     ) -> Tensor:
         """What the source adds to the query stream.
 
@@ -113,25 +121,23 @@ class FrameLevelAttention(nn.Module):
             values: from `keys_values`.
             band: who attends to whom, and the rotary tables.
             noise: timestep embeddings ``[B, D]`` of the query stream and of the source.
+            split: how the query stream is shared among processes.
 
         Returns:
             ``[B, L_q, D]``.
         """
         query = self.norm_query(query.to(self.norm_query.weight.dtype))
-        q = normed_heads(self.norm_q, self.to_q(query), self.heads).transpose(1, 2)
+        q = to_attend(normed_heads(self.norm_q, self.to_q(query), self.heads), split)
         # rotation gives float32; queries, keys and values must be of one dtype
         q = _rotated(q, band.query_rope).to(values.dtype)
         # keys come unrotated, because `StyleAlignment` shares them and knows no positions
         out = band.attend(q, _rotated(keys, band.key_rope).to(values.dtype), values)
         if self.gate is not None:
-            out = out * self.gate(source=noise[1], query=noise[0]).to(out.dtype)[:, :, None, None]
-        update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))  # [B, H, L_q, d] to [B, L_q, D]
+            gate = self.gate(source=noise[1], query=noise[0])  # [B, H]
+            gate = gate if split is None else split.own_heads(gate)
+            out = out * gate.to(out.dtype)[:, :, None, None]
+        update: Tensor = self.to_out(from_attention(out, split).flatten(2))  # [B, L_q, D]
         return update
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """``[B, L, W]`` to ``[B, H, L, d]``."""
-    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
@@ -148,72 +154,6 @@ def _rotated(x: Tensor, table: Tensor | None) -> Tensor:
     # split: the gradient of a slice is as many zeros, filled and added
     turning, passing = torch.split(steps, [num_rotated, x.shape[-1] - num_rotated], dim=-1)
     return torch.cat([rotate(turning, table).to(x.dtype), passing], dim=-1).flatten(2, 3)
-
-
-class StyleAlignment(nn.Module):
-    """Residual cross-attention of reference tokens over a video. Its output projection starts at zero.
-
-    Args:
-        reference_dim: width D of the audio stream.
-        width: W, width of queries, keys and values.
-        heads: H.
-        video_dim: width of the video stream if this layer has its own keys and values (a second projection of all
-            video tokens); None if it is handed the ones of the frame-level attention.
-        eps: epsilon of all norms.
-    """
-
-    def __init__(
-        self, reference_dim: int, width: int, heads: int, video_dim: int | None = None, eps: float = 1e-6
-    ) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_reference = nn.LayerNorm(reference_dim, eps=eps)
-        self.to_q = nn.Linear(reference_dim, width)
-        self.norm_q = nn.RMSNorm(width, eps=eps)
-        self.to_out = nn.Linear(width, reference_dim)
-        self.own: nn.ModuleDict | None = None
-        if video_dim is not None:
-            self.own = nn.ModuleDict(
-                {
-                    "norm_video": nn.LayerNorm(video_dim, eps=eps),
-                    "to_k": nn.Linear(video_dim, width),
-                    "to_v": nn.Linear(video_dim, width),
-                    "norm_k": nn.RMSNorm(width, eps=eps),
-                }
-            )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Closes the output; the other layers reset themselves."""
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
-
-    def keys_values(self, video: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values ``[B, H, L, d]`` of its own of video tokens ``[B, L, D_v]``; none if it shares others'."""
-        if self.own is None:
-            return ()
-        video = self.own["norm_video"](video.to(self.to_q.weight.dtype))
-        keys = normed_heads(self.own["norm_k"], self.own["to_k"](video), self.heads).transpose(1, 2)
-        return keys, _heads(self.own["to_v"](video), self.heads)
-
-    def forward(self, reference: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """What the video adds to the reference.
-
-        Args:
-            reference: tokens ``[B, T_r, D]``.
-            keys: of the video, not rotated, ``[B, H, L, d]``: from `keys_values`, or those of the frame-level attention
-                over the same video.
-            values: the same.
-
-        Returns:
-            ``[B, T_r, D]``.
-        """
-        reference = self.norm_reference(reference.to(self.to_q.weight.dtype))
-        q = normed_heads(self.norm_q, self.to_q(reference), self.heads).transpose(1, 2)
-        # no mask and no rotation: style has no moment in time
-        out = attention(q, keys, values, None)  # [B, H, T_r, d]
-        update: Tensor = self.to_out(out.transpose(1, 2).flatten(2))
-        return update
 
 
 @dataclass(frozen=True)
@@ -262,10 +202,11 @@ class Coupling:
     Args:
         video_band: windows of the video over the audio.
         audio_band: windows of the audio over the video.
-        num_reference: reference tokens in front of the audio stream.
+        num_reference: reference tokens in front of the audio stream (of this process, where they are shared).
         video_drives: bool ``[B]``, rows whose video is clean and given; None where it makes no difference.
         audio_drives: bool ``[B]``, rows whose audio is clean and given; None where it makes no difference.
         drivers: features of the rows that drive, where sampling keeps them.
+        splits: how the tokens of video, reference and audio are shared among processes.
     """
 
     def __init__(
@@ -276,6 +217,7 @@ class Coupling:
         video_drives: Tensor | None = None,
         audio_drives: Tensor | None = None,
         drivers: DriverFeatures | None = None,
+        splits: tuple[TokenSplit | None, TokenSplit | None, TokenSplit | None] = (None, None, None),
     ) -> None:
         self.video_band = video_band
         self.audio_band = audio_band
@@ -283,6 +225,7 @@ class Coupling:
         self.video_drives = video_drives
         self.audio_drives = audio_drives
         self.drivers = drivers
+        self.splits = splits
 
 
 class DecoupledInteraction(nn.Module):
@@ -323,21 +266,24 @@ class DecoupledInteraction(nn.Module):
             coupling: windows, tables and who drives.
         """
         from_video, from_audio = self._told(video, audio, noise, coupling)
+        of_video, of_reference, of_audio = coupling.splits
         if video is not None:
             keys, values, audio_noise = from_audio
-            to_video = self.video_from_audio(video, keys, values, coupling.video_band, (noise[0], audio_noise))
+            levels = (noise[0], audio_noise)
+            to_video = self.video_from_audio(video, keys, values, coupling.video_band, levels, of_video)
             if self.driver_isolated:
                 to_video = _zero_where(coupling.video_drives, to_video)
             video = video + to_video.to(video.dtype)
         if audio is not None:
             keys, values, video_noise, *style = from_video
             reference, target = _split(audio, coupling.num_reference)
-            to_audio = self.audio_from_video(target, keys, values, coupling.audio_band, (noise[1], video_noise))
+            levels = (noise[1], video_noise)
+            to_audio = self.audio_from_video(target, keys, values, coupling.audio_band, levels, of_audio)
             if coupling.num_reference:
                 # the last pair has no style alignment, but its reference keeps its place in the sequence
                 styled = torch.zeros_like(reference)
                 if self.style is not None:
-                    styled = self.style(reference, *(style or (keys, values)))
+                    styled = self.style(reference, *(style or (keys, values)), split=of_reference)
                 to_audio = torch.cat([styled, to_audio], dim=1)
             if self.driver_isolated:
                 to_audio = _zero_where(coupling.audio_drives, to_audio)
@@ -357,13 +303,13 @@ class DecoupledInteraction(nn.Module):
         if audio is not None and noise[1] is not None:
             source = _split(audio, coupling.num_reference)[1]
             source = _detached_where(coupling.audio_drives, source) if self.detach_driver else source
-            from_audio = (*self.video_from_audio.keys_values(source), noise[1])
+            from_audio = (*self.video_from_audio.keys_values(source, coupling.splits[2]), noise[1])
         if video is not None and noise[0] is not None:
             source = _detached_where(coupling.video_drives, video) if self.detach_driver else video
             # shared with the style: keys and values of its own would cost as much as this whole direction
-            from_video = (*self.audio_from_video.keys_values(source), noise[0])
+            from_video = (*self.audio_from_video.keys_values(source, coupling.splits[0]), noise[0])
             if self.style is not None and coupling.num_reference:
-                from_video = (*from_video, *self.style.keys_values(source))
+                from_video = (*from_video, *self.style.keys_values(source, coupling.splits[0]))
         if coupling.drivers is not None:
             return (
                 coupling.drivers.complete("video", self, from_video),

@@ -12,89 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from components.backbones.compilation import CompileConfig, compile_blocks
+from components.backbones.context_parallel import ContextGroup, TokenSplit
 from components.backbones.harmony.audio_tower import AudioTower
 from components.backbones.harmony.drivers import DriverFeatures
 from components.backbones.harmony.frame_band import TokenShape, frame_bands
 from components.backbones.harmony.interaction import Coupling, DecoupledInteraction, InteractionConfig
-from components.backbones.recomputation import LayerPolicy, Recomputation, layer_policies, recomputed
+from components.backbones.harmony.layer import HarmonyLayer
+from components.backbones.recomputation import Recomputation, layer_policies
 from components.backbones.sharding import DEFAULT_SHARDING, Sharding, gather_ahead, shard_units
-from components.backbones.wan.model import Grid, StreamInputs, WanTower, run_block, video_rope
+from components.backbones.wan.model import Grid, StreamInputs, WanTower, video_rope
 from components.contracts import MODALITIES, Modality, TextFeatures
 from components.errors import InputError
 from components.media.clock import LatentClock, TimeMap
-
-
-class HarmonyLayer(nn.Module):
-    """One depth of the dual tower: a video block, an audio block, and their exchange; either block may be missing.
-
-    The unit of sharding, compilation and activation checkpointing: whatever a layer's weights do, they do inside its
-    ``forward``, and the hidden states enter and leave as plain tensors.
-
-    Args:
-        video_block: a Wan block.
-        audio_block: a Wan block.
-        interaction: the exchange after both blocks.
-        checkpoint_activations: keep only the inputs for the backward pass and compute the rest again; ``selective``
-            also keeps the results of attention.
-    """
-
-    def __init__(
-        self,
-        video_block: nn.Module | None,
-        audio_block: nn.Module | None,
-        interaction: DecoupledInteraction | None,
-        checkpoint_activations: LayerPolicy = False,
-    ) -> None:
-        super().__init__()
-        self.video_block = video_block
-        self.audio_block = audio_block
-        self.interaction = interaction
-        self.checkpoint_activations = checkpoint_activations
-
-    def forward(
-        self,
-        video: Tensor | None,
-        audio: Tensor | None,
-        video_inputs: StreamInputs | None,
-        audio_inputs: StreamInputs | None,
-        coupling: Coupling | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens of both streams after this depth; a stream that is None stays None.
-
-        Args:
-            video: ``[B, T_v S, D_v]``.
-            audio: ``[B, T_r + T_a, D_a]``.
-            video_inputs: text, modulation and positions of the video tokens.
-            audio_inputs: the same for the audio tokens.
-            coupling: windows of the interaction; None runs the towers side by side.
-        """
-        # Inside the layer, so that sharding's casts and gathers stand outside of what is computed again.
-        return recomputed(self.checkpoint_activations, self._run, video, audio, video_inputs, audio_inputs, coupling)
-
-    def _run(
-        self,
-        video: Tensor | None,
-        audio: Tensor | None,
-        video_inputs: StreamInputs | None,
-        audio_inputs: StreamInputs | None,
-        coupling: Coupling | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        if video is not None and video_inputs is not None and self.video_block is not None:
-            video = run_block(self.video_block, video, video_inputs)
-        if audio is not None and audio_inputs is not None and self.audio_block is not None:
-            audio = run_block(self.audio_block, audio, audio_inputs)
-        if coupling is None or self.interaction is None:
-            return video, audio
-        noise = tuple(None if inputs is None else inputs.noise for inputs in (video_inputs, audio_inputs))
-        return cast(tuple[Tensor | None, Tensor | None], self.interaction(video, audio, noise, coupling))
-
 
 PARTS = ("video", "audio", "interaction")
 Tower = TypeVar("Tower", bound=WanTower)
@@ -109,7 +45,8 @@ class _Stream:
         embedding: timestep embeddings ``[B, n, D]`` of what is generated.
         grid: latents in time, patch rows, patch columns.
         drives: bool ``[B]``, rows in which this modality is clean.
-        num_reference: reference tokens in front.
+        num_reference: reference tokens in front (of this process, where they are shared).
+        split: how the tokens of what is generated are shared among processes.
     """
 
     inputs: StreamInputs
@@ -117,6 +54,7 @@ class _Stream:
     grid: Grid
     drives: Tensor
     num_reference: int = 0
+    split: TokenSplit | None = None
 
 
 class HarmonyTransformer(nn.Module):
@@ -176,6 +114,8 @@ class HarmonyTransformer(nn.Module):
                 exchange = DecoupledInteraction(video.dim, audio.dim, interaction, last=i == depth - 1)
             layers.append(HarmonyLayer(video_block, audio_block, exchange, policies[i]))
         self.layers = nn.ModuleList(layers)  # towers keep embedders and heads alone
+        self._context: ContextGroup | None = None
+        self._compiled = False
         if attention_backend is not None:
             self._set_attention_backend(attention_backend)
         if compile is not None:
@@ -183,6 +123,7 @@ class HarmonyTransformer(nn.Module):
 
     def compile_layers(self, config: CompileConfig) -> None:
         """Compile every layer in place, see `compile_blocks`."""
+        self._compiled = True
         kept = self.interaction_config is not None and self.interaction_config.driver_isolated
         reason = "with interaction.driver_isolated sampling keeps features between the graphs of a layer"
         compile_blocks(self.layers, config, reason if kept else None)
@@ -196,6 +137,38 @@ class HarmonyTransformer(nn.Module):
         shard_units([tower.condition_embedder.time_embedder for tower in towers], mesh, device, exact)
         shard_units((*self.layers, self), mesh, device, how)
         gather_ahead(list(self.layers), how.prefetch)
+
+    def split_context(self, mesh: DeviceMesh) -> None:
+        """Share the tokens of every clip among the processes of ``mesh``, see `components.backbones.context_parallel`.
+
+        From then on they have to call ``forward`` with the same inputs, and get the same outputs.
+
+        Raises:
+            InputError: if they cannot share the heads of all attention layers evenly, there is dropout, or layers
+                are compiled.
+        """
+        context = ContextGroup(mesh)
+        dropout = max((part.p for part in self.modules() if isinstance(part, nn.Dropout)), default=0.0)
+        if dropout and context.size > 1:
+            raise InputError(
+                f"context_parallel_size is {context.size}, but there is dropout of {dropout}, of which processes would "
+                "draw the same for different tokens: set the dropout of the adapters to 0."
+            )
+        if self._compiled and context.size > 1:
+            # an exchange splits a layer into graphs, and a layer that is computed again is compiled whole or not at all
+            raise InputError(
+                f"context_parallel_size is {context.size}, but layers in which processes exchange tokens cannot be "
+                "compiled: leave compile of the transformer out."
+            )
+        for name, tower in (("the video tower", self.video), ("the audio tower", self.audio)):
+            if tower is not None:
+                context.check_heads(name, tower.dim // tower.head_dim)
+        if self.interaction_config is not None:
+            context.check_heads("the interaction", self.interaction_config.num_heads)
+        self._context = context
+
+    def _split(self, *lengths: int) -> TokenSplit | None:
+        return None if self._context is None else self._context.split(lengths)
 
     def _set_attention_backend(self, name: str) -> None:
         from diffusers.models.attention import AttentionModuleMixin
@@ -271,10 +244,10 @@ class HarmonyTransformer(nn.Module):
 
         v_v = v_a = None
         if video is not None and video_stream is not None and self.video is not None:
-            v_v = self.video.read_out(video, video_stream.embedding, video_stream.grid)
+            v_v = self.video.read_out(video, video_stream.embedding, video_stream.grid, video_stream.split)
         if audio is not None and audio_stream is not None and self.audio is not None:
             target = audio[:, audio_stream.num_reference :]  # the reference is given: it has no velocity
-            v_a = self.audio.read_out(target, audio_stream.embedding, audio_stream.grid).flatten(2)
+            v_a = self.audio.read_out(target, audio_stream.embedding, audio_stream.grid, audio_stream.split).flatten(2)
         if drivers is not None:
             v_v, v_a = drivers.all_rows("video", v_v), drivers.all_rows("audio", v_a)
             drivers.filled = True
@@ -302,8 +275,11 @@ class HarmonyTransformer(nn.Module):
         embedding, modulation, context = tower.condition(timesteps, text)  # [B, T_v, D], [B, T_v, 6, D], [B, M, D]
         rope = video_rope(grid, tower.head_dim, latents.device)
         # the last latent's timestep is that of the noisy part: latent 0 may be a first frame that is given
-        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, tower.visible(text))
-        return tower.embed(latents), _Stream(inputs, embedding, grid, (timesteps == 0).all(dim=1))
+        tokens, split = tower.embed(latents), self._split(*[grid[1] * grid[2]] * grid[0])  # a share of every latent
+        if split is not None:
+            tokens, rope = split.share(tokens), rope.share(split)
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, tower.visible(text), split=split)
+        return tokens, _Stream(inputs, embedding, grid, (timesteps == 0).all(dim=1), split=split)
 
     def _audio_stream(
         self,
@@ -336,9 +312,14 @@ class HarmonyTransformer(nn.Module):
         # without a video, the video that the sound would have decides the scale T_v / T_a: all stages share positions
         num_video = num_video or clock.num_video_latents(num_target)
         rope = tower.rope(num_reference, num_target, num_video, latents.device)
-        lengths = (num_reference, num_target) if num_reference else None
-        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask, lengths)
-        return tokens, _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference)
+        lengths: tuple[int, ...] | None = (num_reference, num_target) if num_reference else None
+        split, of_target = self._split(*(lengths or (num_target,))), None
+        if split is not None:
+            tokens, rope, of_target = split.share(tokens), rope.share(split), split.last(1)
+            lengths, num_reference = lengths and split.local_lengths, split.num_local - of_target.num_local
+        inputs = StreamInputs(context, modulation, embedding[:, -1], rope, context_mask, token_mask, lengths, split)
+        stream = _Stream(inputs, embedding[:, -1:], (num_target, 1, 1), timesteps == 0, num_reference, of_target)
+        return tokens, stream
 
     def _coupling(
         self,
@@ -359,7 +340,9 @@ class HarmonyTransformer(nn.Module):
         video_drives = audio_drives = None
         if config.driver_isolated or config.detach_driver:
             video_drives, audio_drives = (None if stream is None else stream.drives for stream in (video, audio))
-        return Coupling(*bands, heard.num_reference, video_drives, audio_drives, drivers)
+        of_audio = heard.inputs.split  # reference and target
+        splits = (shown.split, None if of_audio is None else of_audio.first(), heard.split)
+        return Coupling(*bands, heard.num_reference, video_drives, audio_drives, drivers, splits)
 
 
 def part_of(name: str) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.backbones.attention_kernel import prefix_attention
+from components.backbones.attention_kernel import attention_dtypes, prefix_attention
 from components.backbones.pyramid_flow.state import ColumnState, pack, packed_rope, unpack
 from components.backbones.rms_norm import rms_norm
 from components.backbones.rope import rotate
@@ -63,7 +63,15 @@ class SelfAttention(nn.Module):
         return pack([self._attended(*of_column) for of_column in zip(queries, keys, values, states, strict=True)])
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, state: ColumnState) -> Tensor:
-        asked, known = q.shape[1], 0
+        layout, asked, known = state.layout, q.shape[1], 0
+        current_only, of_queries = asked < k.shape[1], None
+        if layout.split is not None and layout.everything is not None:
+            # as they are attended to, and no wider: all tokens, and this process's heads
+            q, k = (x.to(attention_dtypes(v.dtype, v.device)[0]) for x in (q, k))
+            frames = layout.shapes[-1][0]
+            of_queries = layout.split.last(frames) if current_only else layout.split
+            q, k, v = of_queries.to_heads(q), layout.split.to_heads(k), layout.split.to_heads(v)
+            layout, asked = layout.everything, q.shape[1]
         if state.memory is not None:
             known = state.memory.tokens
             k, v = state.memory.extended(self, k, v)
@@ -73,8 +81,9 @@ class SelfAttention(nn.Module):
             key_mask = F.pad(state.text_mask, (0, k.shape[1] - state.text_mask.shape[1]), value=True)
         calls = [(asked, k.shape[1])]
         if state.temporal_causal:
-            calls = state.layout.causal_calls(known, current_only=asked < state.tokens.shape[1])
-        return prefix_attention(q, k, v, calls, key_mask).flatten(2)
+            calls = layout.causal_calls(known, current_only)
+        out = prefix_attention(q, k, v, calls, key_mask)
+        return (out if of_queries is None else of_queries.to_tokens(out)).flatten(2)
 
 
 class JointAttention(SelfAttention):

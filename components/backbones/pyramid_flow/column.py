@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
+from components.backbones.context_parallel import ContextGroup, TokenSplit
 from components.backbones.pyramid_flow.memory import ColumnMemory
 from components.backbones.rope import rotary_table
 from components.contracts import TextFeatures
@@ -63,6 +64,9 @@ class TokenLayout:
         num_text: text tokens in front of the video tokens.
         positions: float64 ``[num_text + num_video, 3]``: latent frame index, row, column (text: all zero).
         first_frame: latent frame index of the first video token.
+        split: how the tokens are shared among processes, if they are; all else is then of this process's tokens, which
+            lie in one row of each frame.
+        everything: the layout of all tokens, where they are shared.
         num_current: tokens of the clip being denoised (they come last).
     """
 
@@ -70,6 +74,8 @@ class TokenLayout:
     num_text: int
     positions: Tensor
     first_frame: int = 0
+    split: TokenSplit | None = None
+    everything: TokenLayout | None = None
     num_current: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,6 +139,21 @@ def token_layout(
         parts.append(torch.cartesian_prod(frame, row, col))  # [t h w, 3], the column varies fastest
         first += t  # absolute, as the released code counts: frame l is l, wherever its clip begins
     return TokenLayout(shapes, num_text, torch.cat(parts), first_frame)
+
+
+@lru_cache(maxsize=512)
+@torch.inference_mode(False)
+def shared_layout(layout: TokenLayout, context: ContextGroup) -> TokenLayout:
+    """The part of a column's tokens that this process has: a share of the text and of every latent frame."""
+    split = context.split((layout.num_text, *layout.frame_sizes()))
+    num_text, *sizes = split.local_lengths
+    shapes, frame = [], 0
+    for t, _, _ in layout.shapes:
+        shapes.append((t, 1, sizes[frame]))
+        frame += t
+    # padding stands at the origin, where it rotates nothing
+    positions = split.share(layout.positions[None])[0]
+    return TokenLayout(tuple(shapes), num_text, positions, layout.first_frame, split, layout)
 
 
 def causal_mask(layout: TokenLayout) -> Tensor:

@@ -14,8 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from components.backbones.context_parallel import ContextGroup
 from components.backbones.pyramid_flow.blocks import Modulation, modulate
-from components.backbones.pyramid_flow.column import Column, TokenLayout, layout_rope, token_layout
+from components.backbones.pyramid_flow.column import Column, TokenLayout, layout_rope, shared_layout, token_layout
 from components.backbones.pyramid_flow.state import ColumnState, last_tokens
 from components.weights.file import STEMS, save_weights
 from components.weights.identity import renew_sum
@@ -54,6 +55,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
         temporal_causal: tokens attend only to their own and earlier latent frames.
         stretch_history: rows and columns of history count in the grid of the current clip.
         config: the constructor's arguments in the spelling of the public ``config.json``.
+        context: the processes that share the tokens of every column; None where each has all.
     """
 
     class_name: str
@@ -68,6 +70,7 @@ class PyramidFlowTransformer(nn.Module, ABC):
     stretch_history: bool
     norm_out: Modulation
     proj_out: nn.Linear
+    context: ContextGroup | None = None
 
     @property
     @abstractmethod
@@ -98,12 +101,17 @@ class PyramidFlowTransformer(nn.Module, ABC):
         return LaidOut(text, text_mask, column.text.pooled.to(dtype), clips, layout)
 
     def state(self, column: Column, parts: LaidOut, tokens: Tensor, condition: Tensor) -> ColumnState:
-        """The embedded column, ready for the blocks."""
+        """The embedded column, ready for the blocks: this process's tokens of it."""
+        layout = parts.layout
+        if self.context is not None:
+            layout = shared_layout(layout, self.context)
+            assert layout.split is not None
+            tokens = layout.split.share(tokens)
         return ColumnState(
             tokens=tokens,
             condition=condition,
-            layout=parts.layout,
-            rope=layout_rope(parts.layout, self.axes_dims, self.rope_theta),
+            layout=layout,
+            rope=layout_rope(layout, self.axes_dims, self.rope_theta),
             text_mask=parts.text_mask,
             temporal_causal=self.temporal_causal,
             memory=column.memory,
@@ -114,10 +122,12 @@ class PyramidFlowTransformer(nn.Module, ABC):
 
         The final norm takes scale before shift; the projection gives (row, column, channel) of each patch.
         """
-        t, h, w = state.layout.shapes[-1]
+        layout = state.layout
+        t, h, w = (layout.everything or layout).shapes[-1]
         scale, shift = self.norm_out(state.condition)
         # The clip being denoised comes last; outputs of text and history are never used.
-        x = self.proj_out(modulate(last_tokens(state.tokens, state.layout.num_current), shift, scale))
+        x = self.proj_out(modulate(last_tokens(state.tokens, layout.num_current), shift, scale))
+        x = x if layout.split is None else layout.split.last(t).gather(x)
         sides = {"t": t, "h": h, "w": w, "p": self.patch, "q": self.patch}
         velocity: Tensor = rearrange(x, "r (t h w) (p q c) -> r c t (h p) (w q)", **sides)
         return velocity

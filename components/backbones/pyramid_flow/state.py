@@ -38,7 +38,7 @@ class ColumnState:
     @property
     def mask(self) -> Tensor | None:
         """Which tokens may see which, as one matrix (`attention_mask`), without memory; blocks never build it."""
-        return attention_mask(self.layout, self.text_mask, self.temporal_causal)
+        return attention_mask(self.layout.everything or self.layout, self.text_mask, self.temporal_causal)
 
     def with_tokens(self, tokens: Tensor) -> ColumnState:
         """The same column with other token values."""

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 
 from components.backbones.attention_kernel import attention_dtypes
 from components.backbones.compilation import CompileConfig, compile_blocks
+from components.backbones.context_parallel import ContextGroup
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.model import PyramidFlowTransformer
 from components.backbones.pyramid_flow.state import ColumnState
@@ -159,8 +160,20 @@ class SyncphonyDiT(nn.Module):
         for layer in layers:
             register_fsdp_forward_method(layer, "keys_values")
 
+    def split_context(self, mesh: DeviceMesh) -> None:
+        """Share the tokens of every column among the processes of ``mesh``, as `HarmonyTransformer.split_context`.
+
+        The sound is not shared: every process's video tokens attend to all of it.
+
+        Raises:
+            InputError: if they cannot share the attention heads evenly.
+        """
+        context = ContextGroup(mesh)
+        context.check_heads("the backbone", self.backbone.num_heads)
+        self.backbone.context = context
+
     def memory_bytes_per_token(self, rows: int, twins: int, device: torch.device) -> int:
-        """Bytes that keys and values of one token take in all blocks (`ColumnMemory`).
+        """Bytes that keys and values of one token take in all blocks (`ColumnMemory`), of this process's heads.
 
         Args:
             rows: rows of the column.
@@ -174,7 +187,7 @@ class SyncphonyDiT(nn.Module):
                 dtype = torch.get_autocast_dtype(device.type)
             sizes = sum(kind.itemsize for kind in attention_dtypes(dtype, device))
             total += (rows + (twins if i >= self.first_late_block else 0)) * self.backbone.dim * sizes
-        return total
+        return total if self.backbone.context is None else total // self.backbone.context.size
 
     def encode_audio(
         self, audio: AudioFeatures, num_latents: int, fps: float, temporal_factor: int

@@ -13,11 +13,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from components.backbones.context_parallel import TokenSplit
 from components.backbones.wan.normed_heads import RotaryTable, normed_heads
 
 
 def wan_attention(
-    attention: nn.Module, x: Tensor, context: Tensor | None, mask: Tensor | None, rope: RotaryTable | None
+    attention: nn.Module,
+    x: Tensor,
+    context: Tensor | None,
+    mask: Tensor | None,
+    rope: RotaryTable | None,
+    split: TokenSplit | None = None,
 ) -> Tensor:
     """What calling diffusers' ``WanAttention`` gives, through its attention backend.
 
@@ -27,6 +33,8 @@ def wan_attention(
         context: tokens ``[B, M, D]`` that answer; None for the tokens themselves.
         mask: bool, broadcastable to ``[B, H, L, M]``, True where attention is allowed; None allows all.
         rope: positions of the tokens in self-attention.
+        split: in self-attention, how the sequence is shared among processes, of whose tokens ``x`` and ``rope`` have
+            this one's; None where they have all.
 
     Returns:
         ``[B, L, D]``.
@@ -42,6 +50,9 @@ def wan_attention(
     if widened:
         query, key, value = query.float(), key.float(), value.float()
     with torch.autocast("cpu", enabled=False) if widened else nullcontext():  # it would cast them back
+        if split is not None:
+            query, key, value = split.to_heads(query), split.to_heads(key), split.to_heads(value)
         out = dispatch_attention_fn(query, key, value, attn_mask=mask, backend=wan.processor._attention_backend)
+        out = out if split is None else split.to_tokens(out)
     project, dropout = wan.to_out
     return cast(Tensor, dropout(project(out.flatten(2))))

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from components.backbones.context_parallel import TokenSplit
 from components.backbones.rope import wan_axis_dims
 from components.backbones.wan.attention import wan_attention
 from components.backbones.wan.normed_heads import RotaryTable
@@ -41,6 +42,8 @@ class StreamInputs:
         context_mask: bool ``[B, 1, 1, M]``, or None to attend to all text.
         token_mask: bool ``[B, 1, 1, L]``, or None to attend to all tokens.
         lengths: tokens of each of the n segments, or None where all are as long.
+        split: how the sequence is shared among processes; hidden states, ``rope`` and ``lengths`` are then of this
+            process's tokens.
     """
 
     context: Tensor
@@ -50,6 +53,7 @@ class StreamInputs:
     context_mask: Tensor | None = None
     token_mask: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    split: TokenSplit | None = None
 
 
 _pytree.register_dataclass(StreamInputs)  # sharding looks for tensors that need gradients in pytrees
@@ -71,7 +75,8 @@ def run_block(block: nn.Module, hidden: Tensor, inputs: StreamInputs) -> Tensor:
     # diffusers' ``WanTransformerBlock.forward``, cast by cast: every float32 and ``type_as`` below is theirs
     # 1. self-attention
     x = modulated(wan.norm1, hidden, scale_attn, shift_attn)
-    hidden = gated(hidden, wan_attention(wan.attn1, x, None, inputs.token_mask, inputs.rope), gate_attn)
+    update = wan_attention(wan.attn1, x, None, inputs.token_mask, inputs.rope, inputs.split)
+    hidden = gated(hidden, update, gate_attn)
     # 2. text attention; its update has no gate
     x = wan.norm2(hidden.float()).type_as(hidden)
     hidden = hidden + wan_attention(wan.attn2, x, inputs.context, inputs.context_mask, None)
@@ -217,12 +222,16 @@ class WanTower(nn.Module):
         """Bool ``[B, 1, 1, M]``, text tokens that are attended to; None where all are, padding included."""
         return text.mask.bool()[:, None, None] if self.text_len is None else None
 
-    def read_out(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
-        """Tokens ``[B, L, D]`` and timestep embeddings ``[B, n, D]`` to the velocity ``[B, C, T, h, w]``."""
+    def read_out(self, hidden: Tensor, embedding: Tensor, grid: Grid, split: TokenSplit | None = None) -> Tensor:
+        """Tokens ``[B, L, D]`` and timestep embeddings ``[B, n, D]`` to the velocity ``[B, C, T, h, w]``.
+
+        Where the tokens are shared among processes, ``hidden`` has this one's, and all get the whole velocity.
+        """
         # [B, n, 1, D] each: the head has a table of two where blocks have six
         shift, scale = (self.scale_shift_table.unsqueeze(0) + embedding.unsqueeze(2)).unsqueeze(3).unbind(2)
         x = self.norm_out(hidden.float()).unflatten(1, (embedding.shape[1], -1)) * (1 + scale) + shift
         x = self.proj_out(x.flatten(1, 2).type_as(hidden))
+        x = x if split is None else split.gather(x)
         x = x.unflatten(2, (*self.patch_size, -1)).unflatten(1, grid)  # [B, T, rows, columns, 1, p, q, C]
         # [B, C, T 1, rows p, columns q]: patch sides beside the grid's, then merged
         velocity: Tensor = x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from components.backbones.context_parallel import TokenSplit
 from components.backbones.rms_norm import rms_norm
 from components.backbones.rope import rotated_pairs
 from components.codecs.no_autocast import no_autocast
@@ -33,6 +34,10 @@ class RotaryTable:
         self.cos = cos
         self.sin = sin
         self._pairs: dict[int, Tensor] = {}
+
+    def share(self, split: TokenSplit) -> RotaryTable:
+        """The table of this process's tokens, where they are shared."""
+        return RotaryTable(split.share(self.cos), split.share(self.sin))
 
     def pairs(self, heads: int) -> Tensor:
         """The same for H heads as complex numbers ``[L, 1, H, d / 2]``, as `normed_heads` wants them on a CPU."""

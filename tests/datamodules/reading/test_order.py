@@ -1,11 +1,13 @@
 """Orders that depend on the seed and the count alone."""
 
 from itertools import islice
+from types import SimpleNamespace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.reading.order import ConsumedSampler, EvaluationSampler, SampleKey
+from datamodules.reading.order import ConsumedSampler, EvaluationSampler, SampleKey, rank_and_world_size
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(1, 5), st.integers(0, 100), st.integers(1, 4))
@@ -49,3 +51,13 @@ def test_evaluation_shows_every_item_once_and_evens_out_the_ranks(items: int, wo
 
 def test_an_item_repeated_for_evenness_is_not_valid() -> None:
     assert list(EvaluationSampler(3, 1, 2)) == [SampleKey(1), SampleKey(0, valid=False)]
+
+
+def test_processes_that_share_the_tokens_of_clips_get_the_same_clips() -> None:
+    places = []
+    for rank in range(4):
+        trainer: Any = SimpleNamespace(
+            global_rank=rank, world_size=4, strategy=SimpleNamespace(context_parallel_size=2)
+        )
+        places.append(rank_and_world_size(trainer))
+    assert places == [(0, 2), (0, 2), (1, 2), (1, 2)]

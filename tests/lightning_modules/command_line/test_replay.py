@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 
 from callbacks.replay_file import Replay
 from lightning_modules.command_line.cli import main
+from lightning_modules.command_line.replayed_step import _configuration
 from tests.lightning_modules.strategies.parallel_runs import run_command
 from tests.processes import run_ranks
 
@@ -151,3 +153,13 @@ def test_one_rank_of_two_that_share_the_weights(capsys: pytest.CaptureFixture[st
     assert main(["replay", str(file), "--trainer.strategy", "auto"]) == 3
     out = capsys.readouterr().out
     assert "clip clip3_3 (stage 2" in out and "not finite: 84 of 84\n" in out and "PowBackward0" in out
+
+
+def test_one_process_replays_what_several_shared_tokens_and_weights_of():
+    shared = {"compute_dtype": "float32", "context_parallel_size": 2, "replicas": 2}
+    strategy = {"class_path": "FSDP2Strategy", "init_args": shared}
+    config = yaml.safe_dump({"model": {}, "trainer": {"strategy": strategy}})
+    replay: Any = SimpleNamespace(config_yaml=config, world_size=3)
+    trainer = yaml.safe_load(_configuration(replay, "runs"))["trainer"]
+    assert trainer["strategy"] == {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
+    assert trainer["accumulate_grad_batches"] == 3

@@ -267,6 +267,7 @@ def test_storage_follows_the_callbacks_that_write_checkpoints():
         (["--config", QUICKSTARTS[0], "--trainer.max_steps", "-1"], "give --steps"),
         (["--config", QUICKSTARTS[0], "--gpus", "5", "--clips-per-step", "64"], "cannot be dealt out evenly"),
         (["--config", "configs/harmony/syncnet.yaml"], "no Syncphony or Harmony experiment"),
+        (["--config", QUICKSTARTS[0], "--config", "configs/trainer/context.yaml"], "context_parallel_size is 2, but"),
     ],
 )
 def test_mistakes_are_one_sentence(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]):

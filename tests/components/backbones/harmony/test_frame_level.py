@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from components.backbones.harmony.frame_band import BandConfig, TokenShape, frame_bands, wan_axis_dims
-from components.backbones.harmony.interaction import FrameLevelAttention, StyleAlignment
+from components.backbones.harmony.interaction import FrameLevelAttention
+from components.backbones.harmony.style_alignment import StyleAlignment
 from components.backbones.rope import rotary_table
 from tests.tiny_harmony import CLOCK
 

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from components.backbones.harmony.audio_tower import ConvStem
 from components.backbones.harmony.frame_band import BandConfig
-from components.backbones.harmony.model import HarmonyLayer, HarmonyTransformer
+from components.backbones.harmony.layer import HarmonyLayer
+from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.wan.model import StreamInputs, rotary_grid, run_block, video_rope, wan_text
 from components.backbones.wan.normed_heads import RotaryTable
 from components.contracts import TextFeatures
