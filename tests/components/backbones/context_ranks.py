@@ -134,7 +134,7 @@ def kept_for_the_backward_pass(loss: Callable[[], Tensor]) -> int:
 
 
 def check_memory(mesh: DeviceMesh) -> None:
-    """What is kept falls with the number of processes: half for two, but for padding and what all have."""
+    """What is kept falls with the number of processes, but for padding and what all have."""
     model = transformer()
     for parameter in model.parameters():  # weights are kept as well, and whole
         parameter.requires_grad_(parameter.ndim < 2)
@@ -143,7 +143,8 @@ def check_memory(mesh: DeviceMesh) -> None:
     alone = kept_for_the_backward_pass(lambda: loss_of(model, given))
     model.split_context(mesh)
     shared = kept_for_the_backward_pass(lambda: loss_of(model, given))
-    assert shared < 1.25 * alone / mesh.size()
+    # a ninth is texts, timesteps and the sound's few tokens with their padding; all else is shared evenly
+    assert shared < (1 / 9 + 8 / 9 / mesh.size()) * 1.02 * alone
 
 
 def check_syncphony(mesh: DeviceMesh, variant: str, rope: AudioRope, **settings: Any) -> None:
