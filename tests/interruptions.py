@@ -117,14 +117,17 @@ def random_case(draw: random.Random, blow: str) -> Case:
     layout = draw.choice(list(LAYOUTS))
     moment = draw.choice(["training", "validation", "saving"])
     other = "single" if layout != "single" else draw.choice(["ddp", "fsdp"])
+    system = "harmony" if draw.random() < 0.2 else "syncphony"
+    # batches of a kind that every process of a run has: two validations, of Harmony's clips one batch on each rank
+    most = {"training": STEPS, "validation": 2 if system == "harmony" else 3, "saving": STEPS - 1}
     return Case(
-        system="harmony" if draw.random() < 0.2 else "syncphony",
+        system=system,
         layout=layout,
         workers=draw.choice([0, 2]),
         blow=blow,
         target=draw.choice(["main", "group"] if layout == "single" else ["main", "rank", "group"]),
         moment=moment,
-        occurrence=draw.randint(1, {"training": STEPS, "validation": 3, "saving": STEPS - 1}[moment]),
+        occurrence=draw.randint(1, most[moment]),
         delay_s=draw.uniform(0.0, 0.1),
         resumed_as=other if draw.random() < 0.25 else layout,
     )
