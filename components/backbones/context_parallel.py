@@ -101,12 +101,12 @@ class TokenSplit:
 
     def to_heads(self, x: Tensor) -> Tensor:
         """All heads of this process's tokens ``[B, l, H, d]`` for this process's heads of all, ``[B, L, H / n, d]``."""
-        out: Tensor = _ToHeads.apply(x, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _Exchange.apply(x, self, True)  # type: ignore[no-untyped-call]
         return out
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """The other way round: ``[B, L, H / n, d]`` to ``[B, l, H, d]``."""
-        out: Tensor = _ToTokens.apply(x, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _Exchange.apply(x, self, False)  # type: ignore[no-untyped-call]
         return out
 
     def own_heads(self, x: Tensor) -> Tensor:
@@ -172,30 +172,18 @@ def _tokens_of(x: Tensor, split: TokenSplit) -> Tensor:
     return _exchanged(sent, split.context).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 
-class _ToHeads(torch.autograd.Function):
-    """Its gradient goes the way back: each exchange is the other's transpose."""
+class _Exchange(torch.autograd.Function):
+    """Tokens for heads or heads for tokens. The gradient goes the other way: each exchange is the other's transpose."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, split: TokenSplit) -> Tensor:
-        ctx.split = split
-        return _heads_of(x, split)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _tokens_of(grad, ctx.split), None
-
-
-class _ToTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, split: TokenSplit) -> Tensor:
-        ctx.split = split
-        return _tokens_of(x, split)
+    def forward(ctx: Any, x: Tensor, split: TokenSplit, to_heads: bool) -> Tensor:
+        ctx.split, ctx.to_heads = split, to_heads
+        return (_heads_of if to_heads else _tokens_of)(x, split)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _heads_of(grad, ctx.split), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return (_tokens_of if ctx.to_heads else _heads_of)(grad, ctx.split), None, None
 
 
 class _Gather(torch.autograd.Function):
