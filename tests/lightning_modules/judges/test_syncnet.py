@@ -56,7 +56,7 @@ def trainer(tmp_path, **kwargs):
 
 def test_fit_learns_to_tell_own_sounds_from_others(clips, tmp_path):
     learner = module()
-    run = trainer(tmp_path, max_steps=60, val_check_interval=60, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_steps=90, val_check_interval=90, num_sanity_val_steps=0)
     run.fit(learner, datamodule=clips)
     logged = {name: value.item() for name, value in run.callback_metrics.items()}
     assert logged["n_clips_real"] == logged["n_clips_chance"] == 6
