@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import lightning as L
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from callbacks.cyclesync import CycleSyncCallback, JudgedClip, mismatched
+from callbacks.judge import recording_indices
 from callbacks.results import ResultsWriter
 from components.contracts import V2AModel
 from components.errors import InputError
@@ -112,6 +114,17 @@ def test_mismatched_skips_clips_of_the_same_recording():
         ("3", "0"),
         ("4", "0"),
     ]
+
+
+def test_mismatched_goes_round_and_is_quick():
+    clips = [JudgedClip(str(k), video, 1.0, [], {}, None) for k, video in enumerate("abba")]
+    assert [partner.id for _, partner in mismatched(clips)] == ["1", "3", "3", "1"]
+    assert mismatched([*clips[1:3], *clips[1:3]]) == mismatched([]) == []
+    many = [JudgedClip(str(k), f"recording {k}", 1.0, [], {}, None) for k in range(20_000)]
+    begin = time.process_time()
+    assert len(mismatched(many)) == len(many)
+    assert recording_indices(many)[0] == len(many)
+    assert time.process_time() - begin < 2  # looking each name up among all others takes many times that
 
 
 class CountingV2A(V2AModel):
