@@ -176,6 +176,22 @@ def test_draws_belong_to_the_clip_and_are_averaged(tmp_path):
     assert judged.results["cyclesync"].details["num_samples"] == 2
 
 
+@pytest.mark.parametrize(("undefined", "quiet", "silent"), [("skip", 0, None), ("zero", 0, 0), ("one", 50, 100)])
+def test_scores_of_clips_make_up_the_entry_where_some_sounds_have_no_onset(undefined, quiet, silent):
+    onsets = {"a_0": ([], [[], [0.5]]), "a_1": ([0.5], [[0.5], [0.5]]), "b_0": ([], [[], []])}
+    clips = [
+        JudgedClip(name, name[0], 1.0, {"generated": sound}, {"generated": inferred}, None)
+        for name, (sound, inferred) in onsets.items()
+    ]
+    callback = CycleSyncCallback(MotionV2A(), num_samples=2, undefined=undefined)
+    scores = [callback.scores(clip)["generated"]["cyclesync"] for clip in clips]
+    assert scores == [quiet, 100, silent]
+    (entry,) = callback.entries("generated", clips).values()
+    recordings = [(quiet + 100) / 2, *([] if silent is None else [silent])]
+    assert entry.value == pytest.approx(sum(recordings) / len(recordings))
+    assert (entry.details["n_clips"], entry.details["n_undefined"]) == (sum(s is not None for s in scores), 1)
+
+
 def test_too_short_a_sound_is_refused(tmp_path):
     class Short(MotionV2A):
         def forward(self, video, fps, captions=None, generators=None):
