@@ -53,7 +53,8 @@ def _of_table(table: Path) -> Iterator[tuple[Path, str]]:
         file = table.parent / name
         if not file.is_file():
             raise InputError(f"{table}, line {line}: {file} does not exist; correct the row or remove it")
-        yield file, str(row.get("id") or PurePosixPath(name).with_suffix(""))
+        named = row.get("id")  # which may be the number 0
+        yield file, str(PurePosixPath(name).with_suffix("") if named in (None, "") else named)
 
 
 def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_others: bool) -> dict[str, Path]:

@@ -42,6 +42,13 @@ def test_a_table_says_which_file_is_whose(tmp_path):
     assert matched(table, listed_files(table), ["a", "b"], False)["a"] == tmp_path / "y.mp4"
 
 
+def test_a_table_may_count_from_0(tmp_path):
+    touch(tmp_path, "x.mp4", "y.mp4")
+    rows = [{"video": "x.mp4", "id": 0}, {"video": "y.mp4", "id": 1}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert found(tmp_path, ["0", "1"]) == {"0": "x.mp4", "1": "y.mp4"}
+
+
 def test_the_same_end_twice_is_no_name(tmp_path):
     touch(tmp_path, "1.mp4")
     with pytest.raises(InputError, match="no file for 2 of 2 clips: cat/1, dog/1; its files are called 1;"):
