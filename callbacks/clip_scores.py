@@ -53,7 +53,8 @@ def read_clip_scores(file: Path) -> list[ClipScore]:
         InputError: if it cannot be read, or a line is no score.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # not `splitlines`, which also ends lines at characters that names in JSON may hold
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise InputError(f"cannot read '{file}' ({reason}); give a run that has been evaluated") from None

@@ -15,7 +15,13 @@ from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name
 from callbacks.judge import JudgeCallback, mismatched, recording_indices, remembered
 from components.contracts import ClipBatch, Generation, MetricResult, V2AModel, clip_generator
 from components.errors import InputError
-from components.metrics.cyclesync.metric import CycleSync, UndefinedPolicy, common_duration_s, cyclesync_per_clip
+from components.metrics.cyclesync.metric import (
+    CycleSync,
+    UndefinedPolicy,
+    common_duration_s,
+    cyclesync_per_clip,
+    mean_of_samples,
+)
 from components.metrics.cyclesync.onsets import OnsetDetector
 from components.v2a.disturbances import DISTURBANCES, fooling_clip
 from components.weights.identity import sha256_of_facts, sha256_of_tensors
@@ -248,22 +254,21 @@ class CycleSyncCallback(JudgeCallback[JudgedClip]):
         metric = CycleSync(
             num_recordings, self.tolerance_s, self.extra_tolerances_s, self.undefined, sync_on_compute=False
         )
-        for sample in range(self.num_samples):
-            sound, video = zip(*(_compared(judge, clip, kind, sample) for clip, judge in pairs), strict=True)
-            metric.update(sound, video, index)
+        drawn = [_compared(judge, clip, kind, n) for clip, judge in pairs for n in range(self.num_samples)]
+        sound, video = zip(*drawn, strict=True)
+        metric.update(sound, video, index, num_samples=self.num_samples)
         found = metric.result()
-        counts = {"n_clips": len(pairs), "num_samples": self.num_samples}
-        return MetricResult(found.value, found.ci95, found.n, {**found.details, **counts, **self._judge})
+        details = {**found.details, "num_samples": self.num_samples, **self._judge}
+        return MetricResult(found.value, found.ci95, found.n, details)
 
     def _score_of_clip(self, judge: JudgedClip, clip: JudgedClip, kind: str) -> float | None:
         """CycleSync of one clip's video by the sound of another, or its own; None where it does not count."""
         pairs = [_compared(judge, clip, kind, sample) for sample in range(self.num_samples)]
         sound, video = zip(*pairs, strict=True)
-        found = [score for (score,) in cyclesync_per_clip(sound, video, [self.tolerance_s])]
-        if self.undefined != "skip":
-            found = [float(self.undefined == "one") if score is None else score for score in found]
-        known = [score for score in found if score is not None]
-        return 100 * sum(known) / len(known) if known else None
+        (score,) = mean_of_samples(cyclesync_per_clip(sound, video, [self.tolerance_s]), self.undefined)
+        if score is None and self.undefined != "skip":
+            score = float(self.undefined == "one")
+        return None if score is None else 100 * score
 
     def scores(self, clip: JudgedClip) -> Mapping[str, Mapping[str, float | None]]:
         """Score of every kind of video."""

@@ -144,8 +144,8 @@ def remembered(found: dict[Key, T], keys: Sequence[Key], find: Callable[[list[in
 
 def recording_indices(clips: Sequence[OfRecording]) -> tuple[int, list[int]]:
     """How many recordings the clips come from, and for every clip which one."""
-    names = sorted({clip.video_id for clip in clips})
-    return len(names), [names.index(clip.video_id) for clip in clips]
+    places = {name: place for place, name in enumerate(sorted({clip.video_id for clip in clips}))}
+    return len(places), [places[clip.video_id] for clip in clips]
 
 
 def each_once(clips: Sequence[Recorded]) -> list[Recorded]:
@@ -160,10 +160,12 @@ def each_once(clips: Sequence[Recorded]) -> list[Recorded]:
 
 def mismatched(clips: Sequence[Recorded]) -> list[tuple[Recorded, Recorded]]:
     """Each clip with the next one, around the end of the list, that was cut from another recording."""
-    pairs = []
-    for index, clip in enumerate(clips):
-        others = (*clips[index + 1 :], *clips[:index])
-        partner = next((other for other in others if other.video_id != clip.video_id), None)
-        if partner is not None:
-            pairs.append((clip, partner))
-    return pairs
+    count = len(clips)
+    partners: list[int | None] = [None] * count
+    # backwards, for a clip has the partner of the one behind it where both are of one recording; twice, for the list
+    # goes round
+    for place in reversed(range(2 * count)):
+        index, behind = place % count, (place + 1) % count
+        is_other = clips[behind].video_id != clips[index].video_id
+        partners[index] = behind if is_other else partners[behind]
+    return [(clip, clips[partner]) for clip, partner in zip(clips, partners, strict=True) if partner is not None]

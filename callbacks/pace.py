@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +14,8 @@ from components.errors import InputError
 
 class PacedCallback(EvaluationCallback):
     """Measures in every n-th validation of a training, in its last one, and in all of ``validate`` and ``test``.
+
+    The last one is that after which none comes before the end that the trainer was given, or was told to make.
 
     Attributes:
         every_n_evaluations: n.
@@ -40,9 +43,8 @@ class PacedCallback(EvaluationCallback):
             self.measures = True
             return True
         self._evaluations += 1
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        last_epoch = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
-        last = 0 <= steps <= trainer.global_step or (last_epoch and trainer.is_last_batch)
+        # a run that was told to stop validates once more
+        last = trainer.should_stop or _batches_left(trainer) < _batches_to_the_next(trainer)
         self.measures = last or self._evaluations % self.every_n_evaluations == 0
         return self.measures
 
@@ -70,3 +72,30 @@ class PacedCallback(EvaluationCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting."""
         self._evaluations = state_dict["evaluations"]
+
+
+def _batches_left(trainer: Trainer) -> float:
+    """Training batches that come before the end that was set, by steps or by epochs; infinite without one."""
+    steps, epochs = trainer.max_steps, trainer.max_epochs
+    left = math.inf
+    if steps >= 0:
+        left = (steps - trainer.global_step) * trainer.accumulate_grad_batches
+    # an epoch without end is never the last
+    if epochs is not None and epochs >= 0 and (of_epoch := trainer.num_training_batches) < math.inf:
+        left = min(left, (epochs - trainer.current_epoch) * of_epoch - _batches_of_this_epoch(trainer))
+    return left
+
+
+def _batches_to_the_next(trainer: Trainer) -> float:
+    """Training batches from this validation to the one after it, if the training went on."""
+    every, epochs, of_epoch = trainer.val_check_batch, trainer.check_val_every_n_epoch, trainer.num_training_batches
+    if every is None:
+        return 1  # by the clock: nobody knows
+    if epochs is None:
+        return every  # counted through all epochs
+    left = of_epoch - _batches_of_this_epoch(trainer)
+    return every if every <= left else left + (epochs - 1) * of_epoch + min(every, of_epoch)
+
+
+def _batches_of_this_epoch(trainer: Trainer) -> int:
+    return trainer.fit_loop.epoch_loop.batch_idx + 1

@@ -87,7 +87,7 @@ METRICS = {
     ),
     "ssim": Metric(
         "SSIM",
-        "Likeness of structure to the real clip; 1 is identical.",
+        "Likeness of structure to the real clip; 100 is identical.",
         "being built like the real clip",
     ),
     "desync": Metric(
@@ -122,12 +122,12 @@ METRICS = {
     ),
     "alignsync": Metric(
         "AlignSync",
-        "RelSync, weighted by how alike generated and real pictures are; the real clip has 25.",
+        "RelSync, weighted by how well the frames fit the sound, beside the real first one; the real clip has 25.",
         "picture and sound fitting together",
     ),
     "javis_score": Metric(
         "JavisScore",
-        "Likeness of sound and picture in ImageBind's space, over the windows where they fit least.",
+        "Likeness of sound and picture in ImageBind's space, of the frames in each window that fit least.",
         "picture and sound fitting together",
     ),
     "avh_score": Metric(
@@ -188,6 +188,11 @@ METRICS = {
         "How beautiful people would find the frames.",
         "being beautiful",
     ),
+    "aesthetic_quality_laion": Metric(
+        "AQ, LAION's",
+        "How beautiful people would find the frames, by LAION's predictor; it does not compare with AQ.",
+        "being beautiful",
+    ),
     "imaging_quality": Metric(
         "IQ",
         "How free of blur, noise and artefacts the frames are.",
@@ -246,6 +251,17 @@ METRICS = {
         "letters being wrong",
         higher_is_better=False,
     ),
+    "wer_errors": Metric(
+        "wrong words",
+        "Words of a clip that are heard otherwise, without the limit that WER has.",
+        "",
+        higher_is_better=False,
+    ),
+    "wer_words": Metric(
+        "words to be said",
+        "Words of a clip's transcript.",
+        "",
+    ),
     "kl": Metric(
         "KL",
         "How differently a tagger names generated and real sound.",
@@ -291,8 +307,8 @@ def split_name(name: str) -> tuple[str, str]:
         return name, GENERATED
     if found := _OF_KIND.fullmatch(name):
         return found[1], found[2]
-    # a variant that has no words here
-    metric = next((metric for metric in METRICS if name.startswith(f"{metric}_")), None)
+    # a variant that has no words here; ``desync_expected`` begins with ``desync`` as well
+    metric = max((metric for metric in METRICS if name.startswith(f"{metric}_")), key=len, default=None)
     return (name, GENERATED) if metric is None else (metric, name[len(metric) + 1 :])
 
 

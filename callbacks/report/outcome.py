@@ -43,8 +43,10 @@ def _beside(first: str, results: Results) -> str:
     kind = next((kind for kind in ("chance", "off_sync") if f"{first}_{kind}" in results), None)
     if kind is not None:
         floor, result = results[f"{first}_{kind}"], results[first]
-        above = result.ci95[0] > floor.ci95[1] if isfinite(result.ci95[0] + floor.ci95[1]) else None
-        sure = {True: "clearly above", False: "not clearly above", None: "beside"}[above]
+        # better than the floor is below it where lower is better
+        side, low, high = ("above", floor, result) if METRICS[first].higher_is_better else ("below", result, floor)
+        better = high.ci95[0] > low.ci95[1] if isfinite(high.ci95[0] + low.ci95[1]) else None
+        sure = {True: f"clearly {side}", False: f"not clearly {side}", None: "beside"}[better]
         parts.append(f"{sure} {'chance' if kind == 'chance' else 'the same model without hearing'}, {floor.value:.1f}")
     if real := results.get(f"{first}_real"):
         parts.append(f"real videos get {real.value:.1f}")

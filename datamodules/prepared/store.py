@@ -99,8 +99,11 @@ class Store:
 
     def has(self, shard: int) -> bool:
         """Whether a shard is there, whole."""
-        record = self._record(shard)
-        return record.is_file() and (self.folder / _file_of(shard)).is_file()
+        record, chunk = self._record(shard), self.folder / _file_of(shard)
+        if not (record.is_file() and chunk.is_file()):
+            return False
+        # a copy may have been cut off; to train on it is refused, and here it is written anew
+        return bool(chunk.stat().st_size == json.loads(record.read_text())["chunk"]["chunk_bytes"])
 
     def write(self, shard: int, items: Iterable[bytes]) -> bool:
         """Writes a shard unless it is there.

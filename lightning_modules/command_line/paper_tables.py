@@ -161,7 +161,7 @@ def _part(entry: Mapping[str, Any], subset: str | None) -> Mapping[str, Any] | N
     return part
 
 
-_NO_JUDGES = ("value", "ci95", "n", "groups", "tolerances", "sem", "by_unit", "problems")
+_NO_JUDGES = ("value", "ci95", "n", "groups", "tolerances", "sem", "by_unit", "by_sound_offset", "problems")
 
 
 def judge_of(entry: Mapping[str, Any]) -> str:

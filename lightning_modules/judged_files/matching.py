@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -52,7 +53,8 @@ def _of_table(table: Path) -> Iterator[tuple[Path, str]]:
         file = table.parent / name
         if not file.is_file():
             raise InputError(f"{table}, line {line}: {file} does not exist; correct the row or remove it")
-        yield file, str(row.get("id") or PurePosixPath(name).with_suffix(""))
+        named = row.get("id")  # which may be the number 0
+        yield file, str(PurePosixPath(name).with_suffix("") if named in (None, "") else named)
 
 
 def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_others: bool) -> dict[str, Path]:
@@ -72,21 +74,23 @@ def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_othe
         InputError: a clip has no file or two, or a file no clip; names them.
     """
     named: dict[str, list[Path]] = {}
+    whole: dict[str, list[Path]] = {}
     for file, name in files.items():
+        whole.setdefault(name, []).append(file)
         for key in {name, PurePosixPath(name).name}:
             named.setdefault(key, []).append(file)
-    ends: dict[str, int] = {}
-    for clip in clips:
-        ends[PurePosixPath(clip).name] = ends.get(PurePosixPath(clip).name, 0) + 1
-    whole = {name: file for file, name in files.items()}
+    ends = Counter(PurePosixPath(clip).name for clip in clips)
+    by_name = {clip: [file for key in {clip, file_stem(clip)} for file in whole.get(key, ())] for clip in clips}
+    # a file that bears a clip's whole name is no other clip's, whatever it ends in
+    taken = {file for candidates in by_name.values() for file in candidates}
     found: dict[str, Path] = {}
     for clip in clips:
         end = PurePosixPath(clip).name
-        candidates = [whole[key] for key in (clip, file_stem(clip)) if key in whole] or named.get(file_stem(clip), [])
+        candidates = by_name[clip] or [file for file in named.get(file_stem(clip), ()) if file not in taken]
         if not candidates and ends[end] == 1:
-            candidates = named.get(end, [])
-        if len(set(candidates)) > 1:
-            both = " and ".join(str(file) for file in candidates[:2])
+            candidates = [file for file in named.get(end, ()) if file not in taken]
+        if len(candidates) > 1:
+            both = " and ".join(map(str, sorted(candidates)[:2]))
             raise InputError(f"clip {clip} has two files, {both}; leave one of them in {root}")
         if candidates:
             found[clip] = candidates[0]
@@ -96,7 +100,8 @@ def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_othe
             f"{root} has no file for {len(missing)} of {len(clips)} clips: {listing(missing)}{have}; name files after "
             "the clips, or give a .jsonl file of rows with id and video"
         )
-    if (others := [str(file) for file in files if file not in set(found.values())]) and not ignore_others:
+    used = set(found.values())
+    if (others := [str(file) for file in files if file not in used]) and not ignore_others:
         raise InputError(
             f"{root} has {len(others)} files that belong to no clip: {listing(others)}; remove them, or set "
             "--model.other_files ignore"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from callbacks.evaluation import entry_name, gathered, logged_scalars
-from callbacks.judge import recording_indices
+from callbacks.judge import each_once, mismatched, recording_indices
 from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets
@@ -141,17 +141,20 @@ class V2AModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Calibrates on the held-out clips of all ranks and logs their CycleSync and that of mismatched pairs."""
-        # sorted, so that the neighbour that gives the chance level is the same on every number of ranks
-        clips = sorted(gathered(self.trainer, self._held_out), key=lambda clip: clip.id)
+        clips = each_once(gathered(self.trainer, self._held_out))
         self._held_out = []
         self.v2a.calibrate([clip.curve for clip in clips], [clip.wanted for clip in clips])
-        sound_onsets = [clip.sound_onsets for clip in clips]
-        inferred = [self._inferred(clip) for clip in clips]
+        inferred = {clip.id: self._inferred(clip) for clip in clips}
         num_recordings, index = recording_indices(clips)
-        for name, partners in (("real", sound_onsets), ("chance", sound_onsets[1:] + sound_onsets[:1])):
+        for name, pairs in (("real", [(clip, clip) for clip in clips]), ("chance", mismatched(clips))):
             # every rank holds all clips here, so there is nothing left to synchronise
             metric = CycleSync(num_recordings, self.tolerance_s, (1 / 24, 0.1), sync_on_compute=False)
-            metric.update(partners, inferred, index)
+            # there is no other sound where all clips share a recording: NaN, as what is watched is logged always
+            metric.update(
+                [other.sound_onsets for _, other in pairs],
+                [inferred[clip.id] for clip, _ in pairs],
+                index[: len(pairs)],
+            )
             entry = entry_name("cyclesync", name)
             scores = logged_scalars({entry: metric.result()})
             self.log(entry, scores.pop(entry), prog_bar=True)

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from typing import ClassVar
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -178,6 +179,47 @@ def test_a_training_that_counts_epochs_ends_with_a_measured_validation(tmp_path)
     trainer = quiet_trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=1, callbacks=[callback])
     trainer.fit(JumpingSquares(), datamodule=SquareClips())
     assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        {"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None},  # the fifth step has none
+        {"max_steps": 5, "val_check_interval": 2, "check_val_every_n_epoch": None, "accumulate_grad_batches": 2},
+        {"max_epochs": 4, "check_val_every_n_epoch": 2},
+        {"max_epochs": 5, "check_val_every_n_epoch": 2},  # nor has the fifth epoch
+        {"max_epochs": 2, "val_check_interval": 2},  # nor the third batch
+        {"max_epochs": 2, "max_steps": 100},
+        {"max_epochs": 100, "max_steps": 4},
+    ],
+)
+def test_the_last_validation_is_measured_wherever_a_training_ends(tmp_path, ends):
+    seen = []
+
+    class Seen(ClipMetrics):
+        def conclude(self, trainer, module):
+            seen.append(bool(self.results))
+
+    callback = Seen(Levels(), every_n_evaluations=100)
+    ends = {"max_epochs": -1, **ends}
+    trainer = quiet_trainer(tmp_path, limit_train_batches=3, limit_val_batches=1, callbacks=[callback], **ends)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert seen and seen == [False] * (len(seen) - 1) + [True]
+
+
+def test_a_training_that_is_told_to_stop_ends_with_a_measured_validation(tmp_path):
+    seen = []
+
+    class Seen(ClipMetrics):
+        def conclude(self, trainer, module):
+            seen.append((self.global_step, bool(self.results)))
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = trainer.global_step == 2
+
+    _training(tmp_path, Stop(), Seen(Levels(), every_n_evaluations=100))
+    assert seen == [(1, False), (2, True)]
 
 
 def test_nobody_chooses_by_what_is_not_always_measured(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 
 import lightning as L
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from callbacks.cyclesync import CycleSyncCallback, JudgedClip, mismatched
+from callbacks.judge import recording_indices
 from callbacks.results import ResultsWriter
 from components.contracts import V2AModel
 from components.errors import InputError
@@ -114,6 +116,17 @@ def test_mismatched_skips_clips_of_the_same_recording():
     ]
 
 
+def test_mismatched_goes_round_and_is_quick():
+    clips = [JudgedClip(str(k), video, 1.0, [], {}, None) for k, video in enumerate("abba")]
+    assert [partner.id for _, partner in mismatched(clips)] == ["1", "3", "3", "1"]
+    assert mismatched([*clips[1:3], *clips[1:3]]) == mismatched([]) == []
+    many = [JudgedClip(str(k), f"recording {k}", 1.0, [], {}, None) for k in range(20_000)]
+    begin = time.process_time()
+    assert len(mismatched(many)) == len(many)
+    assert recording_indices(many)[0] == len(many)
+    assert time.process_time() - begin < 2  # looking each name up among all others takes many times that
+
+
 class CountingV2A(V2AModel):
     """`MotionV2A` that counts the clips it is given and whose loudness is drawn."""
 
@@ -161,6 +174,22 @@ def test_draws_belong_to_the_clip_and_are_averaged(tmp_path):
     assert judged.results["cyclesync"].value == pytest.approx(100)
     assert judged.results["cyclesync"].details["n_clips"] == 6
     assert judged.results["cyclesync"].details["num_samples"] == 2
+
+
+@pytest.mark.parametrize(("undefined", "quiet", "silent"), [("skip", 0, None), ("zero", 0, 0), ("one", 50, 100)])
+def test_scores_of_clips_make_up_the_entry_where_some_sounds_have_no_onset(undefined, quiet, silent):
+    onsets = {"a_0": ([], [[], [0.5]]), "a_1": ([0.5], [[0.5], [0.5]]), "b_0": ([], [[], []])}
+    clips = [
+        JudgedClip(name, name[0], 1.0, {"generated": sound}, {"generated": inferred}, None)
+        for name, (sound, inferred) in onsets.items()
+    ]
+    callback = CycleSyncCallback(MotionV2A(), num_samples=2, undefined=undefined)
+    scores = [callback.scores(clip)["generated"]["cyclesync"] for clip in clips]
+    assert scores == [quiet, 100, silent]
+    (entry,) = callback.entries("generated", clips).values()
+    recordings = [(quiet + 100) / 2, *([] if silent is None else [silent])]
+    assert entry.value == pytest.approx(sum(recordings) / len(recordings))
+    assert (entry.details["n_clips"], entry.details["n_undefined"]) == (sum(s is not None for s in scores), 1)
 
 
 def test_too_short_a_sound_is_refused(tmp_path):

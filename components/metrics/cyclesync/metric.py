@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,6 +79,25 @@ def cyclesync_per_clip(driving: Onsets, inferred: Onsets, tolerances_s: Sequence
     undefined: list[float | None] = [None] * len(tolerances_s)
     scores = (onset_iou(a, b, tolerances_s) for a, b in zip(driving, inferred, strict=True))
     return [undefined if score is None else list(score) for score in scores]
+
+
+def mean_of_samples(samples: Sequence[Sequence[float | None]], undefined: UndefinedPolicy) -> list[float | None]:
+    """Score of one clip at each tolerance, over the sounds that were drawn for it.
+
+    Args:
+        samples: the clip's row of `cyclesync_per_clip` for each sound.
+        undefined: what a sound counts as that leaves nothing to compare; where all do, so does the clip.
+
+    Example:
+        >>> mean_of_samples([[0.5], [None], [0.1]], "skip"), mean_of_samples([[0.5], [None]], "one")
+        ([0.3], [0.75])
+    """
+    known = [[score for score in row if score is not None] for row in samples]
+    if not any(known):
+        return list(samples[0])
+    filled = [float(undefined == "one")] * len(samples[0])
+    counted = [row or filled for row in known if row or undefined != "skip"]
+    return [fmean(scores) for scores in zip(*counted, strict=True)]
 
 
 def mean_over_recordings(video_sum: Tensor, video_count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,6 +172,7 @@ class CycleSync(Metric):
         inferred_onsets: Onsets,
         video_index: Sequence[int] | Tensor,
         valid: Sequence[bool] | Tensor | None = None,
+        num_samples: int = 1,
     ) -> None:
         """Adds a batch of clips.
 
@@ -160,11 +181,15 @@ class CycleSync(Metric):
             inferred_onsets: onsets of the inferred sound.
             video_index: the recording each clip was cut from.
             valid: False for clips that only even out the batches of several ranks; they do not count.
+            num_samples: sounds that were inferred from each clip: so many sequences in a row belong to one, and count
+                as one by their mean (`mean_of_samples`).
 
         Raises:
             InputError: if the numbers of clips differ or an index is outside ``[0, num_videos)``.
         """
-        scores = cyclesync_per_clip(driving_onsets, inferred_onsets, self.tolerances_s)
+        found = cyclesync_per_clip(driving_onsets, inferred_onsets, self.tolerances_s)
+        drawn = [found[first : first + num_samples] for first in range(0, len(found), num_samples)]
+        scores = [mean_of_samples(samples, self.undefined) for samples in drawn]
         index = [int(video) for video in video_index]
         counted = [True] * len(scores) if valid is None else [bool(flag) for flag in valid]
         if not len(scores) == len(index) == len(counted):

@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,7 +60,9 @@ class Passt(AudioTagger):
     def forward(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         """``[S]`` to ``[dim]`` and ``[num_classes]``."""
         ten_seconds = F.pad(sound[:_SAMPLES], (0, max(0, _SAMPLES - len(sound))))
-        with redirect_stdout(StringIO()):  # the package prints shapes the first time
+        # the package prints shapes the first time, and its front end draws even where it then takes nothing of it: a
+        # training that is judged on the way must go on as if it were not
+        with redirect_stdout(StringIO()), torch.random.fork_rng(devices=[]):
             logits, embedding = self.net(self.mel(ten_seconds[None])[:, None])
         return embedding[0], logits[0]
 

@@ -23,7 +23,8 @@ class ReferenceIdentity(FrozenJudge, ClipScorer):
 
     Verse-Bench's ID, which Harmony reports; metrics specification, section 10. The reference is the picture that the
     clip was, or could have been, conditioned on: ``reference.video[:, 0]``. A model that shows it in every frame scores
-    1, so read it beside the dynamic degree.
+    1, so read it beside the dynamic degree. A clip without picture (a prompt whose list names no ``reference_image``)
+    counts as ``no_reference``.
 
     Args:
         checkpoint: folder or hub repository of a DINOv3 or DINOv2 vision transformer. DINOv3's repositories are gated:
@@ -58,7 +59,7 @@ class ReferenceIdentity(FrozenJudge, ClipScorer):
         """See `ClipScorer.score`.
 
         Raises:
-            InputError: if the real pictures are not there.
+            InputError: if the real pictures are not there, as of prepared clips.
         """
         with self.judging():
             return [self._judge(generation, row) for row in rows]
@@ -66,6 +67,8 @@ class ReferenceIdentity(FrozenJudge, ClipScorer):
     def _judge(self, generation: Generation, row: int) -> ClipScores:
         real = generation.reference.video
         if real.ndim != 5 or not real.shape[1]:
+            if generation.reference.prepared is None:
+                return ClipScores(problem="no_reference")
             raise InputError(
                 f"clip '{generation.reference.ids[row]}' comes without its pictures, as prepared clips do, but "
                 "reference_identity compares with the first; evaluate on recordings"

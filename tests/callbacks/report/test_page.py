@@ -146,6 +146,10 @@ def test_one_sentence_says_what_came_out():
     )
     results["cyclesync"] = MetricResult(19.0, (12.0, 25.0), 9)
     assert "; not clearly above chance, 13.5" in sentence("Syncphony", 0, True, results)
+    apart = {"desync": MetricResult(0.5, (0.4, 0.6), 9), "desync_chance": MetricResult(1.0, (0.9, 1.1), 9)}
+    assert "; clearly below chance, 1.0" in sentence("Syncphony", 0, True, apart)
+    apart["desync"] = MetricResult(1.4, (1.3, 1.5), 9)
+    assert "; not clearly below chance, 1.0" in sentence("Syncphony", 0, True, apart)
     truth = {
         "truth_sync": MetricResult(70.0, (math.nan, math.nan), 1),
         "truth_sync_off_sync": MetricResult(5.0, (1, 9), 1),

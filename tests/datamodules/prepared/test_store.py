@@ -88,6 +88,21 @@ def test_a_chunk_without_its_record_is_written_again(tmp_path):
     assert Items(str(tmp_path / "cache"))[4] == item(4)
 
 
+@pytest.mark.parametrize("loses", [lambda chunk: chunk.write_bytes(b"half"), Path.unlink])
+def test_what_is_lost_of_a_whole_cache_is_made_anew_as_its_error_says(tmp_path, loses):
+    store = Store(tmp_path / "cache", PLAN)
+    fill(store)
+    assert store.finish()
+    before = tree(tmp_path / "cache")
+    loses(tmp_path / "cache/shard-00001.bin")
+    with pytest.raises(InputError, match=r"or remove index\.json and run avsync prepare again"):
+        Items(str(tmp_path / "cache"))
+    (tmp_path / "cache/index.json").unlink()
+    again = Store(tmp_path / "cache", PLAN)
+    fill(again)
+    assert again.finish() and tree(tmp_path / "cache") == before
+
+
 def test_a_cache_of_something_else_is_refused_by_name(tmp_path):
     Store(tmp_path / "cache", PLAN)
     with pytest.raises(InputError, match=r'another model: codec.class is "C" there, "D" here; prepare it anew'):

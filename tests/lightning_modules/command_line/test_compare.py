@@ -37,6 +37,12 @@ def found(capsys, *args):
     return json.loads(out)
 
 
+def test_names_may_hold_what_ends_a_line_elsewhere(capsys):
+    for name in ("one", "other"):
+        write_run(name, {"a\u2028b/0": 1.0, "c\x85/0": 3.0})
+    assert found(capsys, "one", "other")["metrics"]["cyclesync"]["n_clips"] == 2
+
+
 def test_two_recordings_by_hand(capsys):
     # recording a: 50 and 100 against 70 and 100; recording b: 0 against 60. Means 37.5 and 72.5
     write_run("one", {"a/1": 50.0, "a/2": 100.0, "b/1": 0.0, "c/1": 7.0, "d/1": None})

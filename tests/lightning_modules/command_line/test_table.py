@@ -59,6 +59,22 @@ def test_subsets_names_and_kinds(capsys):
     assert cells(out, "one, real")[12] == "8.00, n 1"  # no interval over one recording
 
 
+def test_a_distance_between_sets_is_over_no_recordings(capsys):
+    write("one", fid=entry(9.5, None, None, 4950, n_generated=4950), cyclesync=entry(20.0, 18.0, 22.0, 150))
+    _, out, _ = table(capsys, "one", "--papers", "syncphony")
+    assert "- FID: a distance between sets; n features of generated clips" in out
+    write("one", cyclesync=entry(20.0, None, None, 1))
+    _, out, _ = table(capsys, "one", "--papers", "syncphony")
+    assert "between sets" not in out
+
+
+def test_what_was_measured_is_no_part_of_what_it_was_measured_by(capsys):
+    curve = {"-0.5": [1.0, 0.9, 1.1], "0": [0.6, 0.5, 0.7]}
+    write("one", desync=entry(0.6, 0.5, 0.7, by_sound_offset=curve, desync_rule="javisbench"))
+    _, out, _ = table(capsys, "one", "--papers", "harmony")
+    assert "- DeSync: desync_rule javisbench\n" in out
+
+
 def test_latex_is_escaped(capsys):
     write("a_b", sync_c=entry(5.0, 4.0, 6.0, 100, face_detector="x_y", syncnet_sha256=SHA))
     status, out, _ = table(capsys, "a_b", "--papers", "harmony", "--format", "latex")

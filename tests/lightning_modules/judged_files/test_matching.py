@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,13 @@ def test_a_table_says_which_file_is_whose(tmp_path):
     assert matched(table, listed_files(table), ["a", "b"], False)["a"] == tmp_path / "y.mp4"
 
 
+def test_a_table_may_count_from_0(tmp_path):
+    touch(tmp_path, "x.mp4", "y.mp4")
+    rows = [{"video": "x.mp4", "id": 0}, {"video": "y.mp4", "id": 1}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert found(tmp_path, ["0", "1"]) == {"0": "x.mp4", "1": "y.mp4"}
+
+
 def test_the_same_end_twice_is_no_name(tmp_path):
     touch(tmp_path, "1.mp4")
     with pytest.raises(InputError, match="no file for 2 of 2 clips: cat/1, dog/1; its files are called 1;"):
@@ -53,6 +61,8 @@ def test_the_same_end_twice_is_no_name(tmp_path):
         (["a.mp4"], ["a", "b", "c"], "no file for 2 of 3 clips: b, c; name files after"),
         (["a.mp4", "b.mp4", "c.mp4"], ["a"], r"2 files that belong to no clip: \S+b.mp4, \S+c.mp4; remove"),
         (["a.mp4", "x/a.mov"], ["y/a"], r"clip y/a has two files, \S+a.mp4 and \S+a.mov; leave one"),
+        (["a.mov", "a.mp4"], ["a"], r"clip a has two files, \S+a.mov and \S+a.mp4; leave one"),
+        (["dog/1.mp4"], ["1", "dog/1"], "no file for 1 of 2 clips: 1; name files after"),
         (["notes.txt"], ["a"], "holds no videos"),
         ([f"{n}.mp4" for n in "abcdefg"], ["a"], r"6 files that belong to no clip: .*f.mp4 and 1 more"),
     ],
@@ -66,6 +76,20 @@ def test_what_does_not_match_is_named(tmp_path, names, clips, sentence):
 def test_others_can_be_ignored(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     assert found(tmp_path, ["a"], ignore_others=True) == {"a": "a.mp4"}
+
+
+def test_of_two_files_of_one_name_none_is_chosen_in_silence(tmp_path):
+    touch(tmp_path, "a.mp4", "a.mov")
+    with pytest.raises(InputError, match="clip a has two files"):
+        found(tmp_path, ["a"], ignore_others=True)
+
+
+def test_many_files_are_matched_at_once():
+    clips = [f"class{number % 9}/{number}" for number in range(10_000)]
+    files = {Path(f"/made/{clip}.mp4"): clip for clip in clips}
+    begin = time.process_time()
+    assert len(matched("/made", files, clips, False)) == len(clips)
+    assert time.process_time() - begin < 10  # a set of all files for each of them takes minutes
 
 
 def test_tables_that_lie(tmp_path):

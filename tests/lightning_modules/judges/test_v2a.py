@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import lightning as L
@@ -67,6 +68,19 @@ def test_fit_learns_validates_and_writes_a_model_that_hears(clips, tmp_path):
     found = OnsetDetector()(sound, rate)
     hits = sum(len(match_events(a, b, 0.1)) for a, b in zip(held_out.onsets, found, strict=True))
     assert hits > 0.5 * sum(map(len, held_out.onsets))
+
+
+def test_chance_is_another_recordings_sound(clips, batch, tmp_path):
+    def logged(video_ids):
+        held_out = replace(batch, ids=[f"clip {n}" for n in range(len(batch))], video_ids=video_ids)
+        run = trainer(tmp_path)
+        run.validate(module(), torch.utils.data.DataLoader([held_out], batch_size=None), verbose=False)
+        return {name: value.item() for name, value in run.callback_metrics.items()}
+
+    # a recording has no other one's sound: the clip beside it, which has its rhythm, is none
+    one = logged(["one"] * len(batch))
+    assert math.isnan(one["cyclesync_chance"]) and not math.isnan(one["cyclesync_real"])
+    assert not math.isnan(logged([f"recording {n % 2}" for n in range(len(batch))])["cyclesync_chance"])
 
 
 def test_nothing_is_written_without_a_folder(clips, tmp_path):

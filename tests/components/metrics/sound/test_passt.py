@@ -4,6 +4,7 @@ import io
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,6 +19,42 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "hear21passt", None)
     with pytest.raises(InputError, match=r"needs the package hear21passt.*pip install hear21passt"):
         Passt("passt.pt")
+
+
+class FrontEnd(torch.nn.Module):
+    """As the package's: draws its augmentation in evaluation too, and throws it away."""
+
+    def __init__(self, **settings):
+        super().__init__()
+
+    def forward(self, sound):
+        torch.randint(10, (1,))
+        return sound[:, None, :64]
+
+
+class Network(torch.nn.Module):
+    embed_dim, num_classes = 8, 4
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.name = torch.nn.Linear(64, 8), torch.nn.Linear(8, 4)
+
+    def forward(self, mel):
+        embedding = self.embed(mel[:, 0, 0])
+        return self.name(embedding), embedding
+
+
+def test_what_the_package_draws_is_not_missing_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    models, preprocess = ModuleType("hear21passt.models.passt"), ModuleType("hear21passt.models.preprocess")
+    models.get_model = lambda arch, pretrained: Network()
+    preprocess.AugmentMelSTFT = FrontEnd
+    for module in (ModuleType("hear21passt"), ModuleType("hear21passt.models"), models, preprocess):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    torch.save(Network().state_dict(), tmp_path / "passt.pt")
+    passt = Passt(str(tmp_path / "passt.pt"))
+    before = torch.get_rng_state()
+    assert passt(noise(0.1, 32000))[1].shape == (4,)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """Identity and consistency: 1 for pictures that stay, less for those that change, with the real model classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from components.errors import InputError
+from components.features import PreparedClips
 from components.metrics.video.reference_identity import ReferenceIdentity
 from components.metrics.video.subject_consistency import SubjectConsistency
 from tests.components.metrics.video.clips import frozen, generation, noise, vision_folder
@@ -71,8 +74,13 @@ def test_judges_stay_frozen_and_say_what_they_are(dino):
     assert judge.identity()["sha256"] == SubjectConsistency(dino).identity()["sha256"]
 
 
-def test_prepared_clips_have_no_reference(dino):
+def test_without_its_picture_a_clip_has_no_reference(dino):
     clips = generation(noise(1, 2, 40, 40), real=torch.zeros(1, 0, 3, 0, 0, dtype=torch.uint8))
+    (prompt,) = ReferenceIdentity(dino).score(clips, [0])
+    assert (prompt.values, prompt.problem) == ({}, "no_reference")
+    known = torch.ones(1, dtype=torch.bool)
+    encoded = PreparedClips(num_frames=2, num_samples=0, sounding=known, moving=known)
+    clips = replace(clips, reference=replace(clips.reference, prepared=encoded))
     with pytest.raises(InputError, match="clip 'clip0' comes without its pictures"):
         ReferenceIdentity(dino).score(clips, [0])
 
