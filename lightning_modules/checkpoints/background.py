@@ -50,18 +50,20 @@ class BackgroundWriter:
         self._put(told)
 
     def after(self, task: Callable[[], None]) -> None:
-        """Do ``task`` once everything before it has ended well; at once if there is nothing."""
-        if all(future.done() for future in self._pending):
-            self.wait()
-            task()
-            return
+        """Do ``task`` once everything before it has ended well; at once if there is nothing.
+
+        What went wrong before is left to the next `wait`, to which all processes come: this may be for one of them.
+        """
         before = tuple(self._pending)
 
         def if_well() -> None:
             if not any(future.exception() for future in before):
                 task()
 
-        self._put(if_well)
+        if all(future.done() for future in before):
+            if_well()
+        else:
+            self._put(if_well)
 
     def close(self) -> None:
         """`wait`, and end the thread; a later `submit` begins another one."""

@@ -163,6 +163,19 @@ def test_one_thing_after_the_other():
     assert done == [True, 0, 1, 2]
 
 
+def test_what_failed_is_raised_where_all_processes_wait_and_not_where_one_removes():
+    writer, done = BackgroundWriter(), list[str]()
+    writer.submit(lambda: done.remove("nothing"))
+    wait_for(lambda: writer._pending[0].done())
+    writer.after(lambda: done.append("removed"))
+    assert not done
+    with pytest.raises(ValueError):
+        writer.wait()
+    writer.after(lambda: done.append("removed"))
+    assert done == ["removed"]
+    writer.close()
+
+
 class Last(Callback):
     """Saves once more after everything, slowly."""
 
