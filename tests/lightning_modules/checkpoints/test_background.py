@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.graceful_stop import GracefulStop, RunStopped
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.background import BackgroundCheckpointIO, BackgroundWriter
@@ -174,6 +175,35 @@ def test_what_failed_is_raised_where_all_processes_wait_and_not_where_one_remove
     writer.after(lambda: done.append("removed"))
     assert done == ["removed"]
     writer.close()
+
+
+class Stopped(Callback):
+    """Tells the run to stop, whose checkpoint is written slowly, and notes what there is when nobody holds signals."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.was_whole = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        gate = threading.Event()
+        threading.Timer(0.3, gate.set).start()
+        checkpoint["held"] = Held(gate)
+
+    def on_exception(self, *_: Any) -> None:
+        self.was_whole = self.file.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_is_told_to_stop_heeds_no_other_signal_until_its_checkpoint_is_whole(tmp_path: Path):
+    stopped = Stopped(tmp_path / "checkpoints/stopped.ckpt")
+    run = trainer(tmp_path, 3, AVSyncTrainer, callbacks=[stopped, GracefulStop()], plugins=[BackgroundCheckpointIO()])
+    run.write_into(tmp_path)
+    with pytest.raises(RunStopped):
+        run.fit(tiny_module(), TinyData())
+    assert stopped.was_whole
 
 
 class Last(Callback):
