@@ -231,9 +231,11 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint, of which nothing has gone into the model yet: a mapped file, or shards like the model's."""
         path = Path(self.broadcast(checkpoint_path))
+        # first: a folder that is being written would be none yet, on some processes and not on others
+        if isinstance(self.checkpoint_io, BackgroundCheckpointIO):
+            self.checkpoint_io.writer.wait()
         if not is_sharded_checkpoint(path):
             return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
-        self._wait_for_writes()
         model = {f"state_dict.{name}": tensor for name, tensor in self._checkpoint_tensors().items()}
 
         def template(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -290,10 +292,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.checkpoint_io.teardown()
         finally:
             super().teardown()
-
-    def _wait_for_writes(self) -> None:
-        if isinstance(self.checkpoint_io, BackgroundCheckpointIO):
-            self.checkpoint_io.writer.wait()
 
     def _for_checkpoint(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if self._save_distributed_checkpoint:

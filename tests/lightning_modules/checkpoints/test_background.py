@@ -94,6 +94,18 @@ def test_training_goes_on_and_changes_nothing_that_was_given(form: str, tmp_path
     io.teardown()
 
 
+def test_a_folder_that_is_being_written_is_read_into_shards_once_it_is_there(tmp_path: Path):
+    (io, strategy), gate, path = saver("folder"), threading.Event(), tmp_path / "a.ckpt"
+    assert isinstance(strategy, FSDP2Strategy)
+    strategy._lightning_module = tiny_module()
+    strategy.save_checkpoint(content(1, held=Held(gate)), path)
+    threading.Timer(0.2, gate.set).start()
+    found = strategy.load_checkpoint(path)
+    # of what this module has no place for nothing is read; a file would have been read whole, by every process
+    assert found["global_step"] == 1 and found["state_dict"]["weight"].is_meta
+    io.teardown()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_replaced_goes_once_the_other_is_whole(form: str, tmp_path: Path):
     (io, save), gate, old, new = saver(form), threading.Event(), tmp_path / "1.ckpt", tmp_path / "2.ckpt"
