@@ -50,7 +50,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         reduce_every_micro_batch: with gradient accumulation, average gradients after every batch: more traffic, but no
             process ever holds gradients of the whole model.
         reduce_dtype: precision in which gradients are summed over processes, ``float32`` or ``bfloat16``: half of the
-            traffic, at the loss of what is small in sums over many processes.
+            traffic, at the loss of what is small in sums over many processes. Accumulated batches are added up in it
+            too, unless ``reduce_every_micro_batch``.
         replicas: groups of processes that each have a copy of the weights, sharded within the group, and average
             gradients with each other ("HSDP"): weights are gathered within a group alone. ``nodes`` makes a group of
             every machine; 1 shards over all processes. A process holds the share of a group: R replicas take R times
