@@ -84,8 +84,9 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     """Copies a checkpoint into the memory of the CPU, which training waits for, and writes it while training goes on.
 
     Of files and, with `FSDP2Strategy`, of folders. A process takes the memory of one copy of what it writes: the first
-    one that of a file, every one that of its part of a folder. The next checkpoint waits for the one before. All
-    promises of `AtomicCheckpointIO` hold:
+    one that of a file, every one that of its part of a folder. (Of a file that sharded training gathers the first one
+    has a second copy while training waits.) The next checkpoint waits for the one before. All promises of
+    `AtomicCheckpointIO` hold:
 
     - a checkpoint has its name once it is whole, with its checksums, and on the disk;
     - one that it replaces is removed after that, so that a run killed meanwhile has the one before;
