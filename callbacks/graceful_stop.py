@@ -98,6 +98,8 @@ class GracefulStop(Callback):
         if folder is not None:
             file = folder / "checkpoints" / STOPPED_CHECKPOINT
             trainer.save_checkpoint(file)
+            # one that is written in the background: from now on another signal would end the process before it is whole
+            trainer.strategy.checkpoint_io.teardown()
             rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
         raise RunStopped(0 if _is_child(trainer) else STOPPED_STATUS)
 

@@ -56,6 +56,12 @@ class ContextGroup:
                 f"to {self.size} processes evenly: give one of {', '.join(map(str, fits))}."
             )
 
+    def least(self, value: float, device: torch.device) -> float:
+        """The smallest of the processes' values, for what they have to decide alike; each has to call it."""
+        found = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(found, dist.ReduceOp.MIN, group=self.group)
+        return float(found)
+
     def split(self, lengths: tuple[int, ...]) -> TokenSplit:
         """Tokens in segments of these lengths, each shared among all processes."""
         return TokenSplit(self, lengths)

@@ -29,8 +29,9 @@ class Sharding:
     Attributes:
         compute_dtype: precision in which units gather their weights and compute; None computes in the precision the
             weights have.
-        reduce_dtype: precision in which gradients are summed over the processes. In bfloat16 half of the traffic, but
-            sums over many processes lose what is small. Gradients are kept in float32 either way.
+        reduce_dtype: precision in which gradients are summed over the processes, and over the batches before that whose
+            gradients stay on their process. In bfloat16 half of the traffic, but sums of many lose what is small. The
+            sum is kept in float32 either way.
         frozen: weights that do not train are ``sharded`` like the others, or ``replicated``: whole on every process,
             never gathered, in ``compute_dtype``. They then take their whole size on every device.
         prefetch: units whose weights are asked for while an earlier one runs. 0 leaves it to PyTorch, which asks for

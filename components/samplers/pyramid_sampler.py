@@ -198,6 +198,9 @@ class PyramidSampler:
         text = conditions.text
         if TextGuidance(self.video_text_scale).enabled and conditions.negative_text is not None:
             text = stack_text(text, conditions.negative_text)
+        free, context = free_bytes(level0.device), model.backbone.context
+        if context is not None:
+            free = context.least(free, level0.device)  # of the tokens they share, all compute or all remember
         return UnitMemory(
             model,
             bounds,
@@ -206,7 +209,7 @@ class PyramidSampler:
             len(level0) if twins else 0,
             text.mask,
             math.prod(level0.shape[-2:]) // model.backbone.patch**2,
-            min(self.memory_gib * GIB, free_bytes(level0.device) / 2),
+            min(self.memory_gib * GIB, free / 2),
             level0.device,
         )
 

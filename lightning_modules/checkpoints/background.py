@@ -50,18 +50,20 @@ class BackgroundWriter:
         self._put(told)
 
     def after(self, task: Callable[[], None]) -> None:
-        """Do ``task`` once everything before it has ended well; at once if there is nothing."""
-        if all(future.done() for future in self._pending):
-            self.wait()
-            task()
-            return
+        """Do ``task`` once everything before it has ended well; at once if there is nothing.
+
+        What went wrong before is left to the next `wait`, to which all processes come: this may be for one of them.
+        """
         before = tuple(self._pending)
 
         def if_well() -> None:
             if not any(future.exception() for future in before):
                 task()
 
-        self._put(if_well)
+        if all(future.done() for future in before):
+            if_well()
+        else:
+            self._put(if_well)
 
     def close(self) -> None:
         """`wait`, and end the thread; a later `submit` begins another one."""
@@ -82,8 +84,9 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     """Copies a checkpoint into the memory of the CPU, which training waits for, and writes it while training goes on.
 
     Of files and, with `FSDP2Strategy`, of folders. A process takes the memory of one copy of what it writes: the first
-    one that of a file, every one that of its part of a folder. The next checkpoint waits for the one before. All
-    promises of `AtomicCheckpointIO` hold:
+    one that of a file, every one that of its part of a folder. (Of a file that sharded training gathers the first one
+    has a second copy while training waits.) The next checkpoint waits for the one before. All promises of
+    `AtomicCheckpointIO` hold:
 
     - a checkpoint has its name once it is whole, with its checksums, and on the disk;
     - one that it replaces is removed after that, so that a run killed meanwhile has the one before;

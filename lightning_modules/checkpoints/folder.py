@@ -60,12 +60,14 @@ class FolderWrite:
 
         def name() -> None:
             write_rest(rest, self.partial)
-            # two renames: a folder cannot replace one that is not empty
-            replaced = self.path.rename(self.path.with_name(f".{self.path.name}.old")) if self.path.exists() else None
+            # two renames: a folder replaces neither one that is not empty nor a link, be it to nothing
+            replaced = self.path.with_name(f".{self.path.name}.old")
+            if self.path.exists() or self.path.is_symlink():
+                remove(replaced)  # left by a process that was killed right here
+                self.path.rename(replaced)
             self.partial.rename(self.path)
             sync_folder(self.path.parent)
-            if replaced is not None:
-                remove(replaced)
+            remove(replaced)
 
         self._first_rank(name, checkpoint)
 

@@ -196,8 +196,17 @@ def _sums(folder: Path, group: dist.ProcessGroup | None) -> dict[str, str]:
     rank, _ = _place()
     # PyTorch's names: the rank, and a number of the file
     own = [*folder.glob(f"__{rank}_*"), *([folder / _INDEX_FILE] if rank == 0 else [])]
-    parts = of_all_ranks({file.name: sha256_of(file, notes=False) for file in own}, group)
-    return {name: digest for part in parts for name, digest in part.items()}
+    found: dict[str, str] | OSError
+    try:
+        found = {file.name: sha256_of(file, notes=False) for file in own}
+    except OSError as error:  # raised by all ranks: the others would wait for this one
+        found = error
+    sums: dict[str, str] = {}
+    for part in of_all_ranks(found, group):
+        if isinstance(part, OSError):
+            raise part
+        sums |= part
+    return sums
 
 
 def _place() -> tuple[int, int]:

@@ -50,7 +50,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         reduce_every_micro_batch: with gradient accumulation, average gradients after every batch: more traffic, but no
             process ever holds gradients of the whole model.
         reduce_dtype: precision in which gradients are summed over processes, ``float32`` or ``bfloat16``: half of the
-            traffic, at the loss of what is small in sums over many processes.
+            traffic, at the loss of what is small in sums over many processes. Accumulated batches are added up in it
+            too, unless ``reduce_every_micro_batch``.
         replicas: groups of processes that each have a copy of the weights, sharded within the group, and average
             gradients with each other ("HSDP"): weights are gathered within a group alone. ``nodes`` makes a group of
             every machine; 1 shards over all processes. A process holds the share of a group: R replicas take R times
@@ -231,9 +232,11 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """The checkpoint, of which nothing has gone into the model yet: a mapped file, or shards like the model's."""
         path = Path(self.broadcast(checkpoint_path))
+        # first: a folder that is being written would be none yet, on some processes and not on others
+        if isinstance(self.checkpoint_io, BackgroundCheckpointIO):
+            self.checkpoint_io.writer.wait()
         if not is_sharded_checkpoint(path):
             return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
-        self._wait_for_writes()
         model = {f"state_dict.{name}": tensor for name, tensor in self._checkpoint_tensors().items()}
 
         def template(name: str, size: torch.Size, dtype: torch.dtype) -> Tensor | None:
@@ -290,10 +293,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.checkpoint_io.teardown()
         finally:
             super().teardown()
-
-    def _wait_for_writes(self) -> None:
-        if isinstance(self.checkpoint_io, BackgroundCheckpointIO):
-            self.checkpoint_io.writer.wait()
 
     def _for_checkpoint(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if self._save_distributed_checkpoint:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from components.backbones.harmony.model import HarmonyTransformer
 from components.backbones.sharding import whole
 from components.backbones.syncphony.audio_windows import AudioRope, AudioTimeline
 from components.backbones.syncphony.model import SyncphonyDiT
+from components.samplers import pyramid_sampler
 from components.samplers.pyramid_sampler import PyramidSampler
 from tests.components.samplers.test_pyramid_sampler import sampled
 from tests.ranks import joined
@@ -161,6 +163,9 @@ def check_syncphony(mesh: DeviceMesh, variant: str, rope: AudioRope, **settings:
     alone = sampled(dit, [0, 1], sampler)
     check_training(dit, loss, mesh)
     assert agree(sampled(dit, [0, 1], sampler), alone, 1e-4)
+    # nothing is free on the other one
+    with patch.object(pyramid_sampler, "free_bytes", lambda _: 0.0 if mesh.get_local_rank() else float("inf")):
+        assert agree(sampled(dit, [0, 1], sampler), alone, 1e-4)
 
 
 def check_sampling_that_keeps_its_drivers(mesh: DeviceMesh) -> None:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.graceful_stop import GracefulStop, RunStopped
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.background import BackgroundCheckpointIO, BackgroundWriter
@@ -93,6 +94,18 @@ def test_training_goes_on_and_changes_nothing_that_was_given(form: str, tmp_path
     io.teardown()
 
 
+def test_a_folder_that_is_being_written_is_read_into_shards_once_it_is_there(tmp_path: Path):
+    (io, strategy), gate, path = saver("folder"), threading.Event(), tmp_path / "a.ckpt"
+    assert isinstance(strategy, FSDP2Strategy)
+    strategy._lightning_module = tiny_module()
+    strategy.save_checkpoint(content(1, held=Held(gate)), path)
+    threading.Timer(0.2, gate.set).start()
+    found = strategy.load_checkpoint(path)
+    # of what this module has no place for nothing is read; a file would have been read whole, by every process
+    assert found["global_step"] == 1 and found["state_dict"]["weight"].is_meta
+    io.teardown()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_replaced_goes_once_the_other_is_whole(form: str, tmp_path: Path):
     (io, save), gate, old, new = saver(form), threading.Event(), tmp_path / "1.ckpt", tmp_path / "2.ckpt"
@@ -161,6 +174,48 @@ def test_one_thing_after_the_other():
     gate.set()
     writer.close()
     assert done == [True, 0, 1, 2]
+
+
+def test_what_failed_is_raised_where_all_processes_wait_and_not_where_one_removes():
+    writer, done = BackgroundWriter(), list[str]()
+    writer.submit(lambda: done.remove("nothing"))
+    wait_for(lambda: writer._pending[0].done())
+    writer.after(lambda: done.append("removed"))
+    assert not done
+    with pytest.raises(ValueError):
+        writer.wait()
+    writer.after(lambda: done.append("removed"))
+    assert done == ["removed"]
+    writer.close()
+
+
+class Stopped(Callback):
+    """Tells the run to stop, whose checkpoint is written slowly, and notes what there is when nobody holds signals."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.was_whole = False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        gate = threading.Event()
+        threading.Timer(0.3, gate.set).start()
+        checkpoint["held"] = Held(gate)
+
+    def on_exception(self, *_: Any) -> None:
+        self.was_whole = self.file.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_is_told_to_stop_heeds_no_other_signal_until_its_checkpoint_is_whole(tmp_path: Path):
+    stopped = Stopped(tmp_path / "checkpoints/stopped.ckpt")
+    run = trainer(tmp_path, 3, AVSyncTrainer, callbacks=[stopped, GracefulStop()], plugins=[BackgroundCheckpointIO()])
+    run.write_into(tmp_path)
+    with pytest.raises(RunStopped):
+        run.fit(tiny_module(), TinyData())
+    assert stopped.was_whole
 
 
 class Last(Callback):

@@ -1,10 +1,13 @@
 """A folder of shards is opened without running anything that is in it, whoever made it."""
 
+import errno
 import os
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from components.errors import InputError
+from lightning_modules.checkpoints import sharded
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.check import check_checkpoint, newest_checkpoint
 from lightning_modules.checkpoints.sharded import META_FILE, read_shards, read_table, read_whole, write_shards
@@ -179,6 +183,12 @@ def save_share(rank: int, folder: Path, store: Path) -> None:
     dist.barrier()
     with pytest.raises(InputError, match=r"its part __1_0\.distcp is not as it was written"):
         read_shards(folder, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+    dist.barrier()
+    # what one meets when it reads its part back both raise, and neither waits for the other
+    met = patch.object(sharded, "sha256_of", side_effect=OSError(errno.EIO, os.strerror(errno.EIO)))
+    with met if rank == 1 else nullcontext(), pytest.raises(OSError, match="Input/output error"):
+        write_shards({"state_dict": {"weight": weight}}, folder, is_global_zero=rank == 0)
+    dist.barrier()
     dist.destroy_process_group()
 
 

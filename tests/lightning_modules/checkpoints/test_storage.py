@@ -45,6 +45,21 @@ def test_a_full_disk_leaves_no_part_of_a_sharded_checkpoint(tmp_path: Path, smal
     assert AtomicCheckpointIO().load_checkpoint(file)["step"] == 1
 
 
+@pytest.mark.parametrize("there", ["folder", "link to nothing", "nothing"])
+def test_a_folder_takes_its_name_whatever_a_killed_process_has_left_there(there: str, tmp_path: Path):
+    strategy, file = FSDP2Strategy(save_distributed_checkpoint=True), tmp_path / "last.ckpt"
+    strategy.save_checkpoint({"step": 1, "state_dict": {"a": torch.ones(3)}}, file)
+    file.rename(tmp_path / ".last.ckpt.old")  # killed before the new one had its name
+    if there == "folder":
+        strategy.save_checkpoint({"step": 2, "state_dict": {"a": torch.ones(3)}}, tmp_path / "other.ckpt")
+        (tmp_path / "other.ckpt").rename(file)
+    elif there == "link to nothing":
+        file.symlink_to("gone.ckpt")
+    strategy.save_checkpoint({"step": 3, "state_dict": {"a": torch.ones(3)}}, file)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert AtomicCheckpointIO().load_checkpoint(file)["step"] == 3
+
+
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder where not even root can write")
 def test_a_folder_that_takes_no_files_is_named():
     with pytest.raises(InputError, match=r"checkpoint '/sys/kernel/last\.ckpt' cannot be written"):
