@@ -82,6 +82,8 @@ class AudioboxAesthetics(SoundScorer):
     def score_clip(self, generation: Generation, row: int) -> ClipScores:
         """The four values of clip ``row``."""
         sound = generated_sound(generation, row, SAMPLE_RATE)
+        if not len(sound):
+            return ClipScores(problem="no_sound")
         windows = [F.pad(part, (0, WINDOW_SAMPLES - len(part))) for part in sound.split(WINDOW_SAMPLES)]
         starts = torch.arange(len(windows), device=sound.device) * WINDOW_SAMPLES
         lengths = (len(sound) - starts).clamp(max=WINDOW_SAMPLES)

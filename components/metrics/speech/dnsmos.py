@@ -69,6 +69,8 @@ class Dnsmos(SoundScorer):
     def score_clip(self, generation: Generation, row: int) -> ClipScores:
         """The four values of clip ``row``."""
         sound = generated_sound(generation, row, SAMPLE_RATE).clamp(-1, 1)
+        if not len(sound):  # nothing that could be repeated
+            return ClipScores(problem="no_sound")
         while len(sound) < WINDOW_SAMPLES:
             sound = sound.repeat(2)
         starts = range(0, max(1, len(sound) // HOP_SAMPLES * HOP_SAMPLES - WINDOW_SAMPLES + 1), HOP_SAMPLES)

@@ -89,6 +89,11 @@ def test_only_the_sound_itself_is_judged(scorer: AudioboxAesthetics):
     assert at_48k == pytest.approx(dict(together[0].values), abs=0.05)
 
 
+def test_no_sound_at_all_has_none(scorer: AudioboxAesthetics):
+    (scores,) = scorer.score(sounding(torch.zeros(1, 0), 16000), [0])
+    assert scores.problem == "no_sound" and not scores.values
+
+
 def test_values_have_the_listeners_scale(tmp_path: Path):
     zero = {axis: {"mean": 0.0, "std": 1.0} for axis in AXES}
     raw = AudioboxAesthetics(str(write_aesthetics(tmp_path / "raw", target_transform=zero)))

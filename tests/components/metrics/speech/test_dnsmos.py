@@ -50,6 +50,11 @@ def test_digital_silence_has_a_value(scorer: Dnsmos):
     assert all(torch.isfinite(torch.tensor(value)) for value in scores.values.values())
 
 
+def test_no_sound_at_all_has_none(scorer: Dnsmos):
+    (scores,) = scorer.score(sounding(torch.zeros(1, 0), 16000), [0])
+    assert scores.problem == "no_sound" and not scores.values
+
+
 def test_missing_files_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match=r"sig_bak_ovr.onnx' does not exist; give the folder dnsmos_models"):
         Dnsmos(str(tmp_path))
