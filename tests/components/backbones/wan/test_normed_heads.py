@@ -60,8 +60,8 @@ def test_values_and_gradients_are_those_of_the_stock_form(turned: bool, transpos
     assert torch.equal(ours[0], stock[0])
     for mine, theirs, truth in zip(ours, stock, double, strict=True):
         torch.testing.assert_close(mine[1:], truth[1:], atol=2e-5, rtol=1e-5)
-        # no worse than automatic differentiation; the empty token's gradient is of the order 1 / sqrt(eps). The weight's
-        # is a sum over all tokens, whose order, and so its last digits, is the processor's.
+        # no worse than automatic differentiation; the empty token's gradient is of the order 1 / sqrt(eps). That of the
+        # weight is a sum over all tokens, whose order, and so its last digits, is the processor's.
         last_digits = 4 * torch.finfo(torch.float32).eps * truth.abs().max() if truth.ndim == 1 else 1e-6
         assert (mine - truth).abs().max() <= 2 * (theirs - truth).abs().max() + last_digits
 
