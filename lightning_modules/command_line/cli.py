@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,19 @@ class ConfigInCheckpoint(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the loggers every value under its dotted key. Called on rank 0 alone."""
-        values = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        values = yaml.safe_load(self._text)
         for logger in trainer.loggers:
             logger.log_hyperparams(values)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds ``config_yaml``."""
+        checkpoint["config_yaml"] = self._text
+
+    @cached_property
+    def _text(self) -> str:
+        """The configuration, which stays as it is while the command runs; the parser takes long to write it."""
         # ``skip_none=False``: a null that was given must still say so
-        checkpoint["config_yaml"] = self.parser.dump(self.config, skip_none=False)
+        return str(self.parser.dump(self.config, skip_none=False))
 
 
 class AVSyncCLI(LightningCLI):
