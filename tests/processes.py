@@ -3,7 +3,7 @@
 Python takes several seconds to import torch, Lightning and our packages. Tests whose subject is what several processes
 do together, not how a process starts, begin theirs here. How ``python -m lightning_modules`` starts, and Lightning
 starts a second one, is the subject of tests/lightning_modules/command_line/: ``test_startup.py``, ``test_plugins.py``,
-``test_replay.py``, ``test_broken_runs.py``.
+``test_broken_runs.py``.
 """
 
 from __future__ import annotations

@@ -320,10 +320,12 @@ def elsewhere(*case: Any) -> Any:
 @pytest.mark.parametrize(
     ("command", "experiment", "options", "sentence"),
     [
-        ("fit", JOINT, [init_from("stage1_audio")], "trained in stage audio, but this is stage joint: give a"),
+        elsewhere("fit", JOINT, [init_from("stage1_audio")], "trained in stage audio, but this is stage joint: give a"),
         elsewhere("fit", "stage2_timbre", [init_from(JOINT)], "trained in stage joint, but this is stage timbre: give"),
-        ("fit", JOINT, [f"--ckpt_path={checkpoint_of('stage2_timbre')}"], "stage timbre, but this is stage joint: to"),
-        (
+        elsewhere(
+            "fit", JOINT, [f"--ckpt_path={checkpoint_of('stage2_timbre')}"], "stage timbre, but this is stage joint: to"
+        ),
+        elsewhere(
             "fit",
             JOINT,
             ["--data.audio_only=true"],

@@ -32,8 +32,9 @@ def whole_run(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("sent", "step", "in_validation"),
     [
-        ("group SIGTERM", 1, False),
         ("group SIGUSR1", 2, True),
+        # SIGTERM in training as in tests/lightning_modules/strategies/test_parallel_runs.py
+        pytest.param("group SIGTERM", 1, False, marks=pytest.mark.slow),
         pytest.param("group SIGINT", 2, False, marks=pytest.mark.slow),
     ],
 )

@@ -362,7 +362,7 @@ def test_a_command_is_needed(capsys):
     assert complaint(capsys).startswith("error: no subcommand was given; use avsync fit, validate, test, predict")
 
 
-# SIGTERM is sent to real runs in tests/callbacks/test_graceful_stop.py, too
+# SIGTERM is sent to real runs in tests/lightning_modules/strategies/test_parallel_runs.py, too
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}

@@ -44,10 +44,15 @@ class MySet(torch.utils.data.Dataset):
 
 
 class MyClips(SquareClips):
+    def __init__(self, num_workers: int = 1):
+        super().__init__()
+        self.num_workers = num_workers
+
     def val_dataloader(self):
         batches = MySet(list(super().val_dataloader()))
+        context = "spawn" if self.num_workers else None
         return torch.utils.data.DataLoader(
-            batches, batch_size=None, num_workers=1, multiprocessing_context="spawn"
+            batches, batch_size=None, num_workers=self.num_workers, multiprocessing_context=context
         )
 """
 
@@ -107,7 +112,8 @@ def test_the_console_script_finds_plug_ins_and_never_takes_folders_of_the_user_f
 
 
 def test_so_does_the_module_where_python_puts_the_working_directory_first(folder: Path):
-    done = run(folder, MODULE, "validate", "--config", "run.yaml")
+    # a loader worker is started from here as from any process
+    done = run(folder, MODULE, "validate", "--config", "run.yaml", "--data.num_workers", "0")
     assert done.returncode == 0, done.stderr
     assert "my model validates" in done.stdout
 

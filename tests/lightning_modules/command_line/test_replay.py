@@ -1,7 +1,5 @@
 """A step that ends a training is run again by ``avsync replay``, also one of two processes."""
 
-import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,7 +17,6 @@ from lightning_modules.command_line.replayed_step import _configuration
 from tests.lightning_modules.strategies.parallel_runs import run_command
 from tests.processes import run_ranks
 
-ROOT = Path(__file__).parents[3]
 SQUARES = {
     "model": {"class_path": "tests.callbacks.sick_squares.SickSquares", "init_args": {"sick": "hammering/a_1"}},
     "data": {"class_path": "tests.callbacks.jumping_squares.SquareClips", "init_args": {"batch_size": 1}},
@@ -42,14 +39,6 @@ def write_config(experiment: dict[str, Any], **trainer: Any) -> None:
     checkpoint = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1, "save_top_k": -1}}
     config = {"seed_everything": 7, **experiment, "callbacks": {"checkpoint": checkpoint}}
     Path("sick.yaml").write_text(yaml.safe_dump(config | {"trainer": {**quiet, **settings, **trainer}}))
-
-
-def avsync(*args: str) -> tuple[int, str, str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-m", "lightning_modules", *args], capture_output=True, text=True, env=environment, timeout=300
-    )
-    return run.returncode, run.stdout, run.stderr
 
 
 def finite_checkpoints() -> list[str]:
@@ -124,13 +113,14 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence(capsys: pytest.Captu
 
 def test_one_rank_of_two_ends_both_and_is_replayed(capsys: pytest.CaptureFixture[str]):
     write_config(SQUARES, strategy="ddp", devices=2, use_distributed_sampler=True)
-    status, _, said = avsync("fit", "--config", "sick.yaml", "--model.init_args.sick", "frog/b_0")
+    command = ["fit", "--config", "sick.yaml", "--model.init_args.sick", "frog/b_0"]
+    ranks = run_ranks(run_command, (command,), 2, folder=Path.cwd())
     ended = time.time()
     (file,) = Path("runs/sick/version_0/replay").iterdir()
     replay = Replay.read(file)
     assert file.name == f"step{replay.step}_rank{replay.rank}.pt" and replay.world_size == 2
-    assert status == 2 and ended - file.stat().st_mtime < 30
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert [one.status for one in ranks] == [2, 2] and ended - file.stat().st_mtime < 30
+    errors = [line for one in ranks for line in one.said.splitlines() if line.startswith("error:")]
     assert len(errors) == 2 and errors[0] == errors[1]  # of both processes
     assert f"on rank {replay.rank} with clip frog/b_0; run it again with avsync replay {file}" in errors[0]
     finite_checkpoints()

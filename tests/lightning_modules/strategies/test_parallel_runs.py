@@ -1,5 +1,6 @@
 """One, two whole and two sharded processes train the same model, and read each other's checkpoints."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,21 @@ def test_two_sharded_processes_do_what_one_does(folder: Path, alone: dict[str, A
     assert not list(checkpoint(folder, "sharded").parent.glob(".*"))
 
 
-def test_a_sharded_run_told_to_stop_on_one_rank_goes_on_exactly(folder: Path, sharded: list[dict[str, Any]]):
-    launched("fit", write_config(folder, "stopped", stop_at=2, **TWO), status=75)
-    path = checkpoint(folder, "stopped", "stopped.ckpt")
+# Lightning starts its second process in tests/lightning_modules/command_line/test_broken_runs.py, too
+@pytest.mark.parametrize("start", [avsync, pytest.param(launched, marks=pytest.mark.slow)])
+def test_a_sharded_run_told_to_stop_on_one_rank_goes_on_exactly(
+    folder: Path, sharded: list[dict[str, Any]], start: Callable[..., None]
+):
+    name, resumed = f"stopped_{start.__name__}", f"resumed_{start.__name__}"
+    start("fit", write_config(folder, name, stop_at=2, **TWO), status=75)
+    path = checkpoint(folder, name, "stopped.ckpt")
     stored = load(path)
     assert stored["global_step"] == 2 and stored["ProceduralClips"] == {"consumed_samples": 16}
-    avsync("fit", write_config(folder, "resumed", **TWO), "--ckpt_path", str(path))
-    for rank, whole_run in zip(seen(folder, "resumed"), sharded, strict=True):
+    avsync("fit", write_config(folder, resumed, **TWO), "--ckpt_path", str(path))
+    for rank, whole_run in zip(seen(folder, resumed), sharded, strict=True):
         assert rank["losses"] == whole_run["losses"][2:] and rank["weights"] == whole_run["weights"]
         assert rank["generated"] == whole_run["generated"]
-    assert_same_tensors(load(checkpoint(folder, "resumed")), load(checkpoint(folder, "sharded")), 0)
+    assert_same_tensors(load(checkpoint(folder, resumed)), load(checkpoint(folder, "sharded")), 0)
 
 
 def test_a_sharded_run_goes_on_with_the_schedule_of_its_configuration(folder: Path, sharded: list[dict[str, Any]]):
@@ -120,12 +126,13 @@ def test_shards_are_read_whole_and_whole_files_in_shards(folder: Path, alone: di
     avsync("fit", write_config(folder, "parts", stop_at=2, devices=2, strategy=SHARDED), status=75)
     parts = checkpoint(folder, "parts", "stopped.ckpt")
     assert parts.is_dir() and len(list(parts.glob("*.distcp"))) == 2
-    config = write_config(folder, "gathered", accumulate_grad_batches=2)
+    config = write_config(folder, "gathered", accumulate_grad_batches=2, limit_val_batches=0)
     avsync("fit", config, "--ckpt_path", str(parts))
     (gathered,) = seen(folder, "gathered")
     assert gathered["losses"] == pytest.approx(alone["losses"][4:], abs=1e-5)
     assert_same_tensors(load(checkpoint(folder, "gathered")), load(checkpoint(folder, "alone")), 2e-5)
-    avsync("fit", write_config(folder, "slim", slim=True, devices=2, strategy=SHARDED), "--ckpt_path", str(parts))
+    config = write_config(folder, "slim", slim=True, devices=2, strategy=SHARDED, limit_val_batches=0)
+    avsync("fit", config, "--ckpt_path", str(parts))
     slim, whole_run = load(checkpoint(folder, "slim", "slim.ckpt")), load(checkpoint(folder, "alone"))
     assert slim["state_dict"].keys() == whole_run["state_dict"].keys() and "optimizer_states" not in slim
     for name, value in slim["state_dict"].items():
