@@ -354,6 +354,7 @@ def resolves(dotted: str) -> bool:
 # --- docs/your_parts.md and docs/your_data.md: the examples run ---
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+QUIET += ["--callbacks.throughput", "null"]  # counts for seconds what a step costs
 FEW_CLIPS = ["--data.num_train", "4", "--data.num_test", "2", "--data.batch_size", "4", "--data.val_batch_size", "2"]
 ONE_STEP = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
 

@@ -42,6 +42,7 @@ SCORER = "--callbacks.sync_confidence.init_args.scorer.init_args"
 MIN_DURATION = f"{SCORER}.min_duration_s"
 UNJUDGED = ("--callbacks.sync_confidence=null", "--callbacks.cyclesync=null", "--callbacks.report=null")
 WRITTEN = (*UNJUDGED, "--callbacks.writer.class_path=callbacks.prediction_writer.PredictionWriter")
+UNCOUNTED = "--callbacks.throughput=null"  # what a step costs is counted for seconds; of the other runs it is
 ON_THIS_MACHINE = ("--trainer.accelerator=cpu", "--data.num_workers=0")
 AUDIO_ALONE = (
     *(f"--clip.num_frames={FRAMES}", "--data.batch_size=2", "--data.max_val_clips=1"),
@@ -154,7 +155,7 @@ def trained(place: Place) -> Place:
     """All three stages, each of which finds the one before where its config says that it is."""
     keep_all = "--callbacks.checkpoint.init_args.save_top_k=-1"
     assert avsync("fit", "stage1_audio", place, *steps(2)) == 0
-    assert avsync("fit", "stage2_timbre", place, *steps(2)) == 0
+    assert avsync("fit", "stage2_timbre", place, *steps(2), UNCOUNTED) == 0
     assert avsync("fit", JOINT, place, *steps(4), keep_all) == 0
     return place
 
@@ -201,7 +202,7 @@ def test_the_joint_stage_reports_samples_and_how_well_they_agree(trained: Place)
 def test_a_resumed_run_is_the_uninterrupted_one_and_short_clips_are_not_scored(trained: Place):
     """The judge needs two seconds by default; clips below are counted and reported, and have no score."""
     start = checkpoint_of(JOINT, "epoch=0-step=2.ckpt")
-    options = ("--experiment=resumed", "--ckpt_path", str(start), f"{MIN_DURATION}=2")
+    options = ("--experiment=resumed", "--ckpt_path", str(start), f"{MIN_DURATION}=2", UNCOUNTED)
     with pytest.warns(UserWarning, match=r"no clip has sync_c and sync_d \(generated\): 0 .* no face and 2 are below"):
         assert avsync("fit", JOINT, trained, *steps(4), *options) == 0
     folder = run_folder("resumed")
@@ -252,7 +253,8 @@ def test_scenes_without_a_face_have_no_lip_sync(trained: Place):
     assert not metrics(run_folder("scenes")).keys() & JUDGED
 
 
-@pytest.mark.parametrize("task", ["joint", "audio_to_video", "video_to_audio"])
+# jointly as in test_own_pictures_words_and_voices and, validated, in the report
+@pytest.mark.parametrize("task", [pytest.param("joint", marks=pytest.mark.slow), "audio_to_video", "video_to_audio"])
 def test_predictions_are_clips_with_sound(trained: Place, task: str):
     options = (f"--experiment={task}", *WRITTEN, f"--model.init_args.generation.task={task}")
     assert avsync("predict", JOINT, trained, *options, "--ckpt_path", str(checkpoint_of(JOINT))) == 0
@@ -382,6 +384,7 @@ def test_mistakes_are_told_in_one_sentence(
     assert len(said) == 1 and sentence in said[0]
 
 
+@pytest.mark.slow  # as in tests/lightning_modules/command_line/test_cli.py
 def test_a_loader_process_tells_it_too(trained: Place, mistaken: Path, capsys: pytest.CaptureFixture[str]):
     options = (f"--data.root={mistaken / 'mute.jsonl'}", "--data.num_workers=1", "--experiment=mistaken")
     assert avsync("fit", JOINT, trained, *options) == 2
