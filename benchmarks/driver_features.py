@@ -16,7 +16,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -101,6 +101,7 @@ def sampler_of(size: HarmonySize, device: str, dtype: torch.dtype) -> Sampler:
     return Sampler(model, conditions, {"video": given["z_v"], "audio": given["z_a"]})
 
 
+@cache
 def count_flops(size: HarmonySize, task: Task, keep: bool, steps: int) -> int:
     """FLOPs of sampling in so many steps: one and two layers are counted, all but the last cost the same."""
     counts = []

@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     small = {
         "trainer": {"max_steps": 2, "limit_val_batches": 0, "log_every_n_steps": 1, "enable_model_summary": False},
         "callbacks": {
+            "throughput": None,  # counts for seconds what a step costs
             "ema": {"class_path": "callbacks.ema.EMA", "init_args": {"decay": 0.5}},
             "slim": {"class_path": "callbacks.slim_checkpoint.SlimCheckpoint"},
             "checkpoint": {"class_path": "ModelCheckpoint", "init_args": {"save_last": True, "every_n_train_steps": 2}},
