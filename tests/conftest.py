@@ -1,6 +1,5 @@
 """Options and markers shared by all tests."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -46,12 +45,6 @@ def available_gib() -> int:
         if file.exists() and file.read_text().strip().isdigit():
             found.append(int(file.read_text()))
     return min(found) // 2**30
-
-
-def pytest_collection_finish() -> None:
-    """What is imported and collected stays: Python need not look through it for garbage again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,5 @@
 """What processes of tests/processes.py have imported when they begin."""
 
-import gc
-
 from lightning_modules.command_line.startup import import_own_modules, import_torchmetrics
 
 import_torchmetrics()
@@ -12,5 +10,3 @@ import torch._dynamo  # noqa: E402, F401  an optimizer imports it at its first s
 from diffusers import WanTransformer3DModel  # noqa: E402, F401  with peft and transformers
 
 import lightning_modules.command_line.cli  # noqa: E402, F401
-
-gc.freeze()  # stays, and need not be looked through for garbage

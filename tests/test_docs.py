@@ -470,7 +470,6 @@ def walked(action: Callable[[], object]) -> list[str]:
         if event == "call" and name.startswith(f"{ROOT}/"):
             files.setdefault(str(Path(name).relative_to(ROOT)))
 
-    gc.unfreeze()  # tests/conftest.py hides what was there before the first test
     for held in gc.get_objects():  # what an earlier test left in a cache would not be computed again
         # not isinstance, which asks what a weak proxy stands for, and that may be gone
         if type(held) is _lru_cache_wrapper and held.__module__.split(".")[0] in PACKAGES:

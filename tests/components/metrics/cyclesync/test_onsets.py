@@ -38,6 +38,7 @@ def signals(count=16):
         yield track.astype(np.float32)
 
 
+@pytest.mark.slow  # librosa compiles for long; tests/golden/test_metrics_cyclesync.py holds its envelopes and onsets
 @pytest.mark.parametrize("hop", [256, 512])
 def test_equals_librosa(hop):
     detector = OnsetDetector(hop=hop)
