@@ -99,8 +99,8 @@ class ConfigInCheckpoint(SaveConfigCallback):
         for name in _OF_ONE_COMMAND:
             self.config.pop(name, None)
         # a callback that was removed is not there: a file that removes what no other has would be refused
-        callbacks = self.config.get("callbacks") or Namespace()
-        for name in [name for name, callback in vars(callbacks).items() if callback is None]:
+        callbacks = self.config.get("callbacks")
+        for name in [name for name, callback in vars(callbacks).items() if callback is None] if callbacks else []:
             callbacks.pop(name)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
