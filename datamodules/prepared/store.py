@@ -102,8 +102,12 @@ class Store:
         record, chunk = self._record(shard), self.folder / _file_of(shard)
         if not (record.is_file() and chunk.is_file()):
             return False
-        # a copy may have been cut off; to train on it is refused, and here it is written anew
-        return bool(chunk.stat().st_size == json.loads(record.read_text())["chunk"]["chunk_bytes"])
+        # either may have been cut off in copying; to train on it is refused, and here it is written anew
+        try:
+            size = json.loads(record.read_bytes())["chunk"]["chunk_bytes"]
+        except (ValueError, LookupError, TypeError):
+            return False
+        return bool(chunk.stat().st_size == size)
 
     def write(self, shard: int, items: Iterable[bytes]) -> bool:
         """Writes a shard unless it is there.
@@ -167,9 +171,15 @@ class Store:
             with whole_file(file) as stream:
                 stream.write(_json_bytes(wanted))
             return
-        found = json.loads(file.read_text())
+        try:
+            found = json.loads(file.read_bytes())
+            held = {key: found[key] for key in _OF_PLAN}
+        except (ValueError, LookupError, TypeError):
+            raise InputError(
+                f"{file} is damaged, so that what the cache holds is unknown; give a new folder to --out"
+            ) from None
         for key, what in _OF_PLAN.items():
-            refuse_difference(str(self.folder), found[key], wanted[key], what)
+            refuse_difference(str(self.folder), held[key], wanted[key], what)
         refuse_difference(str(self.folder), found, wanted, "setting")
 
     def _write_in(self, scratch: Path, shard: int, items: Sequence[bytes]) -> None:

@@ -103,6 +103,20 @@ def test_what_is_lost_of_a_whole_cache_is_made_anew_as_its_error_says(tmp_path, 
     assert again.finish() and tree(tmp_path / "cache") == before
 
 
+@pytest.mark.parametrize("text", ["", '{"chunk": {', "[]"])
+def test_a_damaged_record_makes_its_shard_anew_and_a_damaged_plan_is_named(tmp_path, text):
+    store = Store(tmp_path / "cache", PLAN)
+    fill(store)
+    before = tree(tmp_path / "cache")
+    (tmp_path / "cache/shard-00001.json").write_text(text)
+    assert store.has(0) and not store.has(1)
+    fill(store)
+    assert tree(tmp_path / "cache") == before
+    (tmp_path / "cache/plan.json").write_text(text)
+    with pytest.raises(InputError, match=r"plan\.json is damaged.*give a new folder to --out"):
+        Store(tmp_path / "cache", PLAN)
+
+
 def test_a_cache_of_something_else_is_refused_by_name(tmp_path):
     Store(tmp_path / "cache", PLAN)
     with pytest.raises(InputError, match=r'another model: codec.class is "C" there, "D" here; prepare it anew'):
