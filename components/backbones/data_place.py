@@ -26,7 +26,11 @@ def context_size(trainer: Any) -> int:
 
 
 def data_place(trainer: Any) -> DataPlace:
-    """The place of this process; those that share clips are neighbours in rank."""
-    size = context_size(trainer)
-    rank, among_equals = divmod(trainer.global_rank, size)
-    return DataPlace(rank, trainer.world_size // size, among_equals)
+    """The place of this process of a Trainer."""
+    return place_of(trainer.global_rank, trainer.world_size, context_size(trainer))
+
+
+def place_of(rank: int, processes: int, sharing: int) -> DataPlace:
+    """The place of a process where so many share each clip; those that do are neighbours in rank."""
+    share, among_equals = divmod(rank, sharing)
+    return DataPlace(share, processes // sharing, among_equals)

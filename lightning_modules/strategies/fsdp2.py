@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
+from components.backbones.data_place import place_of
 from components.backbones.sharding import FrozenWeights, Sharding, local, reshard, whole
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
@@ -173,10 +174,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
         """For samplers that Lightning makes: processes that share clips count as one."""
-        return {
-            "num_replicas": self.world_size // self.context_parallel_size,
-            "rank": self.global_rank // self.context_parallel_size,
-        }
+        place = place_of(self.global_rank, self.world_size, self.context_parallel_size)
+        return {"num_replicas": place.size, "rank": place.rank}
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
