@@ -3,7 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import librosa
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from components.metrics.speech.slaney_mel import slaney_mel_filters
 from components.metrics.speech.speaker_similarity import SpeakerSimilarity
 from components.metrics.speech.voice_encoder import VoiceEncoder, window_starts
 from tests.components.metrics.generations import noise, sounding, tone
+from tests.golden_librosa.record import MEL_BANKS, numbers
 
 
 def write_encoder(file: Path, seed: int = 0) -> Path:
@@ -30,9 +30,9 @@ def scorer(tmp_path_factory) -> SpeakerSimilarity:
     return SpeakerSimilarity(str(write_encoder(tmp_path_factory.mktemp("voice") / "pretrained.pt")))
 
 
-@pytest.mark.parametrize(("n_fft", "num_mels", "rate"), [(400, 40, 16000), (321, 120, 16000), (256, 10, 1600)])
+@pytest.mark.parametrize(("n_fft", "num_mels", "rate"), MEL_BANKS)
 def test_filters_are_librosas(n_fft: int, num_mels: int, rate: int):
-    wanted = torch.from_numpy(librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=num_mels).T)
+    wanted = numbers()[f"filters.{n_fft}.{num_mels}.{rate}"].T
     torch.testing.assert_close(slaney_mel_filters(rate, n_fft, num_mels), wanted, atol=1e-7, rtol=1e-5)
 
 
