@@ -49,9 +49,6 @@ class Emilia(TrainingClips):
     def _listed(self, media: ListedMedia) -> list[ClipRecord]:
         return read_emilia(self.root, media, self.prompt, self.languages, self.min_dnsmos)
 
-    def _together(self, record: ClipRecord) -> str:
-        return str(record.speaker)
-
 
 @names_files("root")
 class OpenHumanVid(TrainingClips):

@@ -46,7 +46,8 @@ def read_emilia(
         if path is not None:
             name, speaker = item["id"], item["speaker"]
             words = item["text"].strip()
-            records.append(ClipRecord(name, path, caption, name, transcript=words or None, speaker=speaker))
+            # Emilia tells speakers apart within each recording: a speaker's clips were cut from one
+            records.append(ClipRecord(name, path, caption, speaker, transcript=words or None, speaker=speaker))
     media.report(root)
     if not records:
         raise InputError(f"{root} has no clips of the languages and quality asked for (languages, min_dnsmos)")

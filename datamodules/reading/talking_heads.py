@@ -19,7 +19,8 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
 
     Clips lie in ``root/clips`` or in ``root`` itself and are named ``<video>_<index>.mp4`` or, in the public mirror,
     ``<video>_<session>_<first>_<last>.mp4``. ``train.txt``, ``val.txt`` and ``test.txt`` name clips, or videos and
-    thereby all clips of them. Without lists no record has a split. ``metadata.csv`` is not read.
+    thereby all clips of them. Without lists no record has a split. ``metadata.csv`` is not read. Clips of a video, for
+    statistics and voices, are those whose names are alike but for the numbers at their ends.
 
     Args:
         root: the unpacked folder.
@@ -50,18 +51,15 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
 
     def record(name: str) -> ClipRecord:
         match = pattern.fullmatch(name)
-        return ClipRecord(name, clips[name], caption, name, speaker=match[1] if match else None)
+        return ClipRecord(name, clips[name], caption, _possible_videos(name)[0], speaker=match[1] if match else None)
 
     listings = {split: root / f"{split}.txt" for split in _LISTS if (root / f"{split}.txt").is_file()}
     if not listings:
         return {None: [record(name) for name in clips]}
     by_video: dict[str, list[str]] = {}
     for name in clips:
-        parts = name.split("_")
-        # ``<video>_<index>`` or ``<video>_<session>_<first>_<last>``: any part before numbers may be the video's name
-        for length in range(1, len(parts)):
-            if all(part.isdigit() for part in parts[length:]):
-                by_video.setdefault("_".join(parts[:length]), []).append(name)
+        for video in _possible_videos(name):
+            by_video.setdefault(video, []).append(name)
     found: RecordsBySplit = {}
     for split, listing in listings.items():
         lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -76,6 +74,16 @@ def read_hdtf(root: Path, caption: str, speaker_pattern: str) -> RecordsBySplit:
             names.update(dict.fromkeys(listed))
         found[split] = [record(name) for name in names]
     return found
+
+
+def _possible_videos(clip: str) -> list[str]:
+    """What ``<video>_<index>`` or ``<video>_<session>_<first>_<last>`` may be cut from, shortest first.
+
+    Any part before numbers alone may be the video's name, and the clip's own where no numbers end it.
+    """
+    parts = clip.split("_")
+    lengths = [n for n in range(1, len(parts)) if all(part.isdigit() for part in parts[n:])]
+    return ["_".join(parts[:length]) for length in lengths] or [clip]
 
 
 def read_voxceleb2(root: Path, caption: str, audio_only: bool = False) -> RecordsBySplit:

@@ -61,8 +61,8 @@ def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_othe
     """The file of each clip.
 
     A file belongs to the clip with its name; to the one whose name became its name where files may not have it (as
-    ``avsync predict`` writes them); or to the one whose name ends in its name, where no other does
-    (``dog/12.mp4`` and ``12.mp4``).
+    ``avsync predict`` writes them); or, where no other clip's last part is the same, to the one whose name is the end
+    of its own or the other way round (clip ``dog/12``: ``12.mp4`` and ``made/dog/12.mp4``, but not ``cat/12.mp4``).
 
     Args:
         root: where the files are, for errors.
@@ -88,7 +88,7 @@ def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_othe
         end = PurePosixPath(clip).name
         candidates = by_name[clip] or [file for file in named.get(file_stem(clip), ()) if file not in taken]
         if not candidates and ends[end] == 1:
-            candidates = [file for file in named.get(end, ()) if file not in taken]
+            candidates = [file for file in named.get(end, ()) if file not in taken and _same_end(clip, files[file])]
         if len(candidates) > 1:
             both = " and ".join(map(str, sorted(candidates)[:2]))
             raise InputError(f"clip {clip} has two files, {both}; leave one of them in {root}")
@@ -102,11 +102,18 @@ def matched(root: str, files: dict[Path, str], clips: Sequence[str], ignore_othe
         )
     used = set(found.values())
     if (others := [str(file) for file in files if file not in used]) and not ignore_others:
+        belong = "1 file that belongs" if len(others) == 1 else f"{len(others)} files that belong"
         raise InputError(
-            f"{root} has {len(others)} files that belong to no clip: {listing(others)}; remove them, or set "
+            f"{root} has {belong} to no clip: {listing(others)}; remove what is too much, or set "
             "--model.other_files ignore"
         )
     return found
+
+
+def _same_end(first: str, second: str) -> bool:
+    """Whether one of two paths is the end of the other, part by part."""
+    pairs = zip(reversed(PurePosixPath(first).parts), reversed(PurePosixPath(second).parts), strict=False)
+    return all(one == other for one, other in pairs)
 
 
 def listing(names: Sequence[str]) -> str:

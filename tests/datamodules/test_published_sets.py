@@ -223,6 +223,7 @@ def test_emilia(tmp_path: Path, form: str) -> None:
         speaker, index = (int(part[1:]) for part in record.id.split("_")[2:])
         assert clip.transcript == f"words {index}." and heard(clip.audio) == (speaker, index)
         assert clip.reference is not None and heard(clip.reference) == (speaker, 1 - index)
+    assert all(record.video_id == record.speaker for record in data.records("train"))  # one recording each
     good = Emilia(str(tmp_path), min_dnsmos=3.15, hold_out=0.2, **SMALL)
     assert {record.speaker for split in ("train", "test") for record in good.records(split)} == {
         "EN_B00000_S00002",

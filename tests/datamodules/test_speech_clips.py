@@ -352,7 +352,7 @@ def test_hdtf(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text(f"{names[3]}\n")
     module = data(tmp_path)
     assert [record.id for record in module.records("train")] == names[:3]
-    assert {record.speaker for record in module.records("train")} == {"WDA_AnnaLee"}
+    assert {(r.speaker, r.video_id) for r in module.records("train")} == {("WDA_AnnaLee", "WDA_AnnaLee")}
     assert [(r.id, r.speaker, r.caption) for r in module.records("val")] == [
         (names[3], "RD_Radio1", "a person is speaking")
     ]

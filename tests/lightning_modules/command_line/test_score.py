@@ -176,7 +176,7 @@ def test_pictures_can_be_judged_by_the_real_sound(kept, capsys):
         (["--generated", "some", "--model.sound=reference"], "no real clips are given, so that there is no such sound"),
         (["--reference", "some"], "the following arguments are required: --generated"),
         (["--generated", "some", "--reference", "real"], "no file for 1 of 6 clips: bell/c_0;"),
-        (["--generated", "more", "--reference", "real"], "1 files that belong to no clip: more/extra.mov;"),
+        (["--generated", "more", "--reference", "real"], "1 file that belongs to no clip: more/extra.mov;"),
         (["--generated", "more", "--reference", "real", "--variants.x=some", "--model.other_files=ignore"], "some has"),
         (
             ["--generated", "real", "--reference", "real", "--clip", "{num_frames: 30, height: 32, width: 32}"],

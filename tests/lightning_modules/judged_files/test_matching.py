@@ -49,6 +49,14 @@ def test_a_table_may_count_from_0(tmp_path):
     assert found(tmp_path, ["0", "1"]) == {"0": "x.mp4", "1": "y.mp4"}
 
 
+def test_folders_more_or_less_are_no_matter_and_other_folders_are(tmp_path):
+    touch(tmp_path, "made/dog/1.mp4", "2.mp4")
+    assert found(tmp_path, ["dog/1", "all/cat/2"]) == {"dog/1": "made/dog/1.mp4", "all/cat/2": "2.mp4"}
+    touch(tmp_path, "cat/3.mp4")
+    with pytest.raises(InputError, match="no file for 1 of 3 clips: dog/3;"):
+        found(tmp_path, ["dog/1", "all/cat/2", "dog/3"])
+
+
 def test_the_same_end_twice_is_no_name(tmp_path):
     touch(tmp_path, "1.mp4")
     with pytest.raises(InputError, match="no file for 2 of 2 clips: cat/1, dog/1; its files are called 1;"):
@@ -60,7 +68,8 @@ def test_the_same_end_twice_is_no_name(tmp_path):
     [
         (["a.mp4"], ["a", "b", "c"], "no file for 2 of 3 clips: b, c; name files after"),
         (["a.mp4", "b.mp4", "c.mp4"], ["a"], r"2 files that belong to no clip: \S+b.mp4, \S+c.mp4; remove"),
-        (["a.mp4", "x/a.mov"], ["y/a"], r"clip y/a has two files, \S+a.mp4 and \S+a.mov; leave one"),
+        (["a.mp4", "x/y/a.mov"], ["y/a"], r"clip y/a has two files, \S+a.mp4 and \S+a.mov; leave one"),
+        (["a.mp4", "x/a.mov"], ["y/a"], r"1 file that belongs to no clip: \S+x/a.mov; remove"),
         (["a.mov", "a.mp4"], ["a"], r"clip a has two files, \S+a.mov and \S+a.mp4; leave one"),
         (["dog/1.mp4"], ["1", "dog/1"], "no file for 1 of 2 clips: 1; name files after"),
         (["notes.txt"], ["a"], "holds no videos"),
