@@ -130,7 +130,7 @@ def unit_memory(run: Run, steps: Sequence[int], limit_gib: float) -> UnitMemory:
         steps,
         len(image) * (1 + both),
         len(image) if sampler.sync_scale else 0,
-        run.conditions.text.mask,
+        run.conditions.text.longest,
         image.shape[-2] // lowest * (image.shape[-1] // lowest),
         limit_gib * GIB,
         image.device,

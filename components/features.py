@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -55,22 +55,62 @@ class AudioFeatures(Movable):
         index = torch.arange(self.tokens.shape[1], device=self.tokens.device, dtype=torch.float32)
         return self.first_center_s + index / self.rate_hz
 
-    def rows(self, index: Tensor) -> AudioFeatures:
+    def rows(self, index: Tensor | slice) -> AudioFeatures:
         """The features of the clips ``index``."""
         return replace(self, tokens=self.tokens[index], mask=self.mask[index])
 
 
+Span = tuple[int, int]
+"""Where the last real token of a text ends, and how many of its tokens are real: twice the same where none is masked
+in between."""
+
+
 @dataclass(frozen=True)
 class TextFeatures(Movable):
-    """Text tokens ``[B, M, D]``, their bool mask ``[B, M]`` and the pooled vector ``[B, P]`` (or None)."""
+    """Text tokens and what is padding among them.
+
+    Attributes:
+        tokens: ``[B, M, D]``.
+        mask: bool ``[B, M]``, True for real tokens.
+        pooled: ``[B, P]``, or None.
+        known_spans: the texts' `Span`, from whoever made them on the host; None reads the mask when they are asked for.
+    """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor | None = None
+    known_spans: tuple[Span, ...] | None = field(default=None, repr=False, compare=False)
 
-    def rows(self, index: Tensor) -> TextFeatures:
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """The `Span` of each text, without waiting for the device where they are known, and once where not."""
+        if self.known_spans is None:
+            real = self.mask.bool()
+            ends = (real * torch.arange(1, real.shape[1] + 1, device=real.device)).amax(dim=1)
+            read = torch.stack([ends, real.sum(dim=1)], dim=1).tolist()
+            object.__setattr__(self, "known_spans", tuple((end, count) for end, count in read))
+        assert self.known_spans is not None
+        return self.known_spans
+
+    @property
+    def longest(self) -> int:
+        """Positions up to the last real token of all texts, at least 1, so that no tensor is empty."""
+        return max([1, *(end for end, _ in self.spans)])
+
+    def trimmed(self) -> tuple[Tensor, Tensor | None]:
+        """Tokens and mask without positions that are padding in every text; the mask is None if no padding is left.
+
+        Exact where real tokens never attend to padding and the text is discarded at the end.
+        """
+        longest = self.longest
+        is_whole = all(count == longest for _, count in self.spans)
+        return self.tokens[:, :longest], None if is_whole else self.mask[:, :longest].bool()
+
+    def rows(self, index: Tensor | slice) -> TextFeatures:
         """The features of the prompts ``index``."""
-        return TextFeatures(self.tokens[index], self.mask[index], None if self.pooled is None else self.pooled[index])
+        pooled = None if self.pooled is None else self.pooled[index]
+        spans = self.spans[index] if isinstance(index, slice) else None
+        return TextFeatures(self.tokens[index], self.mask[index], pooled, spans)
 
 
 @dataclass(frozen=True)

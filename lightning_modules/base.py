@@ -327,6 +327,17 @@ def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:
     return f"{batch_idx}-{rank}" if batch.position is None else f"{batch.position}-0"
 
 
+def host_generator(generator: torch.Generator) -> torch.Generator:
+    """Where draws come from that the host reads: ``generator`` itself, or on a GPU one on the host of its seed.
+
+    Encoders take lists of texts, so that the host must know which are dropped; reading that from the device would make
+    it wait for all of the step before.
+    """
+    if generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(mixed_seed("dropped", generator.initial_seed()))
+
+
 def scheduled(
     module: L.LightningModule, optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None
 ) -> Any:

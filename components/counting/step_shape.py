@@ -79,4 +79,4 @@ class StepShape:
 
 def _longest(features: TextFeatures | None) -> int:
     """Tokens of the longest text, without padding."""
-    return 1 if features is None else max(1, int(features.mask.bool().sum(dim=1).max()))
+    return 1 if features is None else max([1, *(count for _, count in features.spans)])

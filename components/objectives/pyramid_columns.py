@@ -49,6 +49,7 @@ class TrainingColumn:
     Attributes:
         stage: pyramid stage, 0 is the coarsest.
         rows: indices of the column's clips in the batch, ``[R]``.
+        clips_of: the same clips as a slice, which no device has to be told.
         first_frame: latent index of the first frame being denoised.
         clips: ``[R, C, t, h, w]`` oldest first; the last one is the noisy frame(s).
         timesteps: ``[R]`` on the 0-1000 scale.
@@ -58,6 +59,7 @@ class TrainingColumn:
 
     stage: int
     rows: Tensor
+    clips_of: slice
     first_frame: int
     clips: list[Tensor]
     timesteps: Tensor
@@ -259,6 +261,7 @@ class AutoregressivePyramid:
         return TrainingColumn(
             stage=stage,
             rows=torch.arange(batch, device=latents.device)[rows],
+            clips_of=rows,
             first_frame=frames.start,
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,

@@ -207,7 +207,7 @@ class PyramidSampler:
             [self._evaluations(steps) for steps in self.video_steps],
             len(text.mask),
             len(level0) if twins else 0,
-            text.mask,
+            text.longest,
             math.prod(level0.shape[-2:]) // model.backbone.patch**2,
             min(self.memory_gib * GIB, free / 2),
             level0.device,

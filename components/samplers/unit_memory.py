@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from components.backbones.pyramid_flow.memory import ColumnMemory
 from components.backbones.syncphony.model import SyncphonyDiT
@@ -22,7 +21,7 @@ class UnitMemory:
         steps: Euler steps of every stage.
         rows: rows of a call, negative prompts included.
         twins: off-sync twins among them.
-        text_mask: bool ``[B, M]`` of all prompts of a call, True for real tokens.
+        words: positions of the longest prompt of a call.
         frame_tokens: tokens of a latent frame at the lowest resolution.
         limit_bytes: most bytes of all keys and values together.
         device: where they lie.
@@ -38,7 +37,7 @@ class UnitMemory:
         steps: Sequence[int],
         rows: int,
         twins: int,
-        text_mask: Tensor,
+        words: int,
         frame_tokens: int,
         limit_bytes: float,
         device: torch.device,
@@ -49,8 +48,6 @@ class UnitMemory:
         if not model.backbone.temporal_causal or limit_bytes <= 0:
             return
         per_token = model.memory_bytes_per_token(rows, twins, device)
-        real = text_mask.any(dim=0).nonzero()
-        words = int(real[-1]) + 1 if len(real) else 1
         for stage, count in enumerate(steps):
             # the last unit hands nothing on
             frames = self.lowest_frames(len(self.bounds) - 3, stage)

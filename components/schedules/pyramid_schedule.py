@@ -81,6 +81,7 @@ class PyramidSchedule:
             # n points, the end left out: it is the next stage's first
             self.train_timesteps.append(torch.from_numpy(np.linspace(top, bottom, n + 1)[:-1].copy()))
         self.train_local_sigma = torch.from_numpy(np.linspace(1, 0, n + 1)[:-1].copy())
+        self._on_device: dict[torch.device, tuple[list[Tensor], Tensor]] = {}
 
     def _corrected(self, nominal: float) -> float:
         """Start level whose law matches upsampled latents plus block noise: ``1 - (1-o) / (o sqrt(1+1/g) + 1-o)``."""
@@ -98,10 +99,17 @@ class PyramidSchedule:
 
     def train_point(self, stage: int, u: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps and local noise levels for uniform draws ``u`` in [0, 1): float32, both of ``u``'s shape."""
-        # on the CPU, where the tables are; float64, because 1000 u in float32 may round up to the next point
-        index = (u.double() * self.num_train_timesteps).long().clamp_(max=self.num_train_timesteps - 1).cpu()
-        timesteps = self.train_timesteps[stage][index].float()
-        return timesteps.to(u.device), self.train_local_sigma[index].float().to(u.device)
+        # float64, because 1000 u in float32 may round up to the next point
+        index = (u.double() * self.num_train_timesteps).long().clamp_(max=self.num_train_timesteps - 1)
+        timesteps, local_sigma = self._tables(u.device)
+        return timesteps[stage][index], local_sigma[index]
+
+    def _tables(self, device: torch.device) -> tuple[list[Tensor], Tensor]:
+        """`train_timesteps` and `train_local_sigma` in float32 on ``device``, which fetches them once."""
+        if device not in self._on_device:
+            timesteps = [table.float().to(device) for table in self.train_timesteps]
+            self._on_device[device] = timesteps, self.train_local_sigma.float().to(device)
+        return self._on_device[device]
 
     def inference_points(self, stage: int, steps: int) -> tuple[list[float], list[float]]:
         """``steps`` timesteps of a stage and the ``steps + 1`` local noise levels between which Euler moves."""

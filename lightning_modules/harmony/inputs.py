@@ -25,12 +25,12 @@ from components.contracts import (
     TextFeatures,
     TranscriptEncoder,
     VideoCodec,
-    mixed_seed,
 )
 from components.encoders.text.rows import emptied_rows, stack_text
 from components.errors import InputError
 from components.media.clock import LatentClock
 from components.objectives.cross_task import CrossTaskSynergy, TaskRows
+from lightning_modules.base import host_generator
 
 
 @dataclass(frozen=True)
@@ -344,17 +344,6 @@ class HarmonyRows:
             video = self.inputs.unseen_video(batch)
             return video, torch.ones(len(batch), dtype=torch.bool, device=video.device)
         return self.inputs.video(batch, seeds), None
-
-
-def host_generator(generator: torch.Generator) -> torch.Generator:
-    """Where draws come from that the host reads: ``generator`` itself, or on a GPU one on the host of its seed.
-
-    Encoders take lists of texts, so that the host must know which are dropped; reading that from the device would make
-    it wait for all of the step before.
-    """
-    if generator.device.type == "cpu":
-        return generator
-    return torch.Generator().manual_seed(mixed_seed("dropped", generator.initial_seed()))
 
 
 def _emptied(texts: Sequence[str], dropped: Tensor) -> list[str]:

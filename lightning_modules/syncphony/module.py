@@ -40,7 +40,7 @@ from components.samplers.sampling_noise import ClipNoise
 from components.weights.identity import identity_of
 from components.weights.named_files import names_files
 from components.weights.pretrained import builds_shapes_only
-from lightning_modules.base import GenerativeModule
+from lightning_modules.base import GenerativeModule, host_generator
 from lightning_modules.syncphony.checks import (
     check_batches_cover_columns,
     check_parts_fit,
@@ -361,7 +361,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
     ) -> tuple[Tensor, TextFeatures, list[int], int | None]:
         """Clean latents ``[B, C, L, h, w]``, prompts (some are dropped), prefix lengths, `_position_among_columns`."""
         # prompts are dropped per clip, all encoders together: the empty prompt is the null text of guidance
-        dropped = torch.rand(len(batch), generator=generator, device=self.device) < self.text_dropout
+        dropped = torch.rand(len(batch), generator=host_generator(generator)) < self.text_dropout
         text = training_prompts(self.text_encoder, batch, dropped)
         seeds = self._posterior_seeds(batch, index)
         latents = prepared_latents(batch, seeds)

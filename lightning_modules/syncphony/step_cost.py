@@ -121,7 +121,7 @@ class SyncphonyShapes:
     def _text(self, rows: int, tokens: int) -> TextFeatures:
         return TextFeatures(
             tokens=torch.empty(rows, tokens, self.text_dim, device="meta"),
-            # on the CPU: padding is looked for
-            mask=torch.ones(rows, tokens, dtype=torch.bool, device="cpu"),
+            mask=torch.ones(rows, tokens, dtype=torch.bool, device="meta"),
             pooled=torch.empty(rows, self.pooled_dim, device="meta") if self.pooled_dim else None,
+            known_spans=((tokens, tokens),) * rows,
         )

@@ -89,7 +89,8 @@ class PyramidFlowTransformer(nn.Module, ABC):
         """
         if column.text.pooled is None:
             raise ValueError("this backbone needs pooled text features; the text encoder gives none")
-        text, text_mask = trim_text(column.text.tokens.to(dtype), column.text.mask)
+        text, text_mask = column.text.trimmed()
+        text = text.to(dtype)
         clips, known = list(column.clips), 0
         if column.memory is not None and column.memory.frames:
             known = column.memory.frames
@@ -155,18 +156,6 @@ class PyramidFlowTransformer(nn.Module, ABC):
         with whole_file(folder / "config.json") as stream:
             stream.write(text.encode())
         renew_sum(folder / "config.json")
-
-
-def trim_text(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Cut text positions that are padding in every row; the mask is None if no padding is left.
-
-    Exact: real tokens never attend to padding and the text is discarded at the end.
-    """
-    real = mask.any(dim=0).nonzero()
-    # at least one position, so that no tensor is empty
-    longest = int(real[-1]) + 1 if len(real) else 1
-    tokens, mask = tokens[:, :longest], mask[:, :longest].bool()
-    return tokens, None if bool(mask.all()) else mask
 
 
 def without_first_frames(clips: Sequence[Tensor], frames: int) -> list[Tensor]:

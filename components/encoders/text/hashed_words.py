@@ -46,7 +46,8 @@ class HashedWords(TextEncoder):
                 tokens[b, m] = self._vector(word)
                 mask[b, m] = True
         pooled = tokens.sum(dim=1) / mask.sum(dim=1, keepdim=True).sqrt()
-        features = TextFeatures(tokens, mask, pooled)
+        lengths = [max(1, len(prompt)) for prompt in words]
+        features = TextFeatures(tokens, mask, pooled, tuple((length, length) for length in lengths))
         return features.to(self.anchor.device, non_blocking=True)
 
     def _vector(self, word: str) -> Tensor:

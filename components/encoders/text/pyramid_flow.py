@@ -108,10 +108,12 @@ class T5Text(nn.Module):
         self.dim = int(model.config.d_model)
 
     def forward(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """B prompts to tokens ``[B, M, dim]`` and their bool mask ``[B, M]``, M the longest prompt."""
-        batch = self.tokenize(prompts).to(next(self.parameters()).device)
+        """B prompts to tokens ``[B, M, dim]`` and, on the host, their bool mask ``[B, M]``, M the longest prompt."""
+        batch = self.tokenize(prompts)
+        mask = batch.attention_mask.bool()
+        batch = batch.to(next(self.parameters()).device)
         output = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        return output.last_hidden_state, batch.attention_mask.bool()
+        return output.last_hidden_state, mask
 
 
 class Tokenize:

@@ -27,11 +27,13 @@ class TextRow:
 def split_rows(features: TextFeatures) -> list[TextRow]:
     """The prompts of a batch without their padding, as copies, so that no row keeps the batch alive."""
     pooled = [None] * len(features.tokens) if features.pooled is None else features.pooled.unbind()
-    return [
-        # indexing by a mask copies
-        TextRow(tokens[mask.bool()], None if vector is None else vector.clone())
-        for tokens, mask, vector in zip(features.tokens, features.mask, pooled, strict=True)
-    ]
+    rows = []
+    texts = zip(features.tokens, features.mask, features.spans, pooled, strict=True)
+    for tokens, mask, (end, count), vector in texts:
+        # padding stands behind, as a rule; indexing by a mask copies too, but waits for the device
+        real = tokens[:end].clone() if end == count else tokens[mask.bool()]
+        rows.append(TextRow(real, None if vector is None else vector.clone()))
+    return rows
 
 
 def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
@@ -42,11 +44,12 @@ def stack_rows(rows: Sequence[TextRow], length: int = 0) -> TextFeatures:
     tokens = pad_sequence([row.tokens for row in rows], batch_first=True)
     if tokens.shape[1] < length:
         tokens = torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
-    lengths = torch.tensor([len(row.tokens) for row in rows])
+    lengths = [len(row.tokens) for row in rows]
     # the mask is made on the CPU, where the lengths are known without waiting for the device
-    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).to(tokens.device)
+    mask = (torch.arange(tokens.shape[1]) < torch.tensor(lengths)[:, None]).to(tokens.device, non_blocking=True)
     pooled = [row.pooled for row in rows if row.pooled is not None]
-    return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None)
+    spans = tuple((length, length) for length in lengths)
+    return TextFeatures(tokens, mask, torch.stack(pooled) if pooled else None, spans)
 
 
 def emptied_rows(features: TextFeatures, empty: TextFeatures | None, dropped: Tensor) -> TextFeatures:
@@ -60,14 +63,13 @@ def emptied_rows(features: TextFeatures, empty: TextFeatures | None, dropped: Te
     """
     if empty is None:
         return features
-    # all lengths in one reading: rows cut by their masks would wait for the device one after the other
-    *lengths, of_null = torch.cat([features.mask.sum(dim=1), empty.mask.sum(dim=1)]).tolist()
-    null = _cut(empty, 0, of_null)
-    rows = [null if drop else _cut(features, row, lengths[row]) for row, drop in enumerate(dropped.tolist())]
+    null = _cut(empty, 0)
+    rows = [null if drop else _cut(features, row) for row, drop in enumerate(dropped.tolist())]
     return stack_rows(rows, empty.tokens.shape[1])
 
 
-def _cut(features: TextFeatures, row: int, length: int) -> TextRow:
+def _cut(features: TextFeatures, row: int) -> TextRow:
+    _, length = features.spans[row]
     return TextRow(features.tokens[row, :length], None if features.pooled is None else features.pooled[row])
 
 
@@ -83,4 +85,10 @@ def stack_text(*batches: TextFeatures) -> TextFeatures:
         tokens.append(torch.nn.functional.pad(features.tokens, (0, 0, 0, extra)))
         masks.append(torch.nn.functional.pad(features.mask, (0, extra)))
     pooled = [features.pooled for features in batches if features.pooled is not None]
-    return TextFeatures(torch.cat(tokens), torch.cat(masks), torch.cat(pooled) if len(pooled) == len(batches) else None)
+    known = [features.known_spans for features in batches if features.known_spans is not None]
+    return TextFeatures(
+        torch.cat(tokens),
+        torch.cat(masks),
+        torch.cat(pooled) if len(pooled) == len(batches) else None,
+        tuple(span for spans in known for span in spans) if len(known) == len(batches) else None,
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_modules.harmony.inputs import host_generator
+from lightning_modules.base import host_generator
 from tests.lightning_modules.harmony.tiny_harmony_module import clips, tiny_module, tiny_transformer
 
 READS = {"item", "tolist", "numpy", "cpu", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__contains__"}

@@ -8,7 +8,7 @@ import torch
 from components.backbones import attention_kernel
 from components.backbones.pyramid_flow.column import Column
 from components.backbones.pyramid_flow.memory import ColumnMemory
-from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid, trim_text
+from components.backbones.pyramid_flow.model import PyramidFlowTransformer, patch_grid
 from components.backbones.pyramid_flow.state import ColumnState
 from components.contracts import TextFeatures
 from tests.tiny_syncphony import (
@@ -187,15 +187,6 @@ def test_what_a_memory_holds_is_not_computed_again(backbone: PyramidFlowTransfor
     memory.next_frames = 3
     with pytest.raises(ValueError, match="3 latent frames exceed the 2"):
         backbone([replace(first, memory=memory)])
-
-
-def test_trim_text_keeps_one_token_and_drops_useless_masks():
-    tokens = torch.arange(8.0).reshape(2, 4, 1)
-    cut, mask = trim_text(tokens, torch.tensor([[True, False, False, False], [True, True, False, False]]))
-    assert cut.shape == (2, 2, 1) and mask is not None and mask.tolist() == [[True, False], [True, True]]
-    cut, mask = trim_text(tokens, torch.zeros(2, 4, dtype=torch.bool))
-    assert cut.shape == (2, 1, 1) and mask is not None and not mask.any()
-    assert trim_text(tokens, torch.ones(2, 4, dtype=torch.bool))[1] is None
 
 
 def test_bad_inputs_are_named(backbone: PyramidFlowTransformer):
