@@ -160,7 +160,7 @@ class PretendedCard(TorchDispatchMode):
             lines = [frame for frame in traceback.extract_stack() if frame.filename.startswith(ROOT)]
             ours = [frame for frame in lines if frame.filename != __file__]
             self.waits.append(f"{func} at {ours[-1].filename.removeprefix(ROOT)}, line {ours[-1].lineno}")
-        if wanted is not None:
+        if wanted == CARD:
             kwargs["device"] = CPU
         kwargs.pop("pin_memory", None)
         made = func(*tree_map(_held, args), **tree_map(_held, kwargs))
