@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import _lru_cache_wrapper, cache
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -198,8 +199,10 @@ def test_another_program_is_there(
     elif words[:2] == ["python", "-m"]:
         understood_by_benchmark(words[2], words[3:], monkeypatch)
     elif words[0] == "pytest":
-        for word in words[1:]:
-            assert word == "DIR" or word.startswith("--golden-dir") or (ROOT / word).exists()
+        markers = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
+        for before, word in pairwise(words):
+            known = before == "-m" and word in markers
+            assert known or word in ("-m", "DIR") or word.startswith("--golden-dir") or (ROOT / word).exists()
     elif words[0] in ("git", "conda"):  # another project, in an environment of its own
         assert words[1] == "clone" or words[1:3] == ["env", "create"]
     else:

@@ -74,7 +74,7 @@ def test_there_and_back_again_leaves_the_common_middle(offset_s, fps, later_firs
 
 
 @settings(deadline=None)
-@given(offsets=st.lists(OFFSETS, min_size=1, max_size=5, unique=True), fps=RATES)
+@given(offsets=st.lists(OFFSETS.filter(lambda s: abs(s) <= 0.85), min_size=1, max_size=5, unique=True), fps=RATES)
 def test_all_points_of_a_curve_have_the_same_picture(offsets, fps):
     curve = with_sound_at(clips(round(2 * fps), fps), offsets)
     assert list(curve) == offsets
