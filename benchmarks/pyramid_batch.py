@@ -120,7 +120,7 @@ def training_columns(batch: BatchSize, variant: Variant, device: str) -> list[Co
     units = units_per_stage(batch.prefix, batch.latents, pyramid.schedule.stages, batch.shortest)
     columns = []
     for column in pyramid.build(latents, units, pyramid.draw(latents, units, generator)):
-        rows = len(column.rows)
+        rows = len(column.timesteps)
         text = TextFeatures(
             tokens=torch.randn(rows, batch.words, TEXT_DIM, generator=generator).to(device),
             mask=torch.ones(rows, batch.words, dtype=torch.bool, device="cpu" if device == "meta" else device),

@@ -93,7 +93,7 @@ class MotionAwareLoss(nn.Module):
         for column, velocity in zip(columns, velocities, strict=True):
             first, frames = column.first_frame, column.target.shape[2]
             # Only the predicted frames and the one before them are brought to the column's resolution.
-            near = clean_latents[column.clips_of, :, max(first - 1, 0) : first + frames]
+            near = clean_latents[column.rows, :, max(first - 1, 0) : first + frames]
             level = latent_pyramid(near, stages)[column.stage]  # [R, C, f (+ 1), h, w]
             clean = level[:, :, -frames:]
             without = min(max(self.first_motion_latent - first, 0), frames)  # predicted frames without a motion term

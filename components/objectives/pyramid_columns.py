@@ -48,8 +48,7 @@ class TrainingColumn:
 
     Attributes:
         stage: pyramid stage, 0 is the coarsest.
-        rows: indices of the column's clips in the batch, ``[R]``.
-        clips_of: the same clips as a slice, which no device has to be told.
+        rows: the column's R clips of the batch; a slice, which no device has to be told.
         first_frame: latent index of the first frame being denoised.
         clips: ``[R, C, t, h, w]`` oldest first; the last one is the noisy frame(s).
         timesteps: ``[R]`` on the 0-1000 scale.
@@ -58,8 +57,7 @@ class TrainingColumn:
     """
 
     stage: int
-    rows: Tensor
-    clips_of: slice
+    rows: slice
     first_frame: int
     clips: list[Tensor]
     timesteps: Tensor
@@ -227,7 +225,7 @@ class AutoregressivePyramid:
 
     def _column(self, latents: Tensor, c: int, rows: slice, units: int, draws: ColumnDraws) -> TrainingColumn:
         stage, schedule = self.stage_of_column[c], self.schedule
-        batch, _, num_latents = latents.shape[:3]
+        num_latents = latents.shape[2]
         unit, frames = self._last_unit(num_latents, units)
         pyramid = latent_pyramid(latents[rows, :, : frames.stop], schedule.stages)
 
@@ -260,8 +258,7 @@ class AutoregressivePyramid:
             ]
         return TrainingColumn(
             stage=stage,
-            rows=torch.arange(batch, device=latents.device)[rows],
-            clips_of=rows,
+            rows=rows,
             first_frame=frames.start,
             clips=[*clips, r * start + (1 - r) * end],
             timesteps=timesteps,

@@ -54,11 +54,11 @@ class PyramidObjective:
         schedule = self.pyramid.schedule
         # 1. stages, noise and history of every column
         columns = self.pyramid.build(latents, units, self.pyramid.draw(latents, units, generator, position), position)
-        inputs = [Column(column.clips, column.timesteps, text.rows(column.clips_of)) for column in columns]
+        inputs = [Column(column.clips, column.timesteps, text.rows(column.rows)) for column in columns]
         # 2. the sound
         # of a column's clips alone, and no further than its last frame
         ends = [column.first_frame + column.clips[-1].shape[2] for column in columns]
-        heard = [] if audio is None else [(audio.rows(c.clips_of), end) for c, end in zip(columns, ends, strict=True)]
+        heard = [] if audio is None else [(audio.rows(c.rows), end) for c, end in zip(columns, ends, strict=True)]
         sounds = None if audio is None else dit.encode_prefixes(heard, fps, codec.temporal_factor)
         # 3. velocities
         velocities = dit(inputs, sounds, off_sync=audio is None)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -143,6 +144,7 @@ class AVSyncCLI(LightningCLI):
         self._run_folder: Path | None = None
         self._goes_on_from: Path | None = None
         self._changes: list[Change] = []
+        self._callbacks: list[Callback] = []
         self._prepared: PreparedExperiment | None = None
         self._asked = args[0] if args and args[0] in self.subcommands() else None
         super().__init__(args=args, **kwargs)
@@ -235,6 +237,7 @@ class AVSyncCLI(LightningCLI):
         What a model draws follows the experiment's seed where it was given none of its own.
         """
         self._given = self.config
+        self.config = self.config.clone()  # what is saved stays as it was given
         trainer = self._chosen(self.config, "trainer")
         if self._has_run_folder():
             named = self._chosen(self.config, "callbacks") or {}
@@ -243,13 +246,12 @@ class AVSyncCLI(LightningCLI):
             # None on other ranks, which are told by the first
             self._run_folder = rank_zero_only(new_run_folder)(runs, given_version(trainer))
         if self._run_folder is not None:
-            self.config = self.config.clone()  # what is saved stays as it was given
             name_loggers(self._chosen(self.config, "trainer"), self._experiment(), self._run_folder)
             keep_tracebacks_in(self._run_folder)
         try:
             if self._prepared is not None:
-                self.config = self.config.clone()
                 self._prepared.leave_unloaded(self._chosen(self.config, "model"))
+            self._callbacks = self._build_callbacks()
             super().instantiate_classes()
         except BaseException:
             if self._run_folder is not None:
@@ -260,6 +262,21 @@ class AVSyncCLI(LightningCLI):
         # it is False where nothing is to be seeded
         if seed is not False and (follow_seed := getattr(self.model, "follow_seed", None)) is not None:
             follow_seed(seed)
+
+    def _build_callbacks(self) -> list[Callback]:
+        """Those of ``trainer.callbacks`` and the named ones, taken out of the configuration.
+
+        Before the model, so that a judge that is not there is found before anything slow; what judges draw is not taken
+        from the numbers that the model begins with, which would change with every callback.
+        """
+        chosen, asked = self.config.get(str(self.subcommand), self.config), Namespace()  # type: ignore[no-untyped-call]
+        for key in ("trainer.callbacks", "callbacks"):
+            if (found := chosen.pop(key, None)) is not None:
+                asked[key] = found
+        with torch.random.fork_rng(devices=[]):
+            built = self._parser(self.subcommand).instantiate_classes(asked)
+        named = vars(built.callbacks).values() if "callbacks" in built else []
+        return [*_listed(built.get("trainer.callbacks")), *(callback for callback in named if callback is not None)]
 
     def _as_built(self, ckpt_path: object) -> bool:
         """Whether the weights that the configuration builds the model with are asked for instead of a checkpoint."""
@@ -279,12 +296,10 @@ class AVSyncCLI(LightningCLI):
         # Lightning counts batches here and steps everywhere else; a float is a share of an epoch in either unit
         if isinstance(config.val_check_interval, int):
             kwargs["val_check_interval"] = config.val_check_interval * config.accumulate_grad_batches
-        callbacks, plugins = _listed(config.callbacks), _listed(config.plugins)
+        callbacks, plugins = list(self._callbacks), _listed(config.plugins)
         # a user's own way of writing checkpoints stays
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
-        named = self._chosen(self.config_init, "callbacks") or {}
-        callbacks += [callback for callback in vars(named).values() if callback is not None] if named else []
         if below(self._changes, OPTIMIZER, SCHEDULE):
             callbacks.append(ConfiguredRates(keep_reduced_rate=not below(self._changes, f"{OPTIMIZER}.lr")))
         callbacks += [BatchesToAStep(change.before, change.now) for change in below(self._changes, ACCUMULATED)]

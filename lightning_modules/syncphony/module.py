@@ -302,8 +302,8 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         draws = self.pyramid.draw(latents, units, generator, position)
         told = [""] * len(batch)
         for column in self.pyramid.build(latents, units, draws, position):
-            for row, sigma in zip(column.rows.tolist(), column.local_sigma.tolist(), strict=True):
-                told[row] = f"stage {column.stage}, noise {sigma:.2f} of it"
+            levels = column.local_sigma.tolist()
+            told[column.rows] = [f"stage {column.stage}, noise {sigma:.2f} of it" for sigma in levels]
         return told
 
     def _seed(self, index: int) -> int:

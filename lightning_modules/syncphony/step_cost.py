@@ -69,7 +69,7 @@ class SyncphonyShapes:
             Column(
                 [clip.to("meta") for clip in column.clips],
                 column.timesteps.to("meta"),
-                self._text(len(column.rows), shape.text_tokens),
+                self._text(len(column.timesteps), shape.text_tokens),
             )
             for column in self.pyramid.build(latents, units, draws, position)
         ]

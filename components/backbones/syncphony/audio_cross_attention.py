@@ -48,7 +48,7 @@ class AudioContext:
     windows: AudioWindows
     layers: tuple[AudioKeysValues, ...]
 
-    def rows(self, index: Tensor) -> AudioContext:
+    def rows(self, index: Tensor | slice) -> AudioContext:
         """The context of the clips ``index`` (may repeat)."""
         layers = tuple(AudioKeysValues(layer.keys[index], layer.values[index]) for layer in self.layers)
         return replace(self, windows=self.windows.rows(index), layers=layers)

@@ -79,7 +79,7 @@ class AudioWindows:
         ]
         return clips[0] if len(clips) == 1 else torch.cat(clips, dim=1)
 
-    def rows(self, index: Tensor) -> AudioWindows:
+    def rows(self, index: Tensor | slice) -> AudioWindows:
         """The windows of the clips ``index``."""
         return replace(self, audible=self.audible[index])
 

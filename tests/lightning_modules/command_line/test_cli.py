@@ -154,6 +154,30 @@ def test_training_cannot_go_on_from_weights_alone(capsys):
     assert "ModelCheckpoint" in complaint(capsys)
 
 
+def test_callbacks_do_not_change_what_a_training_begins_with():
+    """A judge draws numbers while it is built; the model draws those that it draws without one."""
+    squares = "tests.lightning_modules.command_line.learning_squares"
+    loaded = {"class_path": "components.v2a.onset_v2a.OnsetV2A.from_pretrained"}
+    loaded["init_args"] = {"folder": str(ROOT / "configs/weights/quickstart_v2a")}
+    judges = [
+        {"class_path": "callbacks.cyclesync.CycleSyncCallback", "init_args": {"v2a": v2a}}
+        for v2a in ({"class_path": "components.v2a.onset_v2a.OnsetV2A"}, loaded)
+    ]
+    weights = []
+    for listed, named in (([], {}), (judges[:1], {}), ([], {"judge": judges[1]})):
+        write_config(
+            model__class_path=f"{squares}.LearningSquares",
+            trainer__callbacks=[f"{squares}.Noted", *listed],
+            trainer__limit_val_batches=0,
+            callbacks=named,
+        )
+        assert run("fit") == 0
+        weights.append(json.loads(Path("noted.json").read_text())["weights"])
+    assert weights[0] == weights[1] == weights[2]
+    assert main(["fit", "--config", "squares.yaml", "--seed_everything", "8"]) == 0
+    assert json.loads(Path("noted.json").read_text())["weights"] != weights[0]
+
+
 def test_options_are_not_abbreviated(capsys):
     assert run("fit", "--trainer.max_step", "3") == 2
     assert complaint(capsys) == "error: unknown option --trainer.max_step; did you mean max_steps?"
