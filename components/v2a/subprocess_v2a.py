@@ -7,8 +7,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Self
 
 import torch
 from torch import Tensor
@@ -23,16 +26,24 @@ from components.weights.pretrained import builds_shapes_only
 JOBS_FILE = "jobs.json"
 RUNNERS = Path(__file__).parent.absolute() / "runners"
 """The folder of `components.v2a.runners.program`, which knows V-AURA and MMAudio."""
+STAY, ANSWER = "--stay", "done"
+"""What a program is started with that is to take one list after the other, and what it says when one is done."""
 _LAST_LINES = 5
+_PATIENCE_S = 10.0
+"""How long a program may take to end after its input."""
 
 
 class SubprocessV2A(V2AModel):
-    """Writes the clips as mp4, runs a command once, and reads the wav files it leaves.
+    """Writes the clips as mp4, runs a command on them, and reads the wav files it leaves.
 
-    Loading a large model takes longer than running it: give all clips of a validation in one call. The program finds
-    the clips in a JSON list whose entries hold ``id``, ``video`` (path of an mp4 without sound), ``audio`` (path of
-    the wav it has to write), ``fps``, ``num_frames``, ``duration_s``, ``caption`` and ``seed``. A sound longer than
-    the clip is cut; changing the frame rate or padding to the length a model wants is the program's business.
+    Loading a large model takes longer than running it, and a validation asks for every batch and every kind of video:
+    with ``stays`` the command is started once and ended with the validation, when the judge leaves the device (`cpu`),
+    so that it takes no memory from the training.
+
+    The program finds the clips in a JSON list whose entries hold ``id``, ``video`` (path of an mp4 without sound),
+    ``audio`` (path of the wav it has to write), ``fps``, ``num_frames``, ``duration_s``, ``caption`` and ``seed``. A
+    sound longer than the clip is cut; changing the frame rate or padding to the length a model wants is the program's
+    business.
 
     Args:
         command: program and arguments, as a list or as one line that is split like a shell would; ``{jobs}`` in an
@@ -43,10 +54,13 @@ class SubprocessV2A(V2AModel):
         crf: H.264 quality of the mp4 files; 10 is visually lossless.
         timeout_s: seconds the program may take for one call, or None for any.
         keep_files: leave the files of each call for inspection.
+        stays: the program stays for the next call, as those that ship can. It is started with ``--stay`` in place of
+            the list, reads the path of each list as a line of its standard input, answers each with a line ``done`` on
+            its standard output, and ends with its input.
 
     Raises:
-        InputError: if the command is empty, its program or a file in ``{runners}`` is not found, or a program that
-            ships lacks what it needs (weights, a checkout, a library).
+        InputError: if the command is empty, its program or a file in ``{runners}`` is not found, a program that ships
+            lacks what it needs (weights, a checkout, a library), or ``{jobs}`` stands in the command of one that stays.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class SubprocessV2A(V2AModel):
         crf: float = 10.0,
         timeout_s: float | None = None,
         keep_files: bool = False,
+        stays: bool = False,
     ) -> None:
         super().__init__()
         self.command = shlex.split(command) if isinstance(command, str) else list(command)
@@ -75,6 +90,10 @@ class SubprocessV2A(V2AModel):
         self.crf = crf
         self.timeout_s = timeout_s
         self.keep_files = keep_files
+        self.stays = stays
+        self._program: subprocess.Popen[str] | None = None
+        if stays and any("{jobs}" in part for part in self.command):
+            raise InputError("command holds {jobs}, but a program that stays reads its lists from standard input")
         if any(part.startswith("{runners}") for part in self.command) and not builds_shapes_only():
             self._check_runner()
 
@@ -107,6 +126,17 @@ class SubprocessV2A(V2AModel):
             if not self.keep_files:
                 shutil.rmtree(folder, ignore_errors=True)
         return torch.stack(tracks).to(video.device), self.sample_rate
+
+    def cpu(self) -> Self:
+        """Ends the program that stayed, which may hold memory of a device; the next call starts another."""
+        if self._program is not None:
+            program, self._program = self._program, None
+            try:
+                program.communicate(timeout=_PATIENCE_S)  # the end of its input is the end of its work
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.communicate()
+        return super().cpu()
 
     def _write_jobs(
         self,
@@ -156,9 +186,11 @@ class SubprocessV2A(V2AModel):
             )
 
     def _run(self, folder: Path) -> None:
-        """Runs the program on a folder's list."""
+        """Runs the program on a folder's list, or tells the one that stays."""
         jobs = str(folder / JOBS_FILE)
         command = [part.replace("{jobs}", jobs).replace("{runners}", str(RUNNERS)) for part in self.command]
+        if self.stays:
+            return self._tell(command, jobs)
         if not any("{jobs}" in part for part in self.command):
             command.append(jobs)
         try:
@@ -167,11 +199,48 @@ class SubprocessV2A(V2AModel):
                 command, cwd=self.workdir, capture_output=True, text=True, errors="replace", timeout=self.timeout_s
             )
         except subprocess.TimeoutExpired:
-            raise InputError(
-                f"the V2A command '{shlex.join(self.command)}' took longer than timeout_s = {self.timeout_s}; "
-                "raise it or give fewer clips"
-            ) from None
+            raise self._too_slow() from None
         self._check_status(done)
+
+    def _tell(self, command: Sequence[str], jobs: str) -> None:
+        """Starts the program where none stays, tells it a list and waits for its answer."""
+        if self._program is None:
+            self._program = subprocess.Popen(
+                [*command, STAY],
+                cwd=self.workdir,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # one stream, so that neither fills up unread
+                text=True,
+                errors="replace",
+            )
+        program, was_too_slow = self._program, threading.Event()
+
+        def end() -> None:
+            was_too_slow.set()
+            program.kill()
+
+        timer = None if self.timeout_s is None else threading.Timer(self.timeout_s, end)
+        if timer is not None:
+            timer.start()
+        try:
+            is_done, said = _answer(program, jobs)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if is_done:
+            return
+        self._program = None
+        status = program.wait()
+        if was_too_slow.is_set():
+            raise self._too_slow()
+        self._check_status(subprocess.CompletedProcess(command, status or 1, said, ""))
+
+    def _too_slow(self) -> InputError:
+        return InputError(
+            f"the V2A command '{shlex.join(self.command)}' took longer than timeout_s = {self.timeout_s}; "
+            "raise it or give fewer clips"
+        )
 
     def _read(self, file: Path, duration_s: float, slack_s: float) -> Tensor:
         """A sound of exactly ``duration_s``: ``[S]``; up to ``slack_s`` may be missing at its end."""
@@ -188,3 +257,24 @@ class SubprocessV2A(V2AModel):
                 f"{len(track) / self.sample_rate:.3f} s but the clip lasts {duration_s:.3f} s; it has to cover the clip"
             )
         return pad(track[:wanted], (0, max(0, wanted - len(track))))
+
+
+def _answer(program: subprocess.Popen[str], jobs: str) -> tuple[bool, str]:
+    """Whether a program that stays has made the sounds of a list, and the last it said of it."""
+    asked, told = _pipes(program)
+    said: deque[str] = deque(maxlen=_LAST_LINES)
+    try:
+        asked.write(f"{jobs}\n")
+        asked.flush()
+    except OSError:  # it has ended: what it said last is still there to be read
+        pass
+    for line in told:
+        if line.strip() == ANSWER:
+            return True, ""
+        said.append(line)
+    return False, "".join(said)
+
+
+def _pipes(program: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert program.stdin is not None and program.stdout is not None
+    return program.stdin, program.stdout

@@ -3,8 +3,9 @@
     python program.py vaura --checkout V-AURA --experiment 24-08-01T08-34-26 --avclip epoch_best.pt jobs.json
     python program.py mmaudio --weights MMAudio --variant small_44k jobs.json
 
-Without the list it only looks whether all that it needs is there. It runs where this package is not installed: it
-needs Python 3.8, PyTorch, NumPy and PyAV, which both models have.
+Without the list it only looks whether all that it needs is there. With ``--stay`` it takes the paths of further lists
+from standard input, a line each, says ``done`` when a list is, and ends with its input. It runs where this package is
+not installed: it needs Python 3.8, PyTorch, NumPy and PyAV, which both models have.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib
 import json
 import sys
 import wave
+from collections.abc import Iterator
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -130,8 +132,17 @@ def write_sound(file: Path, sound: Tensor, rate: int, duration_s: float) -> None
     partial.replace(file)
 
 
+def lists(given: argparse.Namespace) -> Iterator[Path]:
+    """The list of the command line and, for a program that stays, those of its standard input."""
+    if given.jobs is not None:
+        yield given.jobs
+    if given.stay:
+        for line in sys.stdin:
+            yield Path(line.rstrip("\n"))
+
+
 def main() -> None:
-    """Reads the list, loads the model once and writes a sound for every clip."""
+    """Reads a list, loads the model once and writes a sound for every clip, list after list."""
     name = "".join(sys.argv[1:2])
     if name not in MODELS:
         sys.exit(f"the first argument is '{name}'; it has to be {' or '.join(MODELS)}")
@@ -141,24 +152,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(f"program.py {name}", description="Sounds for silent videos.")
     model_class.add_arguments(parser)
     parser.add_argument("jobs", type=Path, nargs="?", help="JSON list of the clips; without it nothing is made")
+    parser.add_argument("--stay", action="store_true", help="take further lists from standard input, a path a line")
     given = parser.parse_args(sys.argv[2:])
     complaint = model_class.complaint(given)
     if complaint:
         sys.exit(complaint)
-    if given.jobs is None:
-        return
-    jobs = read_jobs(given.jobs)
-    for job in jobs:
-        # a model may need a working directory of its own
-        job["video"], job["audio"] = (str(Path(job[key]).absolute()) for key in ("video", "audio"))
-    model = model_class(given)
-    for job in jobs:
-        clip = read_clip(job)
-        try:
-            sound, rate = model(clip)
-        except Exception as error:
-            raise RuntimeError(f"{job['id']} of {len(clip.frames)} frames: {error}") from error
-        write_sound(Path(job["audio"]), sound, rate, job["duration_s"])
+    model = None
+    for file in lists(given):
+        jobs = read_jobs(file)
+        for job in jobs:
+            # a model may need a working directory of its own
+            job["video"], job["audio"] = (str(Path(job[key]).absolute()) for key in ("video", "audio"))
+        if model is None:
+            model = model_class(given)
+        for job in jobs:
+            clip = read_clip(job)
+            try:
+                sound, rate = model(clip)
+            except Exception as error:
+                raise RuntimeError(f"{job['id']} of {len(clip.frames)} frames: {error}") from error
+            write_sound(Path(job["audio"]), sound, rate, job["duration_s"])
+        if given.stay:
+            sys.stdout.write("\ndone\n")  # on a line of its own, whatever the model left on the last one
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

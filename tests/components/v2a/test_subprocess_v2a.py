@@ -111,6 +111,63 @@ def test_too_slow(adapter, video):
         adapter(timeout_s=0.01)(video, 24.0)
 
 
+STAYING = """
+import json, sys, wave
+
+assert sys.argv[1:] == ["--stay"]
+print("loaded", file=open("loads.txt", "a"))
+for number, line in enumerate(sys.stdin):
+    print("x" * 100_000, file=sys.stderr)  # more than a pipe holds
+    if number == 2:
+        print("CUDA out of memory", file=sys.stderr)
+        sys.exit(3)
+    for job in json.load(open(line.strip())):
+        with wave.open(job["audio"], "wb") as out:
+            out.setnchannels(1), out.setsampwidth(2), out.setframerate(16000)
+            out.writeframes(bytes([100 + number]) * 2 * round(job["duration_s"] * 16000))
+    print("done", flush=True)
+"""
+
+
+def test_program_that_stays_is_started_once_for_all_calls_until_it_leaves_the_device(video, tmp_path):
+    (tmp_path / "stays.py").write_text(STAYING)
+    judge = SubprocessV2A([sys.executable, str(tmp_path / "stays.py")], str(tmp_path / "work"), stays=True)
+    judge.cpu()  # nothing has been started
+    first, second = (judge(video, 24.0)[0] for _ in range(2))
+    assert second.mean() > first.mean() > 0
+    program = judge._program
+    judge.cpu()
+    assert program is not None and program.poll() == 0  # it has ended with its input
+    assert torch.equal(judge(video, 24.0)[0], first)  # by another one
+    judge(video, 24.0)
+    with pytest.raises(InputError, match=r"ended with status 3: (x+ \| )?CUDA out of memory"):
+        judge(video, 24.0)
+    assert torch.equal(judge(video, 24.0)[0], first)
+    assert (tmp_path / "work" / "loads.txt").read_text().split() == ["loaded"] * 3
+    judge._program.kill()  # from outside, between two calls
+    judge._program.wait()
+    with pytest.raises(InputError, match="ended with status -9: it printed nothing"):
+        judge(video, 24.0)
+    assert [file.name for file in (tmp_path / "work").iterdir()] == ["loads.txt"]
+
+
+def test_program_that_stays_and_is_too_slow(video, tmp_path):
+    (tmp_path / "sleeps.py").write_text("import time; time.sleep(60)")
+    judge = SubprocessV2A([sys.executable, str(tmp_path / "sleeps.py")], str(tmp_path), stays=True, timeout_s=0.2)
+    with pytest.raises(InputError, match=r"took longer than timeout_s = 0\.2"):
+        judge(video, 24.0)
+
+
+def test_program_that_does_not_end_with_its_input_is_ended(video, tmp_path, monkeypatch):
+    monkeypatch.setattr("components.v2a.subprocess_v2a._PATIENCE_S", 0.2)
+    (tmp_path / "sleeps.py").write_text(STAYING + "import time; time.sleep(60)")
+    judge = SubprocessV2A([sys.executable, str(tmp_path / "sleeps.py")], str(tmp_path), stays=True)
+    judge(video, 24.0)
+    program = judge._program
+    judge.cpu()
+    assert program is not None and program.returncode == -9
+
+
 def test_commands_that_cannot_work(tmp_path):
     with pytest.raises(InputError, match="command is empty"):
         SubprocessV2A("", str(tmp_path))
@@ -123,6 +180,8 @@ def test_commands_that_cannot_work(tmp_path):
         InputError, match=r"ended with status 1: the first argument is ''; it has to be vaura or mmaudio"
     ):
         SubprocessV2A(program, str(tmp_path))
+    with pytest.raises(InputError, match=r"command holds \{jobs\}, but a program that stays reads its lists from"):
+        SubprocessV2A([sys.executable, "program.py", "{jobs}"], str(tmp_path), stays=True)
     with torch.device("meta"):  # where only shapes are counted, nothing is run
         assert SubprocessV2A(program, str(tmp_path)).identifying_settings()["command"] == program
 

@@ -49,6 +49,16 @@ def test_flash_is_heard_when_it_is_seen_in_every_window(judge):
     assert not torch.equal(again[0], sound[1])
 
 
+def test_sounds_are_the_same_from_a_program_that_stays(judge, tmp_path):
+    staying = SubprocessV2A(judge.command[:-1], str(tmp_path / "work"), sample_rate=44_100, stays=True)
+    for at, name in ((5, "a"), (20, "b")):
+        clip, generators = flashes(30, at)[None], [clip_generator(name, 0)]
+        assert torch.equal(staying(clip, 24.0, None, generators)[0], judge(clip, 24.0, None, generators)[0])
+    program = staying._program
+    staying.cpu()
+    assert program is not None and program.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("frames", "fps", "count"),
     [(48, 25.0, 3), (48, 24.0, 4), (64, 25.0, 4), (65, 25.0, 5), (1, 24.0, 1), (60, 30.0, 4)],
