@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -115,6 +117,15 @@ class EMA(Callback):
                 if name in state:
                     state[name], state[EMA_PREFIX + name] = state[EMA_PREFIX + name], state[name]
 
+    @contextmanager
+    def in_place(self, module: LightningModule) -> Iterator[None]:
+        """Averages in place of the weights, also for what is no validation."""
+        self._swap(module)
+        try:
+            yield
+        finally:
+            self._swap(module)
+
     @torch.no_grad()
     def _swap(self, module: LightningModule) -> None:
         """Exchanges weights and averages in place."""
@@ -125,6 +136,12 @@ class EMA(Callback):
             mine.copy_(other)
             other.copy_(kept)
         self._swapped = not self._swapped
+
+
+def judged_weights(trainer: Trainer, module: LightningModule) -> AbstractContextManager[None]:
+    """The weights that validation judges in place of those that train: their averages, where a callback keeps them."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((one.in_place(module) for one in callbacks if isinstance(one, EMA)), nullcontext())
 
 
 def mirror(parameters: dict[str, nn.Parameter]) -> nn.Module:

@@ -58,6 +58,7 @@ class EvaluationCallback(Callback):
         self.stage = "val"
         self.global_step = 0
         self.time = JudgingTime()
+        self._named_by = "name"
         self._broken: Failure | None = None
         self._logged: set[str] = set()
 
@@ -86,7 +87,7 @@ class EvaluationCallback(Callback):
                 raise InputError(
                     f"{type(self).__name__}.{key} makes a metric called '{metric}'; use letters, digits and underscores"
                 )
-        self.metrics = tuple(metrics)
+        self.metrics, self._named_by = tuple(metrics), key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes sure that no other callback writes the same entries.
@@ -103,7 +104,7 @@ class EvaluationCallback(Callback):
             if isinstance(other, EvaluationCallback) and other is not self and (same := entries(self) & entries(other)):
                 raise InputError(
                     f"a {type(self).__name__} and a {type(other).__name__} would both write '{min(same)}' into the "
-                    "results; give one of them another name (init_args.name)"
+                    f"results; give one of them another name (init_args.{self._named_by})"
                 )
 
     def start(self, trainer: Trainer, module: LightningModule) -> None:

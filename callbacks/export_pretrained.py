@@ -7,13 +7,16 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.ema import judged_weights
 from components.backbones.sharding import is_sharded
 from components.errors import InputError
 from components.weights.whole_folder import check_target, whole_folder
 
 
 class ExportPretrained(Callback):
-    """Calls ``save_pretrained(folder)`` of the model when ``fit`` has ended well.
+    """Calls ``save_pretrained(folder)`` of the model when ``fit`` has ended well, as ``avsync export`` would.
+
+    Where a moving average of the weights is kept (`EMA`), that is what is written, as it is what validation judged.
 
     The folder is written under another name and then renamed, so a whole one is never replaced by a part.
 
@@ -46,6 +49,6 @@ class ExportPretrained(Callback):
         """Writes, then renames."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        with whole_folder(Path(self.folder)) as partial:
+        with whole_folder(Path(self.folder)) as partial, judged_weights(trainer, pl_module):
             pl_module.save_pretrained(partial)  # type: ignore[operator]
         rank_zero_info(f"wrote {self.folder}")

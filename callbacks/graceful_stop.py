@@ -39,7 +39,8 @@ class RunStopped(BaseException):
 class GracefulStop(Callback):
     """On SIGTERM, SIGINT or SIGUSR1 to any process writes ``<run>/checkpoints/stopped.ckpt`` and ends the run.
 
-    The batch in progress, of training or validation, is finished first; with gradient accumulation, the step. ``fit``
+    The batch in progress, of training or validation, is finished first; with gradient accumulation, the step, also
+    where a validation comes in its middle. A signal in the last batch of an epoch is heard before the next one. ``fit``
     with that checkpoint as ``--ckpt_path`` goes on as if nothing had happened: a validation that was due or broken off
     comes first (``FinishingFitLoop``). A run whose last step is done, and that has nothing to validate, just ends. A
     second SIGINT ends the run at once, without a checkpoint.
@@ -50,18 +51,25 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self._signalled = False
+        self._has_stepped = False
         self._previous: dict[signal.Signals, Any] = {}
         self._group: dist.ProcessGroup | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens for signals from now on."""
-        self._signalled = False
+        self._signalled = self._has_stepped = False
         if trainer.world_size > 1 and self._group is None:
             # Ranks ask each other after every step; on the CPU that does not make them wait for their devices.
             self._group = dist.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             # handlers can be set in the main thread alone
             self._previous = {one: signal.signal(one, self._note) for one in _SIGNALS}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops between two epochs: where each is a single step, nowhere else is between two steps."""
+        # an epoch's last batch ends a step, however few batches that has
+        if batch_idx == 0 and self._has_stepped and self._any_signalled():
+            self._stop(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,13 +79,14 @@ class GracefulStop(Callback):
         A step behind which a validation is due stops as that begins, so that its checkpoints are written before; the
         last one has nothing left to stop.
         """
+        self._has_stepped = True
         # between two optimizer steps: accumulated gradients are in no checkpoint
         if not _accumulates(trainer) and not _validates_or_ends(trainer) and self._any_signalled():
             self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops before a validation."""
-        if _validates_in_fit(trainer) and self._any_signalled():
+        if _may_stop_in_validation(trainer) and self._any_signalled():
             self._stop(trainer)
 
     def on_validation_batch_end(
@@ -90,7 +99,7 @@ class GracefulStop(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stops in the middle of a validation, which may take longer than a scheduler waits."""
-        if _validates_in_fit(trainer) and self._any_signalled():
+        if _may_stop_in_validation(trainer) and self._any_signalled():
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> NoReturn:
@@ -143,8 +152,9 @@ def _validates_or_ends(trainer: Trainer) -> bool:
     return loop._is_training_done or loop._should_check_val_fx(fetcher)
 
 
-def _validates_in_fit(trainer: Trainer) -> bool:
-    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+def _may_stop_in_validation(trainer: Trainer) -> bool:
+    in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+    return in_training and not _accumulates(trainer)
 
 
 def _is_child(trainer: Trainer) -> bool:

@@ -15,7 +15,8 @@ from components.errors import InputError
 class PacedCallback(EvaluationCallback):
     """Measures in every n-th validation of a training, in its last one, and in all of ``validate`` and ``test``.
 
-    The last one is that after which none comes before the end that the trainer was given, or was told to make.
+    The last one is that after which none comes before the end that the trainer was given. A training that is told to
+    end (by `EarlyStopping`) after a validation without this callback validates once more (``FinishingFitLoop``).
 
     Attributes:
         every_n_evaluations: n.
@@ -38,15 +39,20 @@ class PacedCallback(EvaluationCallback):
         self.every_n_evaluations = every_n_evaluations
 
     def is_its_turn(self, trainer: Trainer) -> bool:
-        """Counts the evaluation that begins, and says (and keeps in ``measures``) whether it is measured."""
+        """Says (and keeps in ``measures``) whether the evaluation that begins is measured."""
         if trainer.state.fn != "fit":
             self.measures = True
             return True
-        self._evaluations += 1
         # a run that was told to stop validates once more
         last = trainer.should_stop or _batches_left(trainer) < _batches_to_the_next(trainer)
-        self.measures = last or self._evaluations % self.every_n_evaluations == 0
+        self.measures = last or (self._evaluations + 1) % self.every_n_evaluations == 0
         return self.measures
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts it: one that a stop breaks off is begun anew, and counts once."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._evaluations += 1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes sure that nobody chooses by a metric that most validations lack.

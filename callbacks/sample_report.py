@@ -123,8 +123,8 @@ class SampleReport(EvaluationCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Takes a point of the training curves whenever the trainer logs, less often in long runs."""
-        step = trainer.global_step
-        if not step % (trainer.log_every_n_steps * self._stride):  # type: ignore[attr-defined]
+        step, every = trainer.global_step, trainer.log_every_n_steps * self._stride  # type: ignore[attr-defined]
+        if every and not step % every:  # 0 logs nothing
             with self.failures.kept(trainer, self, "draw the training curves", "they lack this point"):
                 self._take_points(trainer, step)
 

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from components.errors import InputError
 from components.media.clock import ClipShape, longest_clip
 from components.media.picture import Color
-from components.media.reader import read_image, read_sound, read_video
+from components.media.reader import read_image, read_video
+from components.media.sound_reader import SoundReader
 from components.metrics.recordings.measures import SILENCE_PEAK
 from datamodules.reading.clip_dataset import Clip, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
@@ -224,17 +225,16 @@ class _Pairs(Dataset[Clip]):
 
     def _driving_sound(self, path: Path) -> Tensor:
         shape = self._shape
-        sound = read_sound(path, shape.sample_rate)
-        missing = shape.num_samples - len(sound)
-        if missing > 0:
-            _log.warning(
-                "%s lasts %.3f s, the video %.3f s: it ends in silence",
-                path,
-                len(sound) / shape.sample_rate,
-                shape.duration_s,
-            )
-        # the whole clip: what is missing is silence, what is too long is cut
-        sound = torch.nn.functional.pad(sound, (0, max(0, missing)))[: shape.num_samples]
+        # a video's second 0 is that of its picture, which its sound may follow late
+        with SoundReader(path) as track:
+            begin_s, end_s = max(0.0, track.span_s[0]), track.span_s[1]
+            late = min(round(begin_s * shape.sample_rate), shape.num_samples)
+            held = max(0, min(round(end_s * shape.sample_rate), shape.num_samples) - late)
+            sound = track.read(begin_s, held, shape.sample_rate)
+        if late + held < shape.num_samples:
+            _log.warning("%s lasts %.3f s, the video %.3f s: it ends in silence", path, end_s, shape.duration_s)
+        # the whole clip: what is missing is silence
+        sound = torch.nn.functional.pad(sound, (late, shape.num_samples - late - held))
         if float(sound.abs().max()) < SILENCE_PEAK:
             raise InputError(f"{path} is silent in its first {shape.duration_s:.3f} s; give a sound to move to")
         return sound

@@ -234,6 +234,7 @@ class DescribedClips(ClipDataModule):
                 self.min_reference_s,
                 self.missing_references,
                 skip_mute=self.mute != "error",
+                audio_track=self.audio_track,
             )
         return partial(
             SpeechDataset,
@@ -340,7 +341,7 @@ class SpeechClips(DescribedClips):
         return read_hdtf(self.root, self.prompt, self.speaker_pattern)
 
     def _split_by_speaker(self, found: RecordsBySplit) -> RecordsBySplit:
-        """Rows without split are divided by speaker, so that no voice is in two splits."""
+        """Rows without split are divided by speaker, so that no voice is in two splits; else by recording."""
         if None not in found:
             return found
         if self.hold_out_every is None:
@@ -348,13 +349,14 @@ class SpeechClips(DescribedClips):
         speakers: dict[str, int] = {}
         splits: RecordsBySplit = {}
         for record in found[None]:
-            # a row without speaker is a speaker of its own
-            index = speakers.setdefault(record.speaker or f"row {record.id}", len(speakers))
+            # what is cut from one recording is one voice, whoever speaks
+            index = speakers.setdefault(record.speaker or f"recording {record.video_id}", len(speakers))
             held_out = index % self.hold_out_every == self.hold_out_every - 1
             splits.setdefault("test" if held_out else "train", []).append(record)
         if "test" not in splits:
             raise InputError(
-                f"hold_out_every is {self.hold_out_every} but {self.root} has {len(speakers)} speakers; lower it"
+                f"hold_out_every is {self.hold_out_every} but {self.root} has {len(speakers)} speakers, or recordings"
+                " where none is named; lower it"
             )
         return splits
 

@@ -365,14 +365,24 @@ def scheduled(
         config["monitor"] = monitor
         if not monitor.startswith(("train/", "loss")):
             trainer, interval = module.trainer, module.trainer.val_check_interval
-            if isinstance(interval, int) and trainer.check_val_every_n_epoch is None and (trainer.max_epochs or -1) > 0:
+            epochs = trainer.check_val_every_n_epoch
+            by_steps, by_epochs = isinstance(interval, int), interval == 1.0
+            # Lightning counts what lies between two steps of a schedule in batches of one epoch, or in epochs
+            if by_steps and epochs is None and (trainer.max_epochs or -1) > 0:
+                when = "every so many steps across the epochs of trainer.max_epochs"
+            elif by_steps and (epochs or 1) > 1:
+                when = f"every so many steps of every {epochs}. epoch"
+            elif not by_steps and not by_epochs:
+                when = f"at a val_check_interval of {interval}"
+            else:
+                when = None
+            if when is not None:
                 raise InputError(
-                    "lr_scheduler: ReduceLROnPlateau cannot follow validations that come every so many steps across "
-                    "the epochs of trainer.max_epochs; give trainer.max_steps instead, or a val_check_interval of 1.0 "
-                    "and check_val_every_n_epoch: 1"
+                    f"lr_scheduler: ReduceLROnPlateau cannot follow validations that come {when}; give "
+                    "trainer.max_steps and a number of steps, or a val_check_interval of 1.0"
                 )
             # not strict: a run that goes on from a validation's checkpoint has no metric until the next one
             config["strict"] = False
             # in batches of an epoch, as Lightning counts both
-            config |= {"frequency": interval} if isinstance(interval, int) else {"interval": "epoch"}
+            config |= {"frequency": interval} if by_steps else {"interval": "epoch", "frequency": epochs or 1}
     return {"optimizer": optimizer, "lr_scheduler": config}

@@ -91,15 +91,18 @@ def read_wavcaps(
         root: the folder that holds ``json_files`` (or the sources' folders themselves).
         media: the sounds.
         sources: which to use; None for all that are there.
-        blacklist: a JSON file with names to leave out, in one list or in one for each source; or None.
+        blacklist: a JSON file with names to leave out, in one list or in one for each source (``FreeSound``,
+            ``AudioSet``, as published); or None.
 
     Raises:
         InputError: a list is missing or cannot be used.
     """
     lists = root / "json_files" if (root / "json_files").is_dir() else root
-    left_out = set() if blacklist is None else _names(located(blacklist))
     records = []
     for source in sources or [name for name in WAVCAPS_SOURCES if (lists / name).is_dir()]:
+        # numbers name the sounds of FreeSound and of SoundBible, and one number two sounds
+        others = [name for name in WAVCAPS_SOURCES if name != source]
+        left_out = set() if blacklist is None else _names(located(blacklist), source)
         listings = sorted((lists / source).glob("*_final.json"))
         if len(listings) != 1:
             raise InputError(f"{lists / source} has {len(listings)} files *_final.json; it must have the published one")
@@ -110,7 +113,7 @@ def read_wavcaps(
             stem = name.removesuffix(".wav")
             if stem in left_out or f"{stem}.wav" in left_out:
                 continue
-            path = media.find(stem)
+            path = media.find(stem, others=others)
             if path is not None:
                 records.append(ClipRecord(f"{source}/{stem}", path, caption, f"{source}/{stem}"))
         media.report(listings[0])
@@ -129,9 +132,12 @@ def _items(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def _names(path: Path) -> set[str]:
+def _names(path: Path, source: str) -> set[str]:
+    """The names of a blacklist that are meant for a source: its own list, and those that name no source."""
     content = json_of(path)
-    lists = list(content.values()) if isinstance(content, dict) else [content]
-    if not all(isinstance(names, list) for names in lists):
+    lists = content if isinstance(content, dict) else {"": content}
+    if not all(isinstance(names, list) for names in lists.values()):
         raise InputError(f"the blacklist {path} holds no list of names, nor lists by source")
-    return {str(name) for names in lists for name in names}
+    others = [name for name in WAVCAPS_SOURCES if name != source]
+    own = [names for key, names in lists.items() if not (key and any(name.startswith(key) for name in others))]
+    return {str(name) for names in own for name in names}

@@ -19,7 +19,7 @@ from components.metrics.recordings.measures import SILENCE_PEAK
 from datamodules.reading.order import SampleKey, drawn_offset, sample_generator, stand_ins
 from datamodules.reading.record_reader import Cut, RecordReader
 from datamodules.reading.records import ClipRecord
-from datamodules.reading.unusable import UnusableClips
+from datamodules.reading.unusable import WHOLE, UnusableClips
 
 Mute = Literal["error", "silence", "skip"]
 
@@ -144,7 +144,9 @@ class ClipDataset(Dataset[Clip]):
         key = key if isinstance(key, SampleKey) else SampleKey(key)
         index, part = divmod(key.item, self.clips_per_video)
         for candidate in stand_ins(self.seed, key, index, len(self.records)):
-            if self.unusable.known(candidate):
+            # what is wrong with one of its clips alone is found again: which clips there are must not depend on what
+            # was met before, which every worker, rank and resumed run knows differently
+            if self.unusable.known(candidate, WHOLE):
                 continue
             try:
                 # In evaluation a stand-in must not be counted: its own turn comes anyway.
@@ -250,7 +252,7 @@ class ClipDataset(Dataset[Clip]):
         if self.clipping == "fixed" or not record.other_captions:
             return record.caption
         captions = (record.caption, *record.other_captions)
-        return captions[int(sample_generator(self.seed, key, purpose=3).integers(len(captions)))]
+        return captions[int(self._generator(record, key, purpose=3).integers(len(captions)))]
 
     def _transcript(self, record: ClipRecord, cut: Cut) -> tuple[str | None, float]:
         """The words of a clip, and the least length in seconds of which they are true."""

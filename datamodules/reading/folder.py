@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -20,9 +20,10 @@ from datamodules.reading.records import ClipRecord
 from datamodules.reading.speech_manifest import COLUMNS, RecordsBySplit, Row, record_of, rows_of, text_of
 
 VIDEOS = frozenset(
-    ".mp4 .mov .m4v .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .vob .ogv .wmv .3gp".split()  # noqa: SIM905
+    ".mp4 .mov .m4v .mkv .webm .avi .flv .f4v .ts .mts .m2ts .mpg .mpeg .vob .ogv .wmv .asf .3gp .3g2 .mxf .dv".split()  # noqa: SIM905
 )
-SOUNDS = frozenset(".wav .flac .mp3 .m4a .aac .ogg .opus .ac3".split())  # noqa: SIM905
+SOUNDS = frozenset(".wav .flac .mp3 .m4a .aac .ogg .oga .opus .ac3 .aiff .aif .wma .caf".split())  # noqa: SIM905
+_SIDECARS = (".json", ".txt")
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 # what tables of the field call these columns; "file_name" is the hub's
 _USUAL: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +39,7 @@ class HeldOut:
     """Which recordings are kept for evaluation where they do not say so themselves.
 
     Attributes:
-        share: of the clips, in whole groups; at least one group is kept and one left.
+        share: of the clips, in whole groups, on average; at least one group is kept and one left.
         seed: decides which.
         group: a column whose values must not be divided (a scene, a person); None holds the clips of one file together.
         test_list: a file that names the recordings instead, one path a line, with or without suffix, relative to the
@@ -119,11 +120,14 @@ def read_folder(
 def _media_files(root: Path, audio_only: bool) -> list[str]:
     """Paths of the media files below ``root``, relative to it, sorted; hidden files and folders are passed over."""
     wanted = VIDEOS | SOUNDS if audio_only else VIDEOS
-    found, others = [], 0
+    found, others, unread = [], 0, []
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(folder).relative_to(root).as_posix()
         below = "" if below == "." else f"{below}/"
+        told = {_split_suffix(name)[0] for name in files if _split_suffix(name)[1].lower() in _SIDECARS}
+        read = {_split_suffix(name)[0] for name in files if _split_suffix(name)[1].lower() in wanted | SOUNDS}
+        unread += [below + name for name in files if _split_suffix(name)[0] in told - read and _is_unread(name)]
         for name in files:
             suffix = _split_suffix(name)[1].lower()
             if not name.startswith(".") and suffix in wanted:
@@ -133,6 +137,13 @@ def _media_files(root: Path, audio_only: bool) -> list[str]:
     if not found:
         kinds = ", ".join(sorted(wanted))
         raise InputError(f"{root} holds no media files ({kinds}), in no folder below it either; give another root")
+    if unread:
+        _log.warning(
+            "%s holds %d files with a text of their own that have no suffix of a video, such as %s; they are not used",
+            root,
+            len(unread),
+            min(unread),
+        )
     if others:
         _log.warning(
             "%s holds %d sounds beside its videos, which are not used; name them in a table's column audio, or set "
@@ -141,6 +152,10 @@ def _media_files(root: Path, audio_only: bool) -> list[str]:
             others,
         )
     return sorted(found)
+
+
+def _is_unread(name: str) -> bool:
+    return not name.startswith(".") and _split_suffix(name)[1].lower() not in _SIDECARS
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
@@ -198,8 +213,9 @@ def _add_sidecars(media: NamedMedia, row: _Said, columns: Mapping[str, str]) -> 
     if not isinstance(name, str):
         return  # told as an error where the row is read
     stem = media.place(_split_suffix(name)[0])
-    if media.is_file(f"{stem}.json"):
-        beside = Path(f"{stem}.json")
+    described, captioned = (_beside(media, stem, suffix) for suffix in _SIDECARS)
+    if described is not None:
+        beside = described
         try:
             content = json.loads(text_of(beside))
         except ValueError as error:
@@ -211,8 +227,13 @@ def _add_sidecars(media: NamedMedia, row: _Said, columns: Mapping[str, str]) -> 
             if ours not in ("id", "video", "audio"):
                 _say(row, ours, value, beside)
         row.named = {**content, **row.named}
-    if media.is_file(f"{stem}.txt") and (text := " ".join(text_of(beside := Path(f"{stem}.txt")).split())):
-        _say(row, "caption", text, beside)
+    if captioned is not None and (text := " ".join(text_of(captioned).split())):
+        _say(row, "caption", text, captioned)
+
+
+def _beside(media: NamedMedia, stem: str, suffix: str) -> Path | None:
+    """The file of that suffix, in small or capital letters, beside the one of this stem."""
+    return next((Path(stem + case) for case in (suffix, suffix.upper()) if media.is_file(stem + case)), None)
 
 
 def _say(row: _Said, ours: str, value: Any, source: Path) -> None:
@@ -262,7 +283,7 @@ def _listed(root: Path, found: Sequence[tuple[_Said, ClipRecord]], test_list: st
 
 
 def _drawn(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: HeldOut) -> Iterator[Split]:
-    """Groups in an order that depends on their names and the seed alone: new clips leave the others where they were."""
+    """`groups_held_out` of the clips' groups."""
     groups = []
     for said, record in found:
         if held_out.group is None:
@@ -279,12 +300,19 @@ def _drawn(root: Path, found: Sequence[tuple[_Said, ClipRecord]], held_out: Held
             f"{root} holds {len(sizes)} group of clips, which cannot be divided into training and evaluation; add "
             "others, or give rows a split"
         )
-    order = sorted(sizes, key=lambda name: hashlib.sha256(f"{held_out.seed} {name}".encode()).digest())
-    test: set[str] = set()
-    held = 0
-    for name in order[:-1]:
-        if held >= held_out.share * len(found):
-            break
-        test.add(name)
-        held += sizes[name]
+    test = groups_held_out(sizes, held_out.share, held_out.seed)
     return iter(["test" if group in test else "train" for group in groups])
+
+
+def groups_held_out(names: Collection[str], share: float, seed: int) -> set[str]:
+    """Those of at least two groups that are kept for evaluation.
+
+    Each is drawn by itself, by its name and the seed, so that clips that are added leave the others where they were:
+    what a model was trained on is never what it is judged by later. The share is therefore met on average only. One
+    group is kept and one left whatever is drawn.
+    """
+    drawn = {name: int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()) / 2**256 for name in names}
+    kept = {name for name, place in drawn.items() if place < share}
+    if not kept:
+        return {min(drawn, key=drawn.__getitem__)}
+    return kept - {max(drawn, key=drawn.__getitem__)} if len(kept) == len(drawn) else kept

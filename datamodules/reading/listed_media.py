@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from components.errors import InputError
-from datamodules.reading.folder import SOUNDS, VIDEOS
+from datamodules.reading.folder import SOUNDS, VIDEOS, groups_held_out
 from datamodules.reading.records import ClipRecord
 from datamodules.reading.speech_manifest import RecordsBySplit, text_of
 
@@ -57,19 +56,28 @@ class ListedMedia:
             raise InputError(f"{root} holds no media files ({', '.join(sorted(wanted))}); unpack them below it")
         self._listed, self._absent = 0, 0
 
-    def find(self, *stems: str, below: str | None = None) -> Path | None:
+    def find(self, *stems: str, below: str | None = None, others: Sequence[str] = ()) -> Path | None:
         """The file of the first of these names, without suffix, that is there.
 
         Args:
             stems: names in the order in which to try them.
             below: name of a folder in which the file lies, at any depth; None for anywhere.
+            others: beginnings of folders' names in which another file of that name may lie.
 
         Raises:
             InputError: there is none, and that is an error.
         """
         self._listed += 1
         paths = (path for stem in stems for path in self._files.get(stem, ()))
-        found = next((path for path in paths if below is None or below in path.relative_to(self.root).parts), None)
+        placed = ((path, path.relative_to(self.root).parts[:-1]) for path in paths)
+        found = next(
+            (
+                path
+                for path, folders in placed
+                if (below is None or below in folders) and not any(name.startswith(tuple(others)) for name in folders)
+            ),
+            None,
+        )
         if found is None:
             if self.missing == "error":
                 where = "" if below is None else f" in a folder {below}"
@@ -158,9 +166,7 @@ def json_of(path: Path) -> Any:
 def held_out(
     records: Iterable[ClipRecord], group: Callable[[ClipRecord], str], share: float, seed: int
 ) -> RecordsBySplit:
-    """Records without split, divided: whole groups in an order that depends on their names and the seed alone.
-
-    New records leave the others where they were. At least one group is kept and one left.
+    """Records without split, divided in whole groups (`groups_held_out`).
 
     Raises:
         InputError: the share is not between 0 and 1, or all records are of one group.
@@ -173,13 +179,7 @@ def held_out(
     total = sum(map(len, groups.values()))
     if len(groups) < 2:
         raise InputError(f"the {total} clips found are of {len(groups)} group and cannot be divided; add others")
-    order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    kept, test = 0, set()
-    for name in order[:-1]:
-        if kept >= share * total:
-            break
-        test.add(name)
-        kept += len(groups[name])
+    test = groups_held_out(groups, share, seed)
     return {
         "train": [record for name, members in groups.items() if name not in test for record in members],
         "test": [record for name, members in groups.items() if name in test for record in members],

@@ -51,6 +51,8 @@ class ReferenceVoices:
         shortest_s: shortest reference that is drawn; None always fills the slot as far as the utterance reaches.
         missing: "none" leaves a record without reference where there is none, "error" ends the run.
         skip_mute: pass over files without sound track, also where ``on_corrupt`` is "error".
+        audio_track: track of the recordings' files that is read, as for their clips; a file that a record names as its
+            reference has its own default.
 
     Raises:
         InputError: the slot's length is not positive.
@@ -67,13 +69,14 @@ class ReferenceVoices:
         shortest_s: float | None = None,
         missing: Literal["none", "error"] = "none",
         skip_mute: bool = False,
+        audio_track: int | None = None,
     ) -> None:
         if not 0 < reference_s < float("inf"):
             raise InputError(f"reference_s is {reference_s}; it must be positive, or null for no references")
         self.num_samples, self.sample_rate = round(reference_s * sample_rate), sample_rate
         self.shortest = None if shortest_s is None else round(shortest_s * sample_rate)
         self.long_references, self.on_corrupt, self.missing = long_references, on_corrupt, missing
-        self._skips_mute = skip_mute
+        self._skips_mute, self._audio_track = skip_mute, audio_track
         self._voices: dict[str, list[ClipRecord]] = {}
         self._recordings: dict[str, list[ClipRecord]] = {}
         self._places: dict[str, int] = {}
@@ -87,7 +90,7 @@ class ReferenceVoices:
         # shared memory: the worker processes of a loader count together
         self._without = torch.zeros(len(records), dtype=torch.uint8).share_memory_()
         self._unusable: set[str] = set()
-        self._kept: dict[tuple[Path, Span | None], tuple[Tensor, int]] | None = {} if cache else None
+        self._kept: dict[tuple[Path, Span | None, int | None], tuple[Tensor, int]] | None = {} if cache else None
 
     @property
     def without_count(self) -> int:
@@ -119,10 +122,10 @@ class ReferenceVoices:
         draw = PieceDraw.drawn(generator, self.shortest)
         if record.reference is not None:
             with _blamed_on_the_reference():
-                return self._read(record.reference, None, draw)
+                return self._read(record.reference, None, draw, None)
         for other in self._others(record, generator):
             try:
-                return self._read(other.sound or other.path, other.span_s, draw)
+                return self._read(_file(other), other.span_s, draw, self._audio_track)
             except InputError as reason:
                 self._skip(other, reason)
         if is_mute:
@@ -171,7 +174,7 @@ class ReferenceVoices:
 
     def _piece(self, record: ClipRecord, clip_s: Span | None, draw: PieceDraw) -> tuple[Tensor, int] | None:
         """A piece of a record's sound outside the clip, None if there is no room for one."""
-        with SoundReader(_file(record)) as sound:
+        with SoundReader(_file(record), self._audio_track) as sound:
             parts = parts_outside(_within(sound.span_s, record.span_s), clip_s)
             room_s = max((end_s - begin_s for begin_s, end_s in parts), default=0.0)
             longest = min(self.num_samples, int(room_s * self.sample_rate))
@@ -182,12 +185,12 @@ class ReferenceVoices:
             samples = sound.read(start_s, length, self.sample_rate)
         return pad(samples, (0, self.num_samples - length)), length
 
-    def _read(self, path: Path, span_s: Span | None, draw: PieceDraw) -> tuple[Tensor, int]:
+    def _read(self, path: Path, span_s: Span | None, draw: PieceDraw, track: int | None) -> tuple[Tensor, int]:
         """An utterance that fits the slot whole, or what was drawn of it."""
-        if self._kept is not None and (path, span_s) in self._kept:
-            return self._shortened(*self._kept[path, span_s], draw)
+        if self._kept is not None and (path, span_s, track) in self._kept:
+            return self._shortened(*self._kept[path, span_s, track], draw)
         slot_s = self.num_samples / self.sample_rate
-        with SoundReader(path) as sound:
+        with SoundReader(path, track) as sound:
             begin_s, end_s = _within(sound.span_s, span_s)
             # coded tracks end at a multiple of their block, so a length is known to some milliseconds
             if self.long_references == "error" and end_s - begin_s > slot_s + 0.05:
@@ -209,7 +212,7 @@ class ReferenceVoices:
         if not fits:
             return found
         if self._kept is not None:  # of longer ones every draw is another part
-            self._kept[path, span_s] = found
+            self._kept[path, span_s, track] = found
         return self._shortened(*found, draw)
 
     def _shortened(self, samples: Tensor, held: int, draw: PieceDraw) -> tuple[Tensor, int]:

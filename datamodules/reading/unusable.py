@@ -15,9 +15,12 @@ from datamodules.reading.records import ClipRecord
 _log = logging.getLogger("avsync.data")
 _MAX_NAMED = 10
 
+WHOLE: tuple[Fault, ...] = ("shorter than a clip", "without sound")
+"""Faults of all clips of a recording; the others may be one clip's alone."""
+
 
 class UnusableClips:
-    """Reports each unusable recording once, by name and with a running count, and ends the run when they are too many.
+    """Reports each recording with an unusable clip once, by name and with a running count; ends the run at too many.
 
     The marks live in shared memory, so all worker processes of one training process count together.
 
@@ -38,7 +41,7 @@ class UnusableClips:
 
     @property
     def count(self) -> int:
-        """Recordings found unusable so far."""
+        """Recordings in which an unusable clip was met so far."""
         return int((self._faults > 0).sum())
 
     @property
@@ -57,12 +60,13 @@ class UnusableClips:
         part._first = self._first + first
         return part
 
-    def known(self, index: int) -> bool:
-        """True if the recording was found unusable before."""
-        return bool(self._faults[self._first + index])
+    def known(self, index: int, faults: Sequence[Fault] = FAULTS) -> bool:
+        """True if one of these faults was found in the recording before."""
+        mark = int(self._faults[self._first + index])
+        return mark > 0 and FAULTS[mark - 1] in faults
 
     def report(self, index: int, reason: InputError) -> None:
-        """Marks a recording as unusable.
+        """Marks a recording of which a clip is unusable.
 
         Raises:
             InputError: if now more than the allowed share is unusable; names the first of them.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -70,6 +72,8 @@ def check_exists(path: str, option: str = "ckpt_path") -> None:
 def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path") -> Path:
     """The checkpoint that was written last in any run of an experiment and is whole.
 
+    One with weights alone gives way to another of the same run and step that has all.
+
     Args:
         experiment: folder of the runs, ``<root>/<experiment>``, with ``version_*/checkpoints`` below.
         to_train: pass over those without the optimizer's state, with which no training can go on.
@@ -89,14 +93,33 @@ def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path
         except InputError as error:
             refused.append(str(error))
             continue
-        if not to_train or _holds_optimizer(path):
+        if _holds_optimizer(path):
             return path
+        if not to_train:
+            # SlimCheckpoint writes after the whole one of the same step, and rounds
+            return next((one for one in _of_the_same_step(path, found) if _holds_optimizer(one)), path)
         refused.append(f"'{path}' holds weights alone")
     why = f" ({'; '.join(refused[:3])})" if refused else ""
     raise InputError(
         f"{option} is last, but no run in '{experiment}' has left a whole checkpoint to go on from{why}; leave "
         f"{option} out to begin anew, or give the path of one"
     )
+
+
+def _of_the_same_step(path: Path, found: Iterable[Path]) -> Iterator[Path]:
+    """Whole checkpoints beside a file."""
+    step = None if path.is_dir() else _step_of(path)
+    for other in found:
+        if step is None or other.parent != path.parent or other.is_dir() or other == path:
+            continue
+        with contextlib.suppress(InputError, pickle.UnpicklingError):
+            check_checkpoint(str(other), on_every_rank=True)
+            if _step_of(other) == step:
+                yield other
+
+
+def _step_of(path: Path) -> object:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
 
 
 def _holds_optimizer(path: Path) -> bool:

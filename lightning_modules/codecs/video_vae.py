@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from callbacks.ema import judged_weights
 from callbacks.evaluation import gathered, logged_scalars
 from callbacks.judge import each_once
 from components.codecs.no_autocast import no_autocast
@@ -240,9 +241,8 @@ class VideoVAEModule(SeededModule):
         self.on_validation_epoch_end()
 
     def on_train_end(self) -> None:
-        """Takes the statistics anew if the last validation judged other weights than the run ends with."""
-        averaged = hasattr(self, "ema")  # validation then judges averages
-        if self._normalised_at == self.trainer.global_step and not averaged:
+        """Takes the statistics anew if the last validation was before the last step."""
+        if self._normalised_at == self.trainer.global_step:
             return
         data = getattr(self.trainer, "datamodule", None)
         # a run without validation has held-out clips all the same
@@ -253,7 +253,7 @@ class VideoVAEModule(SeededModule):
             loader = data.val_dataloader()
         statistics = VideoLatentStatistics.empty()
         self.eval()
-        with torch.no_grad():
+        with torch.no_grad(), judged_weights(self.trainer, self):
             for batch in loader:
                 moved: ClipBatch = self.trainer.strategy.batch_to_device(batch)
                 raw = self._posterior(self._pixels(moved)).mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
+from torch.optim.lr_scheduler import OneCycleLR
 
+from callbacks.pace import PacedCallback
 from components.errors import InputError
 from components.weights.whole_folder import whole_folder
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
@@ -23,6 +26,7 @@ class FinishingFitLoop(_FitLoop):
     Lightning takes it as done when a run goes on. After a stop (see `GracefulStop`) it is made up for before the next
     step. Checkpoints of every so many steps are written right before the validation that is due at the same step, and
     mostly that follows; it is made up for where nothing is left to train and so nothing would ever tell the outcome.
+    Where training was told to end after a validation that not all metrics took part in, it validates once more.
     """
 
     _is_due = False
@@ -51,11 +55,24 @@ class FinishingFitLoop(_FitLoop):
         return super().skip and not (self._is_due and self.max_batches and self.trainer.enable_validation)
 
     def on_run_start(self) -> None:
-        """The validation, once everybody knows that training begins."""
+        """The validation, once everybody knows that training begins.
+
+        Raises:
+            InputError: if a schedule ends before the training does.
+        """
+        _check_schedules(self.trainer)
         super().on_run_start()
         if self._is_due and self.trainer.enable_validation and (self._was_begun or self.done):
             self._validate()
         self._is_due = False
+
+    def on_run_end(self) -> None:
+        """The metrics that the last validation left out, before everybody is told that training ends."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        paced = [callback for callback in callbacks if isinstance(callback, PacedCallback)]
+        if self.trainer.should_stop and self.trainer.enable_validation and not all(one.measures for one in paced):
+            self._validate()
+        super().on_run_end()
 
     def _validate(self) -> None:
         validation = self.epoch_loop.val_loop
@@ -68,6 +85,19 @@ class FinishingFitLoop(_FitLoop):
         self.trainer._logger_connector._first_loop_iter = first_iteration
         # the epoch's loop would take it for the one it looks for at the end of an epoch, and not begin at all
         validation._has_run = False
+
+
+def _check_schedules(trainer: Trainer) -> None:
+    """Of a run that counts epochs, whose steps nobody knew before (`preflight` has looked at the others)."""
+    if trainer.max_steps >= 0:
+        return
+    for config in trainer.lr_scheduler_configs:
+        schedule, steps = config.scheduler, trainer.estimated_stepping_batches
+        if config.interval == "step" and isinstance(schedule, OneCycleLR) and schedule.total_steps < steps < math.inf:
+            raise InputError(
+                f"model.lr_scheduler.total_steps is {schedule.total_steps}, but the schedule is stepped {steps:.0f} "
+                f"times (in trainer.max_epochs = {trainer.max_epochs}); set total_steps to {steps:.0f}"
+            )
 
 
 class AVSyncTrainer(Trainer):

@@ -247,7 +247,12 @@ class HarmonyConditions:
             return replace(
                 joint, given={"audio": self.inputs.audio(batch).latents}, shapes={"video": joint.shapes["video"]}
             )
-        return replace(joint, given={"video": self.inputs.video(batch)}, shapes={"audio": joint.shapes["audio"]})
+        conditions, video = joint.conditions, self.inputs.video(batch)
+        if conditions.silence is not None and not self.generation.from_image:
+            # the given video's own first frame, as where this is the task: the joint anchor is grey, or none
+            still = self.inputs.codec().still(self.inputs.pixels(batch.video[:, :1])[:, 0], video.shape[2])
+            conditions = replace(conditions, still=still)
+        return replace(joint, conditions=conditions, given={"video": video}, shapes={"audio": joint.shapes["audio"]})
 
     def _texts(self, batch: ClipBatch, with_negatives: bool) -> tuple[ModalityText, ModalityText]:
         """The texts of the video and of the sound."""

@@ -292,16 +292,20 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             guidance: instead of the sampler's own.
             label: what the progress bar says.
         """
-        return self.sample(self.encode_conditions(batch), batch, guidance, label)
+        return self.sample(self.encode_conditions(batch, guidance), batch, guidance, label)
 
     @torch.no_grad()
-    def encode_conditions(self, batch: ClipBatch) -> EncodedClips:
+    def encode_conditions(self, batch: ClipBatch, guidance: SyncCFG | None = None) -> EncodedClips:
         """Everything that is encoded, once for all variants.
+
+        Args:
+            batch: the clips.
+            guidance: what is encoded for, with its anchors and negative texts; None for the sampler's own.
 
         Raises:
             InputError: if what the task is driven by is missing or does not fit.
         """
-        return self.conditions.encode(batch, self.sampler.guidance)
+        return self.conditions.encode(batch, guidance or self.sampler.guidance)
 
     @torch.no_grad()
     def sample(

@@ -51,15 +51,22 @@ class Preparation:
         """
         rank, world_size = place_among_processes()
         plan = self.store.plan
+        lost: list[InputError] = []
         mine = [shard for shard in range(rank, plan.num_shards, world_size) if not self.store.has(shard)]
         for shard in tqdm(mine, desc="encoding", unit="shard", disable=not mine):
-            self.store.write(shard, self._items(plan.items_of(shard)))
+            self.store.write(shard, self._items(plan.items_of(shard), lost))
             self.clips.forget()
         return self.store.finish()
 
-    def _items(self, numbers: range) -> Iterator[bytes]:
-        """Items as bytes, in order."""
-        plan, skipped = self.store.plan, 0
+    def _items(self, numbers: range, lost: list[InputError]) -> Iterator[bytes]:
+        """Items as bytes, in order.
+
+        Args:
+            numbers: of one shard.
+            lost: why clips of earlier shards cannot be used; those of this one are added. The share that may be lost
+                is one of all clips, as in training: a shard of few clips has room for none.
+        """
+        plan = self.store.plan
         keys = [
             SampleKey(item=number // plan.offsets, position=0, offset=number % plan.offsets)
             for number in numbers
@@ -70,13 +77,13 @@ class Preparation:
             encoded = iter(self.encoder.encode([clip for clip in read if isinstance(clip, Clip)]))
             for clip in read:
                 # what was asked to be passed over is no part of the share
-                is_lost = isinstance(clip, InputError) and clip.fault not in self.clips.unusable.expected
-                skipped += is_lost
-                if is_lost and skipped > self.max_corrupt_fraction * len(keys):
-                    raise InputError(
-                        f"{skipped} of {len(keys)} clips of a shard cannot be used, more than data.max_corrupt_fraction"
-                        f" = {self.max_corrupt_fraction:g} allows; the last one: {clip}"
-                    )
+                if isinstance(clip, InputError) and clip.fault not in self.clips.unusable.expected:
+                    lost.append(clip)
+                    if len(lost) > self.max_corrupt_fraction * plan.num_clips:
+                        raise InputError(
+                            f"{len(lost)} of {plan.num_clips} clips cannot be used, more than data.max_corrupt_fraction"
+                            f" = {self.max_corrupt_fraction:g} allows; the last one: {clip}"
+                        )
                 item = unusable(str(clip)) if isinstance(clip, InputError) else next(encoded)
                 yield item.narrow(dtype).to_bytes()
         if plan.num_clips in numbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any, cast
 
@@ -375,7 +376,7 @@ class SyncphonyModule(GenerativeModule[EncodedConditions]):
         position = self._position_among_columns(batch, index)
         if position is not None:
             # batches that cover the columns together take prefixes of one length, as one batch of all of them does
-            index = position // max(len(batch), self.pyramid.num_columns)
+            index = position // lcm(len(batch), self.pyramid.num_columns)
         n = stratified_n(index, 0, 1, num_units, self.shortest_prefix, self.noise_seed)
         units = units_per_stage(n, num_units, self.pyramid.schedule.stages, self.shortest_prefix)
         if latents is None:

@@ -11,6 +11,7 @@ from callbacks.clip_metrics import ClipMetrics
 from components.contracts import ClipBatch, Generation
 from components.errors import InputError
 from components.metrics.scorers import ClipScorer, ClipScores
+from lightning_modules.command_line.trainer import AVSyncTrainer
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 from tests.callbacks.test_cyclesync import evaluated, quiet_trainer
 
@@ -149,6 +150,18 @@ def test_a_wrong_scorer_is_named(tmp_path):
     assert not callback.results
 
 
+_QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 1,
+    "val_check_interval": 1,
+}
+
+
 def _training(tmp_path, callback, *others):
     trainer = quiet_trainer(
         tmp_path, max_steps=5, val_check_interval=1, limit_val_batches=1, callbacks=[callback, *others]
@@ -220,6 +233,51 @@ def test_a_training_that_is_told_to_stop_ends_with_a_measured_validation(tmp_pat
 
     _training(tmp_path, Stop(), Seen(Levels(), every_n_evaluations=100))
     assert seen == [(1, False), (2, True)]
+
+
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_a_validation_that_a_stop_breaks_off_counts_once(tmp_path, stopped_at):
+    class Stopped(Exception):
+        pass
+
+    class Stop(L.Callback):
+        def on_validation_batch_end(self, trainer, *_):
+            if trainer.global_step == 2 and not (tmp_path / "stopped.ckpt").exists():
+                trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+                raise Stopped
+
+    seen = []
+
+    class Seen(ClipMetrics):
+        def conclude(self, trainer, module):
+            seen.append((self.global_step, bool(self.results)))
+
+    def fit(ckpt_path=None):
+        callbacks = [Seen(Levels(), every_n_evaluations=2 + stopped_at), Stop()]
+        trainer = AVSyncTrainer(**_QUIET, default_root_dir=tmp_path, max_steps=7, callbacks=callbacks)
+        trainer.fit(JumpingSquares(), datamodule=SquareClips(), ckpt_path=ckpt_path)
+
+    with pytest.raises(Stopped):
+        fit()
+    fit(tmp_path / "stopped.ckpt")
+    interrupted = list(seen)
+    seen.clear()
+    fit()
+    assert interrupted == seen
+
+
+def test_a_training_that_early_stopping_ends_is_measured_once_more(tmp_path):
+    seen = []
+
+    class Seen(ClipMetrics):
+        def conclude(self, trainer, module):
+            seen.append((self.global_step, bool(self.results)))
+
+    stopping = EarlyStopping(monitor="train/base", patience=1, mode="max", check_on_train_epoch_end=False)  # it falls
+    callbacks = [Seen(Levels(), every_n_evaluations=100), stopping]
+    trainer = AVSyncTrainer(**_QUIET, default_root_dir=tmp_path, max_steps=50, callbacks=callbacks)
+    trainer.fit(JumpingSquares(), datamodule=SquareClips())
+    assert seen == [(1, False), (2, False), (2, True)]
 
 
 def test_nobody_chooses_by_what_is_not_always_measured(tmp_path):

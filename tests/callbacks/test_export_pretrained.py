@@ -2,6 +2,7 @@ import lightning as L
 import pytest
 import torch
 
+from callbacks.ema import EMA
 from callbacks.export_pretrained import ExportPretrained
 from components.errors import InputError
 from components.weights.identity import SUMS_FILE
@@ -9,11 +10,11 @@ from components.weights.whole_folder import whole_folder
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 
 
-def fit(module, folder, steps=2):
+def fit(module, folder, *callbacks, steps=2):
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[ExportPretrained(str(folder))],
+        callbacks=[ExportPretrained(str(folder)), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -32,6 +33,15 @@ def test_the_trained_weights_replace_an_earlier_export(tmp_path):
     assert {file.name for file in target.iterdir()} == {"layer.pt", SUMS_FILE}
     assert torch.equal(torch.load(target / "layer.pt")["weight"], module.layer.weight)
     assert [file.name for file in target.parent.iterdir()] == ["squares"]
+
+
+def test_the_average_is_written_where_one_is_kept(tmp_path):
+    """As ``avsync export`` does: it is what validation judged."""
+    module = JumpingSquares()
+    fit(module, tmp_path / "squares", EMA(decay=0.9))
+    written = torch.load(tmp_path / "squares/layer.pt")["weight"]
+    assert torch.equal(written, module.ema.layer.weight)
+    assert not torch.equal(written, module.layer.weight)
 
 
 def test_a_failed_run_or_export_leaves_the_earlier_one(tmp_path):

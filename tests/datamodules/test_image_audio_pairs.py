@@ -14,6 +14,7 @@ from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.writer import write_mp4, write_wav
 from datamodules.image_audio_pairs import ImageAudioPairs
+from tests.components.media.made_files import RATE, write_file
 from tests.datamodules.conftest import clip_of
 
 
@@ -67,6 +68,19 @@ def test_a_short_sound_ends_in_silence_and_says_so(
     assert audio[0, 8000:].abs().max() == 0
     assert audio[0, :8000].min() > 0.49
     assert "short.wav lasts 0.500 s, the video 2.000 s: it ends in silence" in caplog.text
+
+
+def test_the_sound_of_a_video_keeps_its_place_beside_the_picture(tmp_path: Path) -> None:
+    """Second 0 is the first frame, from which the clip begins; this sound begins half a second later."""
+    sound = np.zeros(2 * RATE, np.float32)
+    sound[RATE : RATE + 500] = 0.9  # a click one second into the track
+    late = [RATE // 2 + 1024 * k for k in range(-(-len(sound) // 1024))]
+    path = str(write_file(tmp_path / "late.mkv", "mpeg4", "pcm_s16le", sound, range(75), stamps=late))
+    module = pairs({"images": [path], "sounds": [path], "captions": ["a click"]})
+    module.setup("predict")
+    (batch,) = list(module.predict_dataloader())
+    loud = (batch.audio[0].abs() > 0.3).nonzero().flatten()
+    assert float(loud[0]) / 16000 == pytest.approx(1.5, abs=0.002)
 
 
 def test_words_and_a_voice_instead_of_a_sound(files: dict[str, list[str]]) -> None:

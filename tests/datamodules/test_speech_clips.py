@@ -376,7 +376,7 @@ def test_bare_clips_are_dealt_out_by_speaker(tmp_path: Path) -> None:
     assert [record.id for record in module.records("test")] == ["talk1_0", "talk1_1", "talk3_0", "talk3_1"]
     with pytest.raises(InputError, match=r"does not say what to train on; give its rows a split or set hold_out_every"):
         data(tmp_path).records("train")
-    with pytest.raises(InputError, match=r"hold_out_every is 9 but .* has 4 speakers; lower it"):
+    with pytest.raises(InputError, match=r"hold_out_every is 9 but .* has 4 speakers, or recordings.*; lower it"):
         data(tmp_path, hold_out_every=9).records("train")
     own = data(tmp_path, hold_out_every=2, speaker_pattern=r"talk(\d).*")
     assert own.records("train")[0].speaker == "0"
@@ -384,6 +384,20 @@ def test_bare_clips_are_dealt_out_by_speaker(tmp_path: Path) -> None:
         data(tmp_path, speaker_pattern="talk").records("train")
     with pytest.raises(InputError, match=r"speaker_pattern '\(' is no regular expression"):
         data(tmp_path, speaker_pattern="(").records("train")
+
+
+def test_pieces_of_one_recording_without_speaker_stay_together(tmp_path: Path) -> None:
+    for name in "ab":
+        write_speech(tmp_path / f"{name}.wav", 0, 0, seconds=4.0)
+    rows = [
+        {"id": f"{name}{k}", "audio": f"{name}.wav", "caption": "x", "start": k, "end": k + 1.2}
+        for k in range(3)
+        for name in "ab"
+    ]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    module = data(tmp_path / "set.jsonl", hold_out_every=2, audio_only=True)
+    assert {record.video_id for record in module.records("train")} == {"a.wav"}
+    assert {record.video_id for record in module.records("test")} == {"b.wav"}
 
 
 def test_voxceleb2(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from components.codecs.audio.log_mel import LogMelCodec
 from components.codecs.video.pixel import PixelCodec
 from components.errors import InputError
+from components.media.writer import write_wav
 from datamodules.folder_clips import FolderClips
 from datamodules.prepared.prepared_clip import PreparedClip
 from datamodules.prepared.store import Plan, Store
@@ -18,6 +19,7 @@ from datamodules.reading.cached_latents import CachedLatents, collate_prepared
 from datamodules.reading.clip_dataset import ClipDataset, collate_clips
 from datamodules.reading.clip_facts import facts_of_clips
 from datamodules.reading.order import SampleKey
+from datamodules.reading.records import ClipRecord
 from lightning_modules.preparation.clip_encoder import ClipEncoder
 from lightning_modules.preparation.preparation import Preparation
 from tests.datamodules.conftest import write_recording
@@ -154,9 +156,19 @@ def test_recordings_that_cannot_be_used_are_left_out_or_refused(tmp_path):
         preparation(root, tmp_path / "strict").run()
     with pytest.raises(InputError, match=r"more than data.max_corrupt_fraction = 0.1 allows"):
         preparation(root, tmp_path / "few", on_corrupt="skip", max_corrupt_fraction=0.1).run()
-    assert preparation(root, tmp_path / "cache", on_corrupt="skip", max_corrupt_fraction=1.0).run()
+    # three of nine clips, two of which lie in a shard of five
+    assert preparation(root, tmp_path / "cache", on_corrupt="skip", max_corrupt_fraction=0.34).run()
     cached = CachedLatents(str(tmp_path / "cache"), 0, facts(tmp_path / "cache"))
     assert {cached[SampleKey(1, position)].clip.video_id for position in range(20)} == {"a/0", "a/2"}
+
+
+def test_a_recording_that_was_changed_and_kept_its_size_is_noticed(tmp_path):
+    write_wav(tmp_path / "a.wav", 0.2 * torch.sin(torch.arange(16000) / 9), 16000)
+    records = [ClipRecord("a", tmp_path / "a.wav", "", "a")]
+    before = facts_of_clips(data(tmp_path).clip_settings(), records, 4)
+    assert facts_of_clips(data(tmp_path).clip_settings(), records, 4) == before
+    write_wav(tmp_path / "a.wav", 0.4 * torch.sin(torch.arange(16000) / 9), 16000)
+    assert facts_of_clips(data(tmp_path).clip_settings(), records, 4) != before
 
 
 def test_other_clips_and_other_offsets_are_refused(avsync_root, cache):
@@ -183,7 +195,7 @@ def test_mute_recordings_are_encoded_as_mute_or_passed_over(tmp_path):
         return clips, CachedLatents(str(folder), 0, facts(folder))
 
     clips, cached = prepared(tmp_path / "silence", "silence")
-    keys = [SampleKey(position % 3, position) for position in range(6)]
+    keys = [SampleKey(position % len(clips), position) for position in range(6)]
     raw = collate_clips([clips[key] for key in keys], SHAPE)
     batch = collate_prepared([cached[key] for key in keys], SHAPE)
     assert batch.mute.tolist() == raw.mute.tolist()

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.reading.clip_dataset import ClipDataset, collate_clips
 from datamodules.reading.order import EvaluationSampler, SampleKey
+from datamodules.reading.record_reader import Cut
 from datamodules.reading.records import ClipRecord
 
 ONSETS = (0.2, 1.1, 1.7, 2.3)
@@ -167,6 +170,39 @@ def test_loader_workers_count_together(records: list[ClipRecord]) -> None:
     found = list(loader)
     assert data.unusable.count == 2
     assert found == [("r2", False), ("r2", False), ("r2", True)]  # stand-ins are not counted in evaluation
+
+
+def test_a_bad_clip_takes_no_other_clips_of_its_recording_along(
+    tmp_path: Path, recording: Recording, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the clips of a validation would depend on those before it, and those of a training on its workers."""
+    records = []
+    for k, loudness in enumerate((0.5, 0.5)):
+        recording(tmp_path / f"{k}.mp4", 3.0, k, loudness=loudness)
+        records.append(ClipRecord(f"r{k}", tmp_path / f"{k}.mp4", "", f"v{k}"))
+    data = ClipDataset(records, FORM, "fixed", 3, on_corrupt="skip", max_corrupt_fraction=0.5)
+    whole = data.reader.read
+
+    def silent_middle(record: ClipRecord, place: float, whole_: bool = False) -> Cut:
+        cut = whole(record, place, whole_)
+        return cut._replace(audio=torch.zeros_like(cut.audio)) if record.id == "r0" and place == 0.5 else cut
+
+    data.reader = SimpleNamespace(read=silent_middle)  # type: ignore[assignment]
+    with caplog.at_level(logging.WARNING, "avsync.data"):
+        first, second = ([(data[item].id, data[item].valid) for item in range(6)] for _ in range(2))
+    assert first == second
+    assert [valid for _, valid in first] == [True, False, True, True, True, True]
+    assert data.unusable.count == 1 and len(caplog.records) == 1
+
+
+def test_captions_of_clips_that_are_encoded_once_differ(records: list[ClipRecord]) -> None:
+    """Which one a clip has depends on its name and offset alone: prepared as in a run."""
+    many = [replace(records[0], id=f"r{k}", caption="0", other_captions=("1", "2", "3")) for k in range(12)]
+    data = ClipDataset(many, FORM, "random", offsets=2)
+    keys = [SampleKey(item=item, position=0, offset=offset) for item in range(12) for offset in range(2)]
+    prepared = [data.exactly(key).caption for key in keys]
+    assert set(prepared) == {"0", "1", "2", "3"}
+    assert [data.exactly(key._replace(position=7)).caption for key in keys] == prepared
 
 
 def test_silence_is_an_error_in_evaluation_and_reported_in_training(

@@ -2,9 +2,12 @@
 
 import json
 import logging
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +72,30 @@ def test_a_sound_without_speaker_hears_another_piece_of_its_recording(tmp_path: 
         assert clip.reference is not None and clip.reference_length == round(0.8 * RATE)
         assert second_of(clip.audio) == pytest.approx(1.5, abs=1e-3)
         assert second_of(clip.reference) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_references_come_from_the_track_of_the_clips(tmp_path: Path) -> None:
+    """A camera's sound first, which is the default, and what is said second."""
+    for name, seconds in (("x", 4.0), ("y", 4.0)):
+        with av.open(tmp_path / f"{name}.mka", "w") as file:
+            streams = [file.add_stream("pcm_s16le", rate=RATE, layout="mono") for _ in range(2)]
+            for stream, level in zip(streams, (0.1, 0.4), strict=True):
+                block = np.full((1, round(seconds * RATE)), round(level * 32767), np.int16)
+                chunk = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+                chunk.sample_rate, chunk.pts, chunk.time_base = RATE, 0, Fraction(1, RATE)
+                file.mux(stream.encode(chunk))
+    for speaker in ({"speaker": "one"}, {}):  # another utterance of the voice, another piece of the recording
+        rows = [
+            {"id": f"{split}{name}", "audio": f"{name}.mka", "caption": "x", "split": split, **speaker}
+            for split in ("train", "test")
+            for name in "xy"
+        ]
+        for track, level in ((None, 0.1), (0, 0.1), (1, 0.4)):
+            module = data(manifest(tmp_path, rows), audio_track=track)
+            module.setup("fit")
+            clip = module.dataset("train").parts[0][SampleKey(0, 0)]
+            assert float(clip.reference[: clip.reference_length].mean()) == pytest.approx(level, abs=0.01)
+            assert float(clip.audio.mean()) == pytest.approx(level, abs=0.01)
 
 
 def test_a_piece_stays_in_the_parts_of_the_recording_that_the_split_has(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ def test_last_is_the_newest_whole_checkpoint_of_any_run(tmp_path: Path):
     (tmp_path / "version_3/checkpoints").mkdir(parents=True)
     assert newest_checkpoint(tmp_path, to_train=True) == stopped
     assert newest_checkpoint(tmp_path, to_train=False) == slim
+    # one of the same run and step that has all goes first: the slim one is rounded
+    write(tmp_path / "version_1/checkpoints/slim.ckpt", 30, global_step=9)
+    assert newest_checkpoint(tmp_path, to_train=False) == slim
+    write(tmp_path / "version_1/checkpoints/stopped.ckpt", 40, optimizer_states=[], global_step=9)
+    assert newest_checkpoint(tmp_path, to_train=False) == stopped
     stopped.unlink()
     assert newest_checkpoint(tmp_path, to_train=True) == first
     first.unlink()

@@ -55,6 +55,24 @@ def test_a_driven_variant_is_the_driven_task(task: str):
     assert torch.equal(given, batch.audio if task == "audio_to_video" else batch.video / 255)
 
 
+@pytest.mark.parametrize("without", ["grey", "none"])
+def test_the_sound_of_a_given_video_is_guided_away_from_its_own_picture(without: str):
+    """Also where videos are not made from a first frame, so that the joint task's anchor is another one, or none."""
+    settings: dict[str, Any] = {"from_image": False, "still_without_image": without}
+    batch, module = clips(), trained_module(variants=["video_to_audio"], **settings)
+    made = module.validation_step(batch, 0).variants["video_to_audio"]
+    alone = trained_module(task="video_to_audio", **settings).generate(batch)
+    torch.testing.assert_close(made.audio, alone.audio)
+
+
+def test_a_guidance_of_ones_own_is_encoded_for():
+    guidance, batch = SyncCFG("sync", video_sync_scale=3.0, audio_sync_scale=2.0), clips()
+    plain, guided = (trained_module(sampler=JointSampler(2, guidance=one)) for one in (SyncCFG("none"), guidance))
+    found, wanted = plain.generate(batch, guidance), guided.generate(batch)
+    assert torch.equal(found.video, wanted.video) and torch.equal(found.audio, wanted.audio)
+    assert not torch.equal(found.video, plain.generate(batch).video)
+
+
 @pytest.mark.parametrize(
     ("task", "given", "sentence"),
     [

@@ -481,6 +481,21 @@ def test_small_batches_cover_the_columns_together(tmp_path: Path):
         trainer(tmp_path, 1, accumulate_grad_batches=2).fit(module, loader)
 
 
+def test_batches_of_three_share_a_length_with_those_that_cover_the_columns_with_them(tmp_path: Path):
+    lengths: list[list[int]] = []
+    module = tiny_module()
+    build = module.pyramid.build
+
+    def recorded(latents: Tensor, units: list[int], *given: Any) -> list[TrainingColumn]:
+        lengths.append(units)
+        return build(latents, units, *given)
+
+    module.pyramid.build = recorded  # type: ignore[method-assign]
+    batches = [replace(clips(3, position=3 * index, seed=index), captions=["a ball"] * 3) for index in range(8)]
+    trainer(tmp_path, 2, accumulate_grad_batches=4).fit(module, DataLoader(batches, batch_size=None))
+    assert lengths[:4] == [lengths[0]] * 4 and lengths[4:] == [lengths[4]] * 4 and lengths[0] != lengths[4]
+
+
 def test_nothing_to_train_is_said():
     module = tiny_module(tiny_dit(first_late_block=5, audio_dim=None), audio_encoder=None)
     with pytest.raises(InputError, match="nothing to train"):
