@@ -269,7 +269,8 @@ class CrossTaskSynergy:
             video: clean latents ``[B, C, T_v, h, w]``, or None.
             audio: clean latents ``[B, C, T_a]``, or None.
             draws: the random numbers; a clip's rows share them.
-            audio_lengths: real latents of each sound ``[B]``, the rest is padding; None if all are.
+            audio_lengths: latents of each sound ``[B]`` that hold samples, the rest is padding of the codec; None if
+                all do. The silence with which data sets end a short sound (``pad_audio``) is learnt as any sound.
             mute: bool ``[B]``, clips without sound track; None if there is none.
             unseen: bool ``[B]``, clips without picture; None if there is none.
         """
@@ -306,7 +307,7 @@ class CrossTaskSynergy:
             if mute is not None:
                 sigma, clean, learnt = _unknown(mute.repeat(repeats), sigma, clean, learnt)
             if audio_lengths is not None:
-                # padding behind a short sound is noised and attended to, but its velocity is not learnt
+                # padding behind the last sample is noised and attended to, but its velocity is not learnt
                 at = torch.arange(audio.shape[2], device=device)
                 learnt = learnt & (at < audio_lengths[:, None]).repeat(repeats, 1)
             audio_rows = _noisy(audio, draws.audio_noise, sigma, clean, learnt, weight * self.audio_weight)
