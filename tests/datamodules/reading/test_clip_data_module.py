@@ -156,6 +156,27 @@ def test_an_epoch_goes_on_where_it_was_left(avsync_root: Path, tmp_path: Path) -
     assert second.train_ids == whole.train_ids[12:]
 
 
+def test_an_epoch_that_had_just_begun_begins_again(avsync_root: Path, tmp_path: Path) -> None:
+    """Where a signal in an epoch's last batch stops a run (`GracefulStop`)."""
+
+    class Keep(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+            if trainer.global_step == 8:
+                trainer.save_checkpoint(tmp_path / "begun.ckpt")
+
+    def run(ckpt: Path | None = None) -> Recorder:
+        model = Recorder()
+        settings = {"limit_val_batches": 0, "callbacks": [] if ckpt else [Keep()], **BY_EPOCHS}
+        trainer(tmp_path, -1, max_epochs=4, **settings).fit(
+            model, datamodule=data(avsync_root), ckpt_path=ckpt, weights_only=False
+        )
+        return model
+
+    whole, second = run(), run(tmp_path / "begun.ckpt")
+    assert whole.positions == list(range(0, 32, 2)) and second.positions == whole.positions[8:]
+    assert second.train_ids == whole.train_ids[16:]
+
+
 @pytest.mark.parametrize("amount", [2, 0.67])
 def test_overfitting_holds_the_clips_and_not_the_positions(
     avsync_root: Path, tmp_path: Path, amount: int | float
