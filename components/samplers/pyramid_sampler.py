@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -46,6 +47,17 @@ class Conditions:
     text: TextFeatures
     negative_text: TextFeatures | None
     audio: AudioContext | None
+
+    @cached_property
+    def both_texts(self) -> TextFeatures:
+        """Prompts with their negatives behind them, put together once for all steps.
+
+        Raises:
+            ValueError: if there are no negatives.
+        """
+        if self.negative_text is None:
+            raise ValueError("text guidance is on but there is no negative prompt")
+        return stack_text(self.text, self.negative_text)
 
 
 class PyramidSampler:
@@ -197,7 +209,7 @@ class PyramidSampler:
         """Memory for the units behind the image; ``level0`` are latents at the lowest resolution."""
         text = conditions.text
         if TextGuidance(self.video_text_scale).enabled and conditions.negative_text is not None:
-            text = stack_text(text, conditions.negative_text)
+            text = conditions.both_texts
         free, context = free_bytes(level0.device), model.backbone.context
         if context is not None:
             free = context.least(free, level0.device)  # of the tokens they share, all compute or all remember
@@ -244,10 +256,7 @@ def evaluate_branches(
     device = clips[-1].device
     text, audio = conditions.text, conditions.audio
     if negative:
-        if conditions.negative_text is None:
-            raise ValueError("text guidance is on but there is no negative prompt")
-        # positive rows first, as `Branches` is read below
-        text = stack_text(text, conditions.negative_text)
+        text = conditions.both_texts  # positive rows first, as `Branches` is read below
         twice = torch.arange(rows, device=device).repeat(2)
         clips = [clip[twice] for clip in clips]
         # the negative branch hears the sound too: text guidance must not change what is heard

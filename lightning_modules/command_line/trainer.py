@@ -60,8 +60,8 @@ class FinishingFitLoop(_FitLoop):
         Raises:
             InputError: if a schedule ends before the training does.
         """
-        _check_schedules(self.trainer)
         super().on_run_start()
+        _check_schedules(self.trainer)
         if self._is_due and self.trainer.enable_validation and (self._was_begun or self.done):
             self._validate()
         self._is_due = False

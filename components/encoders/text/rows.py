@@ -85,10 +85,10 @@ def stack_text(*batches: TextFeatures) -> TextFeatures:
         tokens.append(torch.nn.functional.pad(features.tokens, (0, 0, 0, extra)))
         masks.append(torch.nn.functional.pad(features.mask, (0, extra)))
     pooled = [features.pooled for features in batches if features.pooled is not None]
+    known = [features.known_spans for features in batches if features.known_spans is not None]
     return TextFeatures(
         torch.cat(tokens),
         torch.cat(masks),
         torch.cat(pooled) if len(pooled) == len(batches) else None,
-        # asked of the batches, which remember it: where a mask must be read, it is read once and not in every step
-        tuple(span for features in batches for span in features.spans),
+        tuple(span for spans in known for span in spans) if len(known) == len(batches) else None,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from components.backbones.syncphony.model import SyncphonyDiT
+from components.contracts import TextFeatures
 from components.encoders.text.rows import stack_text
 from components.errors import InputError
 from components.guidance.guidance import AudioSyncGuidance, TextGuidance, guided_velocity
@@ -241,6 +242,19 @@ def test_stacked_text_is_padded_with_masked_tokens():
     assert stacked.mask[2:].tolist() == [[True, True, False, False, False]] * 2
     assert stacked.pooled is not None and stacked.pooled.shape[0] == 4
     assert stack_text(replace(long, pooled=None), replace(short, pooled=None)).pooled is None
+
+
+def test_texts_are_put_together_and_read_once(monkeypatch: pytest.MonkeyPatch):
+    """Not in every step: of texts whose lengths nobody told, that would wait for the device as often."""
+    dit, stacked = tiny_dit(), []
+
+    def noted(*texts: TextFeatures) -> TextFeatures:
+        stacked.append(stack_text(*texts))
+        return stacked[-1]
+
+    monkeypatch.setattr("components.samplers.pyramid_sampler.stack_text", noted)
+    sampled(dit, [0, 1], PyramidSampler(video_steps=(2, 1, 2), video_text_scale=3.0))
+    assert len(stacked) == 1 and stacked[0].known_spans is not None
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
