@@ -93,7 +93,10 @@ class SubprocessV2A(V2AModel):
         self.stays = stays
         self._program: subprocess.Popen[str] | None = None
         if stays and any("{jobs}" in part for part in self.command):
-            raise InputError("command holds {jobs}, but a program that stays reads its lists from standard input")
+            raise InputError(
+                "command holds {jobs}, but with stays: true a program reads its lists from standard input; leave "
+                "{jobs} out"
+            )
         if any(part.startswith("{runners}") for part in self.command) and not builds_shapes_only():
             self._check_runner()
 

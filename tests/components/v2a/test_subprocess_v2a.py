@@ -180,7 +180,7 @@ def test_commands_that_cannot_work(tmp_path):
         InputError, match=r"ended with status 1: the first argument is ''; it has to be vaura or mmaudio"
     ):
         SubprocessV2A(program, str(tmp_path))
-    with pytest.raises(InputError, match=r"command holds \{jobs\}, but a program that stays reads its lists from"):
+    with pytest.raises(InputError, match=r"command holds \{jobs\}, but with stays: true .*; leave \{jobs\} out"):
         SubprocessV2A([sys.executable, "program.py", "{jobs}"], str(tmp_path), stays=True)
     with torch.device("meta"):  # where only shapes are counted, nothing is run
         assert SubprocessV2A(program, str(tmp_path)).identifying_settings()["command"] == program
