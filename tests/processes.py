@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -37,6 +37,12 @@ class Ended:
 
     status: int
     said: str
+
+
+def told(ended: Sequence[Ended], most: int = 4000) -> str:
+    """How each process ended, with the first and the last of what it said, between which stacks are long."""
+    excerpts = [e.said if len(e.said) <= 2 * most else f"{e.said[:most]}\n[...]\n{e.said[-most:]}" for e in ended]
+    return "\n".join(f"status {e.status}:\n{said}" for e, said in zip(ended, excerpts, strict=True))
 
 
 def served(function: Callable[..., Any], *arguments: Any, name: str | None = None) -> Any:

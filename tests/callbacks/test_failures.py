@@ -12,7 +12,7 @@ from callbacks.results import ResultsWriter
 from components.contracts import MetricResult
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 
 class FailsOnRankOne(EvaluationCallback):
@@ -78,7 +78,7 @@ def fit_on_two_ranks(folder):
 
 def test_a_failure_on_one_rank_is_one_on_all_and_nobody_waits(tmp_path):
     ended = run_ranks(fit_on_two_ranks, (tmp_path,), 2, folder=tmp_path)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert [seen["mine"] for seen in first] == [{}, {}, {"mine": 8.0}]

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.components.backbones.sharded_ranks import inputs, loss_of, main
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 from tests.tiny_syncphony import VARIANTS, tiny_dit
 
 
 def test_two_processes_hold_half_the_model_each_and_train_all_of_it(tmp_path: Path):
     ended = run_ranks(main, (tmp_path / "store",), 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-2000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -24,7 +24,7 @@ from lightning_modules.preparation.clip_encoder import ClipEncoder
 from lightning_modules.preparation.preparation import Preparation
 from tests.datamodules.conftest import write_recording
 from tests.datamodules.reading.prepared_clips import SHAPE, data, preparation, train, train_on_two_ranks
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 STEPS = 14
 
@@ -83,7 +83,7 @@ def test_two_ranks_go_on_from_one_and_share_its_batches(avsync_root, cache, tmp_
     steps = stop + (STEPS - stop) // 2
     given = (avsync_root, cache, tmp_path, steps, tmp_path / f"{stop}.ckpt", workers)
     ended = run_ranks(train_on_two_ranks, given, 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     rest = [batch for step in zip(*ranks, strict=True) for batch in step]
     assert first + rest == whole[: len(first) + len(rest)]

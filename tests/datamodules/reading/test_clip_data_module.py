@@ -14,7 +14,7 @@ from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
 from datamodules.avsync15 import AVSync15
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 
 class Recorder(L.LightningModule):
@@ -227,7 +227,7 @@ def fit_on_two_ranks(root: Path, folder: Path) -> None:
 
 def test_two_ranks_share_one_order_and_one_rank_can_go_on(avsync_root: Path, tmp_path: Path) -> None:
     ended = run_ranks(fit_on_two_ranks, (avsync_root, tmp_path), 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["positions"] == [0, 4, 8, 12]
     assert ranks[1]["positions"] == [2, 6, 10, 14]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from components.backbones.lora import is_adapter
 from tests.lightning_modules.harmony.lora_ranks import fit, fit_sharded
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -16,7 +16,7 @@ def test_two_sharded_processes_train_the_same_adapters(tmp_path: Path):
     for name in ("two", "one"):
         (tmp_path / name).mkdir()
     ended = run_ranks(fit_sharded, (tmp_path / "two",), 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
     sharded = tmp_path / "two" / "2.ckpt"
     mine, theirs = (torch.load(path, weights_only=True) for path in (sharded, fit(tmp_path / "one")))
     assert mine["frozen"] == theirs["frozen"]

@@ -26,7 +26,7 @@ from components.backbones.syncphony.model import SyncphonyDiT
 from components.weights.identity import sha256_of_tensors
 from lightning_modules.__main__ import main
 from tests.lightning_modules.tiny_module import tiny_dit
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 from tests.tiny_syncphony import randomise
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -179,7 +179,7 @@ def avsync(command: str, config: Path, *options: str, status: int = 0) -> None:
     """One run on as many processes as its configuration asks for; all of them must end with this status."""
     arguments = [command, "--config", str(config), *options]
     ended = run_ranks(run_command, (arguments,), _devices(arguments), timeout_s=600)
-    assert [one.status for one in ended] == [status] * len(ended), "\n".join(one.said[-8000:] for one in ended)
+    assert [one.status for one in ended] == [status] * len(ended), told(ended)
 
 
 def launched(command: str, config: Path, *options: str, status: int = 0) -> None:

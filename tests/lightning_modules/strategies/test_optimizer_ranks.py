@@ -9,7 +9,7 @@ import torch
 
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from tests.lightning_modules.strategies.optimizer_ranks import MIDDLE, RANKS, STEPS, optimizers, run, train_all
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 APART = {"MuonAdamW": 0.05, "AdamW8bit": 0.01, "AdamW4bit": 0.2, "AdamWFp8": 0.02}
 """Of what weights have moved, how far those of two processes may be from those of one.
@@ -26,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in optimizers():
         run(folder, name, MIDDLE)[0].save_checkpoint(folder / f"{name}.alone")
     for ended in run_ranks(train_all, (folder, list(optimizers())), RANKS):
-        assert ended.status == 0, ended.said[-3000:]
+        assert ended.status == 0, told([ended])
     return folder
 
 

@@ -7,12 +7,12 @@ from components.objectives.prefix_lengths import stratified_n
 from components.weights.pretrained import sha256_of_tensors
 from tests.lightning_modules.strategies.two_ranks import main
 from tests.lightning_modules.tiny_module import tiny_dit, tiny_module
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 
 def test_two_gloo_processes_train_one_model(tmp_path: Path):
     ended = run_ranks(main, (tmp_path,), 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-3000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     for rank, seen in enumerate(ranks):
         assert seen["lengths"] == [stratified_n(step, rank, 2, num_units=4, first=2, seed=0) for step in range(3)]

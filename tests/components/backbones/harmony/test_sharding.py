@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from tests.components.backbones.harmony.harmony_ranks import main
-from tests.processes import run_ranks
+from tests.processes import run_ranks, told
 
 
 def test_two_processes_run_and_train_one_dual_tower(tmp_path: Path):
     ended = run_ranks(main, (tmp_path / "store",), 2)
-    assert [one.status for one in ended] == [0, 0], "\n".join(one.said[-2000:] for one in ended)
+    assert [one.status for one in ended] == [0, 0], told(ended)
