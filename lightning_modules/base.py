@@ -327,6 +327,16 @@ def batch_name(batch: ClipBatch, batch_idx: int, rank: int) -> str:
     return f"{batch_idx}-{rank}" if batch.position is None else f"{batch.position}-0"
 
 
+def clip_names(batch: ClipBatch, batch_idx: int, rank: int) -> list[str]:
+    """What random numbers for each clip of a training batch are drawn by: its place in the training order.
+
+    Neither the number of processes nor interruptions show in a draw.
+    """
+    if batch.position is None:
+        return [f"{batch_name(batch, batch_idx, rank)}-{row}" for row in range(len(batch))]
+    return [str(batch.position + row) for row in range(len(batch))]
+
+
 def host_generator(generator: torch.Generator) -> torch.Generator:
     """Where draws come from that the host reads: ``generator`` itself, or on a GPU one on the host of its seed.
 

@@ -6,31 +6,26 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Self
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from callbacks.ema import judged_weights
-from callbacks.evaluation import gathered, logged_scalars
-from callbacks.judge import each_once
 from components.codecs.no_autocast import no_autocast
 from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.codecs.video.causal_vae.checkpoint import save_vae
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.causal_vae.normalisation import LatentNormalisation, VideoLatentStatistics
-from components.contracts import ClipBatch, Generation, MetricResult, Modality, clip_generator
+from components.contracts import ClipBatch, Generation, Modality, clip_generator
 from components.errors import InputError
-from components.metrics.bootstrap import bootstrap_interval
-from components.metrics.truth.pictures import psnr_scores
 from components.objectives.adversarial import AdversarialLoss
 from components.objectives.vae_loss import VAELoss
-from lightning_modules.base import SeededModule, batch_name, parameter_groups, scheduled
+from lightning_modules.base import SeededModule, clip_names, parameter_groups, scheduled
+from lightning_modules.codecs.round_trip import PSNR_NAMES, RoundTrip, counted, log_round_trips, round_trips
 
 _NORMALISATION = "latent_normalisation"
 
@@ -72,7 +67,7 @@ class VideoVAEModule(SeededModule):
         "train/perceptual",
         "train/adversarial",
         "train/discriminator",
-        *("psnr", "psnr_low", "psnr_high", "psnr_moving", "psnr_moving_low", "psnr_moving_high"),
+        *PSNR_NAMES,
     )
 
     @staticmethod
@@ -116,7 +111,7 @@ class VideoVAEModule(SeededModule):
         self.normalisation: LatentNormalisation | None = None
         self._normalised_at = -1
         self._statistics = VideoLatentStatistics.empty()
-        self._held_out: list[_RoundTrip] = []
+        self._held_out: list[RoundTrip] = []
 
     @property
     def frame_step(self) -> int:
@@ -194,10 +189,7 @@ class VideoVAEModule(SeededModule):
 
     def _generators(self, batch: ClipBatch, batch_idx: int) -> list[torch.Generator]:
         """One for each clip, by its place in the training order: neither ranks nor interruptions show in a draw."""
-        if batch.position is None:
-            names = [f"{batch_name(batch, batch_idx, self.global_rank)}-{row}" for row in range(len(batch))]
-        else:
-            names = [str(batch.position + row) for row in range(len(batch))]
+        names = clip_names(batch, batch_idx, self.global_rank)
         return [clip_generator(f"vae-{name}", self.noise_seed, self.device) for name in names]
 
     # --- evaluation
@@ -206,13 +198,10 @@ class VideoVAEModule(SeededModule):
         """The round trip of held-out clips, for callbacks that judge or show videos."""
         pixels = self._pixels(batch)
         raw, decoded = self._round_trip(pixels)
-        counts = _counted(batch)
-        self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counts]))
-        made, real = (video.transpose(1, 2).add(1).div(2) for video in (decoded, pixels))
-        for row in counts.nonzero().flatten().tolist():
-            found = psnr_scores(made[row], real[row], real[row, 0])
-            self._held_out.append(_RoundTrip(batch.ids[row], batch.video_ids[row], **found))
-        return Generation(made, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
+        self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counted(batch)]))
+        generation, kept = round_trips(batch, decoded.transpose(1, 2), pixels.transpose(1, 2))
+        self._held_out += kept
+        return generation
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """As `validation_step`."""
@@ -220,21 +209,10 @@ class VideoVAEModule(SeededModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the mean PSNR of all ranks' clips and keeps the normalisation of their latents."""
-        clips = each_once(gathered(self.trainer, self._held_out))
-        statistics, self._held_out, self._statistics = self._statistics, [], VideoLatentStatistics.empty()
+        held_out, self._held_out = self._held_out, []
+        statistics, self._statistics = self._statistics, VideoLatentStatistics.empty()
         self._normalise(statistics)
-        for name in ("psnr", "psnr_moving"):
-            by_recording: dict[str, list[float]] = {}
-            for clip in clips:
-                # a clip in which nothing moves says nothing of what does
-                if (value := getattr(clip, name)) is not None:
-                    by_recording.setdefault(clip.video_id, []).append(value)
-            means = [fmean(values) for values in by_recording.values()]
-            if means:
-                (low,), (high,) = bootstrap_interval(np.array([means]))
-                scalars = logged_scalars({name: MetricResult(fmean(means), (low, high), len(means))})
-                self.log(name, scalars.pop(name), prog_bar=True)
-                self.log_dict(scalars)
+        log_round_trips(self, held_out)
 
     def on_test_epoch_end(self) -> None:
         """As `on_validation_epoch_end`."""
@@ -257,7 +235,7 @@ class VideoVAEModule(SeededModule):
             for batch in loader:
                 moved: ClipBatch = self.trainer.strategy.batch_to_device(batch)
                 raw = self._posterior(self._pixels(moved)).mean
-                statistics = statistics.merged(VideoLatentStatistics.of(raw[_counted(moved)]))
+                statistics = statistics.merged(VideoLatentStatistics.of(raw[counted(moved)]))
         self.train()
         self._normalise(statistics)
 
@@ -327,18 +305,3 @@ class VideoVAEModule(SeededModule):
                     f"{name} {side} is no multiple of the VAE's {space}: set clip.{name} to {low} or {low + space}"
                 )
         return batch.video.transpose(1, 2).float().div_(127.5).sub_(1)
-
-
-@dataclass(frozen=True)
-class _RoundTrip:
-    """What validation keeps of a clip: PSNR in dB of all pixels, and of those that move (None where none does)."""
-
-    id: str
-    video_id: str
-    psnr: float | None
-    psnr_moving: float | None
-
-
-def _counted(batch: ClipBatch) -> Tensor:
-    """Bool ``[B]``: clips that are not repeated to even out ranks."""
-    return torch.ones(len(batch), dtype=torch.bool, device=batch.video.device) if batch.valid is None else batch.valid

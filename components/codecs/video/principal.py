@@ -1,4 +1,7 @@
-"""A linear video codec: the strongest principal components of small blocks of space and time."""
+"""A video codec of principal components: small blocks of space and time by their strongest directions.
+
+Encoding is linear. Decoding is linear too, or learnt: then a small causal network adds what the components leave out.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from components.codecs.no_autocast import no_autocast
+from components.codecs.video.causal_vae.blocks import CausalConv3d, CausalResnetBlock, CausalStream, FrameGroupNorm
 from components.contracts import VideoCodec
 from components.errors import InputError
 from components.weights.digests import Sha256
@@ -19,6 +23,7 @@ from components.weights.named_files import names_files
 from components.weights.pretrained import load_small, write_small
 
 _COLOURS = 3
+_GROUPS = 8
 
 
 class PrincipalCodec(VideoCodec):
@@ -29,22 +34,33 @@ class PrincipalCodec(VideoCodec):
     proportions, which velocity prediction and a spatial pyramid rely on: components of equal spread would make the
     faintest detail as loud as the picture. Latent 0 is the first image, taken as a block in which nothing moves.
 
-    Components come from `PrincipalComponents`; a new codec has none and gives zeros.
+    Components come from `PrincipalComponents`; a new codec has none and gives zeros. With a learnt decoder
+    (`BlockDecoder`, trained by `lightning_modules.codecs.principal_decoder`) latents are the same, pictures better.
 
     Args:
         latent_channels: components that are kept.
         temporal_factor: f, frames per latent frame.
         spatial_factor: s, pixels per latent pixel along each side.
+        decoder_width: channels of the learnt decoder; None decodes linearly.
+        decoder_blocks: its residual blocks.
 
     Raises:
-        InputError: if more components are asked for than a block has values.
+        InputError: if more components are asked for than a block has values, or the decoder's width does not divide
+            into groups.
     """
 
     mean: Tensor
     components: Tensor
     scale: Tensor
 
-    def __init__(self, latent_channels: int = 32, temporal_factor: int = 8, spatial_factor: int = 4) -> None:
+    def __init__(
+        self,
+        latent_channels: int = 32,
+        temporal_factor: int = 8,
+        spatial_factor: int = 4,
+        decoder_width: int | None = None,
+        decoder_blocks: int = 3,
+    ) -> None:
         super().__init__()
         values = temporal_factor * spatial_factor**2 * _COLOURS
         if not 1 <= latent_channels <= values:
@@ -58,6 +74,12 @@ class PrincipalCodec(VideoCodec):
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("components", torch.zeros(latent_channels, values))
         self.register_buffer("scale", torch.ones(()))
+        self.decoder_width, self.decoder_blocks = decoder_width, decoder_blocks
+        self.decoder: BlockDecoder | None = None
+        if decoder_width is not None:
+            # what an experiment draws does not depend on whether a decoder is there
+            with torch.random.fork_rng(devices=[]):
+                self.decoder = BlockDecoder(latent_channels, values, decoder_width, decoder_blocks)
 
     @classmethod
     @names_files(folder=None)
@@ -73,6 +95,24 @@ class PrincipalCodec(VideoCodec):
         """
         return load_small(cls, folder, sha256)
 
+    @classmethod
+    @names_files(folder=None)
+    def with_new_decoder(
+        cls, folder: str | Path, sha256: Sha256 = None, width: int = 128, num_blocks: int = 3
+    ) -> PrincipalCodec:
+        """The codec of a folder with a decoder that has learnt nothing yet and corrects nothing.
+
+        Args:
+            folder: as in `from_pretrained`; a decoder that is in it is passed over.
+            sha256: as in `from_pretrained`.
+            width: channels of the decoder.
+            num_blocks: its residual blocks.
+        """
+        found = cls.from_pretrained(folder, sha256)
+        codec = cls(found.latent_channels, found.temporal_factor, found.spatial_factor, width, num_blocks)
+        codec.load_state_dict(dict(found.named_buffers()), strict=False)
+        return codec
+
     def save_pretrained(self, folder: Path) -> None:
         """Writes ``config.json`` and ``model.safetensors`` into an existing folder."""
         config: dict[str, Any] = {
@@ -80,6 +120,8 @@ class PrincipalCodec(VideoCodec):
             "temporal_factor": self.temporal_factor,
             "spatial_factor": self.spatial_factor,
         }
+        if self.decoder is not None:
+            config |= {"decoder_width": self.decoder_width, "decoder_blocks": self.decoder_blocks}
         write_small(self, config, folder)
 
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -103,9 +145,12 @@ class PrincipalCodec(VideoCodec):
         return torch.cat(latents, dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The pictures of the kept components; the image is the mean of its block's frames."""
+        """The kept components and what the decoder adds; the image is the mean of its block's frames."""
         with no_autocast(latents.device):
-            blocks = latents.float().movedim(1, -1) / self.scale @ self.components + self.mean
+            latents = latents.float()
+            blocks = latents.movedim(1, -1) / self.scale @ self.components + self.mean
+            if self.decoder is not None:
+                blocks = blocks + self.decoder(latents)
         s, f = self.spatial_factor, self.temporal_factor
         video = rearrange(blocks, "b l h w (f c i j) -> b (l f) c (h i) (w j)", f=f, c=_COLOURS, i=s, j=s)
         # generated latents of the image need not hold still
@@ -129,6 +174,45 @@ class PrincipalCodec(VideoCodec):
             raise InputError(f"frames of {height}x{width} pixels do not fit the codec: both must be multiples of {s}")
         # raises where T is not 1 + f n
         self.num_latents(t)
+
+
+class BlockDecoder(nn.Module):
+    """What linear decoding of latents gets wrong, by their neighbours in space and their past.
+
+    The kept components leave the others open, but scenes do not: how a ball falls through a block of some frames
+    follows from few numbers. And latents that were generated carry noise that no scene would show. The body of a causal
+    VAE's decoder, at the latents' resolution; as its last layer begins with zeros, it begins as linear decoding.
+
+    Args:
+        latent_channels: components of a latent.
+        values: numbers of a block.
+        width: channels within.
+        num_blocks: residual blocks.
+
+    Raises:
+        InputError: if ``width`` is no multiple of 8.
+    """
+
+    def __init__(self, latent_channels: int, values: int, width: int, num_blocks: int) -> None:
+        super().__init__()
+        if width < _GROUPS or width % _GROUPS:
+            raise InputError(f"decoder_width is {width}; it must be a multiple of {_GROUPS}")
+        self.conv_in = CausalConv3d(latent_channels, width)
+        self.blocks = nn.ModuleList([CausalResnetBlock(width, width, _GROUPS) for _ in range(num_blocks)])
+        self.norm_out = FrameGroupNorm(_GROUPS, width)
+        self.hidden = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, values)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """``[B, C, L, h, w]`` to what is added to blocks ``[B, L, h, w, values]``."""
+        stream = CausalStream(is_last=True)
+        x = self.conv_in(latents, stream)
+        for block in self.blocks:
+            x = block(x, stream)
+        correction: Tensor = self.out(F.silu(self.hidden(self.norm_out(x).movedim(1, -1))))
+        return correction
 
 
 class PrincipalComponents(nn.Module):

@@ -1,4 +1,4 @@
-"""The linear codec: no other linear map of its size loses less, and what a latent holds."""
+"""The codec of principal components: no other linear map of its size loses less; what a latent holds; its decoder."""
 
 from pathlib import Path
 
@@ -101,7 +101,60 @@ def test_a_written_codec_is_read_as_it_was(tmp_path: Path):
     assert torch.equal(PrincipalCodec.from_pretrained(tmp_path).encode(video), codec.encode(video))
 
 
+@pytest.fixture
+def learnt(tmp_path: Path) -> PrincipalCodec:
+    """A fitted codec with a decoder that corrects something."""
+    fitted(smooth_videos())[0].save_pretrained(tmp_path)
+    codec = PrincipalCodec.with_new_decoder(tmp_path, width=8, num_blocks=2)
+    torch.nn.init.normal_(codec.decoder.out.weight, std=0.1, generator=generator(9))
+    return codec
+
+
+def test_a_new_decoder_changes_neither_latents_nor_pictures_nor_what_is_drawn(tmp_path: Path):
+    linear, video = fitted(smooth_videos())[0], smooth_videos(seed=5)
+    linear.save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    codec = PrincipalCodec.with_new_decoder(tmp_path, width=8)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert torch.equal(codec.encode(video), linear.encode(video))
+    assert torch.equal(codec.decode(codec.encode(video)), linear.decode(linear.encode(video)))
+
+
+def test_a_decoder_sees_neighbours_and_the_past_and_no_later_latent(learnt: PrincipalCodec):
+    latents = learnt.encode(smooth_videos(batch=1, frames=17, seed=3))
+    decoded = learnt.decode(latents)
+    changed = latents.clone()
+    changed[:, :, 2, 1, 1] += 1
+    moved = (learnt.decode(changed) - decoded).abs().amax(dim=(0, 2)) > 1e-5  # [T, H, W]
+    assert moved.any(dim=2).any(dim=1).tolist() == [frame > 4 for frame in range(17)]
+    assert moved[5:9].all()  # eight pixels are within the reach of five convolutions
+    torch.testing.assert_close(learnt.decode(latents[:, :, :2]), decoded[:, :5])
+    torch.testing.assert_close(learnt.decode(latents[:, :, :1]), decoded[:, :1])
+
+
+def test_a_decoder_is_written_with_its_codec_and_can_begin_anew(learnt: PrincipalCodec, tmp_path: Path):
+    folder = tmp_path / "learnt"
+    folder.mkdir()
+    learnt.save_pretrained(folder)
+    latents = learnt.encode(smooth_videos(seed=5))
+    assert torch.equal(PrincipalCodec.from_pretrained(folder).decode(latents), learnt.decode(latents))
+    anew = PrincipalCodec.with_new_decoder(folder, width=16)
+    linear = fitted(smooth_videos())[0]
+    assert torch.equal(anew.decode(latents), linear.decode(latents)) and anew.decoder.out.in_features == 64
+
+
+def test_autocast_changes_nothing_of_a_decoder(learnt: PrincipalCodec):
+    latents = learnt.encode(smooth_videos(seed=5))
+    with torch.autocast("cpu", torch.bfloat16):
+        decoded = learnt.decode(latents)
+    assert torch.equal(decoded, learnt.decode(latents))
+
+
 def test_what_cannot_be_is_refused():
+    with pytest.raises(InputError, match="decoder_width is 12; it must be a multiple of 8"):
+        PrincipalCodec(6, temporal_factor=4, spatial_factor=2, decoder_width=12)
     with pytest.raises(InputError, match="give a number from 1 to 48"):
         PrincipalCodec(49, temporal_factor=4, spatial_factor=2)
     sums = PrincipalComponents(PrincipalCodec(6, temporal_factor=4, spatial_factor=2))
