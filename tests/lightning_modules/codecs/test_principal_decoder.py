@@ -98,7 +98,12 @@ def test_it_learns_to_decode_better_and_what_it_writes_is_what_was_judged(tmp_pa
 
     clean_before, noisy_before = errors()
     run = trainer(
-        tmp_path, 150, limit_val_batches=1, num_sanity_val_steps=0, callbacks=[ExportPretrained(str(tmp_path / "out"))]
+        tmp_path,
+        150,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        val_check_interval=150,
+        callbacks=[ExportPretrained(str(tmp_path / "out"))],
     )
     run.fit(learner, datamodule=Data())
     clean_after, noisy_after = errors()
