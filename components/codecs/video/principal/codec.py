@@ -196,7 +196,7 @@ class BlockDecoder(nn.Module):
     def __init__(self, latent_channels: int, values: int, width: int, num_blocks: int) -> None:
         super().__init__()
         if width < _GROUPS or width % _GROUPS:
-            raise InputError(f"decoder_width is {width}; it must be a multiple of {_GROUPS}")
+            raise InputError(f"the width of the decoder is {width}; give a multiple of {_GROUPS}")
         self.conv_in = CausalConv3d(latent_channels, width)
         self.blocks = nn.ModuleList([CausalResnetBlock(width, width, _GROUPS) for _ in range(num_blocks)])
         self.norm_out = FrameGroupNorm(_GROUPS, width)

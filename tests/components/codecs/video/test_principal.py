@@ -153,7 +153,7 @@ def test_autocast_changes_nothing_of_a_decoder(learnt: PrincipalCodec):
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(InputError, match="decoder_width is 12; it must be a multiple of 8"):
+    with pytest.raises(InputError, match="width of the decoder is 12; give a multiple of 8"):
         PrincipalCodec(6, temporal_factor=4, spatial_factor=2, decoder_width=12)
     with pytest.raises(InputError, match="give a number from 1 to 48"):
         PrincipalCodec(49, temporal_factor=4, spatial_factor=2)
