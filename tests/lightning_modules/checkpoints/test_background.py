@@ -23,7 +23,7 @@ from lightning_modules.checkpoints.background import BackgroundCheckpointIO, Bac
 from lightning_modules.checkpoints.check import check_checkpoint, newest_checkpoint
 from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
-from tests.lightning_modules.checkpoints.test_storage import small_files  # noqa: F401  # a fixture
+from tests.lightning_modules.checkpoints.test_storage import small_files
 from tests.lightning_modules.tiny_module import TinyData, tiny_module, trainer
 
 FORMS = ["file", "folder"]
@@ -149,7 +149,7 @@ def test_a_run_killed_meanwhile_leaves_the_checkpoint_before_as_the_newest(form:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_the_disk_refuses_is_raised_by_what_comes_next(form: str, tmp_path: Path, small_files: None):  # noqa: F811
+def test_what_the_disk_refuses_is_raised_by_what_comes_next(form: str, tmp_path: Path):
     (io, save), old, new = saver(form), tmp_path / "1.ckpt", tmp_path / "2.ckpt"
     save.save_checkpoint(content(1), old)
     large = content(2, more={"weights": torch.ones(300_000)})
@@ -158,8 +158,8 @@ def test_what_the_disk_refuses_is_raised_by_what_comes_next(form: str, tmp_path:
         gate = threading.Event()
         save.save_checkpoint({**large, "held": Held(gate)}, new)
         save.remove_checkpoint(old)
-        threading.Timer(0.1, gate.set).start()
-        with pytest.raises(InputError, match=r"2\.ckpt' cannot be written: File too large"):
+        with small_files(), pytest.raises(InputError, match=r"2\.ckpt' cannot be written: File too large"):
+            threading.Timer(0.1, gate.set).start()
             next_one()
         assert [path.name for path in tmp_path.iterdir()] == ["1.ckpt"] and step_of(old) == 1
     io.teardown()  # told once
