@@ -262,13 +262,14 @@ def load_module(
     return module
 
 
-def load_small(build: Callable[..., M], name: str | Path, sha256: Sha256 = None) -> M:
+def load_small(build: Callable[..., M], name: str | Path, sha256: Sha256 = None, apart: str | None = None) -> M:
     """A small module of ours as `write_small` left it, in evaluation mode.
 
     Args:
         build: its class, called with what ``config.json`` holds.
         name: the folder, as `resolve_folder` understands it.
         sha256: digests of files in the folder by their names (see `components.weights.digests`).
+        apart: as in `write_small`; it does not count as the module's identity.
 
     Raises:
         InputError: if the folder or a file is missing, damaged or does not fit.
@@ -279,13 +280,28 @@ def load_small(build: Callable[..., M], name: str | Path, sha256: Sha256 = None)
     except TypeError as error:
         called = getattr(build, "__name__", str(build))
         raise InputError(f"{folder / CONFIG_FILE} is not the config of {called} ({error}); write it anew") from None
+    part: nn.Module | None = None if apart is None else module._modules.pop(apart, None)
     load_safetensors(module, folder / WEIGHTS_FILE, str(name))
+    if part is not None:
+        load_safetensors(part, folder / f"{apart}.safetensors", str(name))
+        module.add_module(str(apart), part)
     return module.eval()
 
 
-def write_small(module: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` into an existing folder."""
+def write_small(module: nn.Module, config: Mapping[str, Any], folder: Path, apart: str | None = None) -> None:
+    """Writes ``config.json`` and ``model.safetensors`` into an existing folder.
+
+    Args:
+        module: whose weights are written.
+        config: what builds it.
+        folder: where to.
+        apart: a part with a file of its own, ``APART.safetensors``, where the module has it: one that can be replaced
+            while nothing that stands on the module's identity has to be made anew.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    own = {name.removeprefix(f"{apart}."): weights.pop(name) for name in list(weights) if name.startswith(f"{apart}.")}
+    if own:
+        (folder / f"{apart}.safetensors").write_bytes(save(own))
     (folder / WEIGHTS_FILE).write_bytes(save(weights))
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 

@@ -24,6 +24,7 @@ from components.weights.pretrained import load_small, write_small
 
 _COLOURS = 3
 _GROUPS = 8
+_APART = "decoder"
 
 
 class PrincipalCodec(VideoCodec):
@@ -35,7 +36,8 @@ class PrincipalCodec(VideoCodec):
     faintest detail as loud as the picture. Latent 0 is the first image, taken as a block in which nothing moves.
 
     Components come from `PrincipalComponents`; a new codec has none and gives zeros. With a learnt decoder
-    (`BlockDecoder`, trained by `lightning_modules.codecs.principal_decoder`) latents are the same, pictures better.
+    (`BlockDecoder`, trained by `lightning_modules.codecs.principal_decoder`) latents are the same, pictures better: it
+    does not count as the codec's identity, so that models and encoded clips outlive a new decoder.
 
     Args:
         latent_channels: components that are kept.
@@ -93,7 +95,7 @@ class PrincipalCodec(VideoCodec):
         Raises:
             InputError: if the folder or a file is missing, damaged or does not fit.
         """
-        return load_small(cls, folder, sha256)
+        return load_small(cls, folder, sha256, apart=_APART)
 
     @classmethod
     @names_files(folder=None)
@@ -114,7 +116,7 @@ class PrincipalCodec(VideoCodec):
         return codec
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes ``config.json`` and ``model.safetensors`` into an existing folder."""
+        """Writes ``config.json``, ``model.safetensors`` and any decoder's ``decoder.safetensors`` into a folder."""
         config: dict[str, Any] = {
             "latent_channels": self.latent_channels,
             "temporal_factor": self.temporal_factor,
@@ -122,7 +124,7 @@ class PrincipalCodec(VideoCodec):
         }
         if self.decoder is not None:
             config |= {"decoder_width": self.decoder_width, "decoder_blocks": self.decoder_blocks}
-        write_small(self, config, folder)
+        write_small(self, config, folder, apart=_APART)
 
     def encode(self, video: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
         """``[B, T, 3, H, W]`` in [-1, 1] to ``[B, C, L, H / s, W / s]``; deterministic, in float32.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.codecs.video.principal import PrincipalCodec, PrincipalComponents
 from components.errors import InputError
+from components.weights.identity import identity_of
 from tests.tiny_syncphony import generator
 
 
@@ -140,9 +141,25 @@ def test_a_decoder_is_written_with_its_codec_and_can_begin_anew(learnt: Principa
     learnt.save_pretrained(folder)
     latents = learnt.encode(smooth_videos(seed=5))
     assert torch.equal(PrincipalCodec.from_pretrained(folder).decode(latents), learnt.decode(latents))
+    # what was trained or encoded with the codec that decodes linearly goes on with this one
+    digests = {identity_of(PrincipalCodec.from_pretrained(place)).sha256 for place in (tmp_path, folder)}
+    assert len(digests) == 1
     anew = PrincipalCodec.with_new_decoder(folder, width=16)
     linear = fitted(smooth_videos())[0]
     assert torch.equal(anew.decode(latents), linear.decode(latents)) and anew.decoder.out.in_features == 64
+
+
+def test_a_decoder_that_is_missing_or_of_another_width_is_named(learnt: PrincipalCodec, tmp_path: Path):
+    folder = tmp_path / "learnt"
+    folder.mkdir()
+    learnt.save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"decoder_width": 8', '"decoder_width": 16'))
+    with pytest.raises(InputError, match=r"decoder\.safetensors' does not fit this BlockDecoder"):
+        PrincipalCodec.from_pretrained(folder)
+    (folder / "decoder.safetensors").unlink()
+    with pytest.raises(InputError, match=r"decoder\.safetensors' does not exist"):
+        PrincipalCodec.from_pretrained(folder)
 
 
 def test_autocast_changes_nothing_of_a_decoder(learnt: PrincipalCodec):
