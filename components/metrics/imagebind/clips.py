@@ -25,11 +25,12 @@ AV_BENCHMARK_MIN_S = 4.0
 
 
 def loader_starts(duration_s: float, num_clips: int) -> list[float]:
-    """Where the 2 s clips begin that ImageBind's loaders take, in seconds.
+    """Where the 2 s clips begin that ImageBind's loaders take, in seconds: the last one ends with the recording.
 
-    The sampler they call divides by the number of clips and not by one less: the last clip ends before the end.
+    So does the sampler of the pytorchvideo commit that ImageBind asks for (28fe037); that of the release 0.1.5 divides
+    by the number of clips, and its last clip ends before the end.
     """
-    return [max(0.0, duration_s - CLIP_S) * index / num_clips for index in range(num_clips)]
+    return [max(0.0, duration_s - CLIP_S) * index / max(num_clips - 1, 1) for index in range(num_clips)]
 
 
 def loader_sounds(sound: Tensor) -> list[Tensor]:

@@ -29,6 +29,9 @@ from components.metrics.scorers import ClipScorer, ClipScores
 Metric = Literal["ib", "ib_a", "ia", "it", "avh_score", "javis_score"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+_VERSION = 2
+"""Of the protocol: scores of two versions do not compare."""
+
 
 class ImageBindScores(ClipScorer):
     """Cosines in the space of a model; higher is better in all of them.
@@ -104,6 +107,7 @@ class ImageBindScores(ClipScorer):
     def identity(self) -> dict[str, object]:
         """Settings, and what the model says of itself."""
         return {
+            "version": _VERSION,
             "embeddings": self.embeddings.identity(),
             "video_sampling": self.video_sampling,
             "num_clips": self.num_clips,
