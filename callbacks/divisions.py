@@ -42,8 +42,8 @@ def with_parts(
     """The results, with ``groups`` beside those that are means over clips: division -> part -> value, ci95, n, n_clips.
 
     A part's value is computed as that of the whole: clips of a recording are averaged first, and the interval is a
-    bootstrap over recordings. What is no such mean (a distance between sets) has none, nor has a division with one part
-    that is everything.
+    bootstrap over recordings. What is no such mean (a distance between sets) has none. A part that is everything is
+    there, too: without it nobody could tell a metric of speech alone from one that was not measured.
 
     Args:
         results: entries by name.
@@ -71,8 +71,6 @@ def _parts(clips: Sequence[ClipScore], name: str, divisions: Mapping[str, Divisi
     for clip in clips:
         if part := divisions.get(clip.clip, {}).get(name):
             members.setdefault(part, []).append(clip)
-    if len(members) == 1 and len(next(iter(members.values()))) == len(clips):
-        return {}
     if name == FOLDER and len(members) > _MOST_FOLDERS:
         return {}
     return {part: _entry(members[part]) for part in sorted(members)}

@@ -196,7 +196,9 @@ def _parts_of(result: MetricResult) -> Iterator[tuple[str, MetricResult]]:
     """Parts of a benchmark and languages with a value of their own; kinds of scene would fill the screen."""
     groups = cast(Mapping[str, Mapping[str, Mapping[str, Any]]], result.details.get("groups", {}))
     for division, parts in groups.items():
-        for part, entry in parts.items() if division != FOLDER else ():
+        if division == FOLDER or [entry["n"] for entry in parts.values()] == [result.n]:
+            continue  # a part that is everything is the row above
+        for part, entry in parts.items():
             yield part, MetricResult(entry["value"], tuple(entry["ci95"]), entry["n"])
 
 

@@ -47,12 +47,14 @@ def test_folders_are_kinds_of_scene_where_they_are_few():
         assert ("groups" in with_parts({"m": result}, every, parts)["m"].details) == there
 
 
-def test_one_part_that_is_everything_says_nothing():
-    result = {"m": MetricResult(30.0, (20.0, 40.0), 2)}
-    scores = scored({clip: SCORES[clip] for clip in ("a/1", "a/2", "b/1")})
-    (groups,) = [found.details["groups"] for found in with_parts(result, scores, PARTS).values()]
-    assert groups.keys() == {"language"}
-    assert with_parts(result, scores, {}) == result
+def test_a_metric_of_one_part_alone_says_of_which():
+    # words are spoken in one part of the run only; a run of speech alone says so, too
+    words = {"m": MetricResult(30.0, (20.0, 40.0), 2)}
+    scores = {clip: SCORES[clip] for clip in ("a/1", "a/2", "b/1")}
+    for every in (scores | {"c/1": None}, scores):
+        groups = with_parts(words, scored(every), PARTS)["m"].details["groups"]
+        assert groups["subset"] == {"speech": {"value": 30.0, "ci95": [20.0, 40.0], "n": 2, "n_clips": 3}}
+    assert with_parts(words, scored(scores), {}) == words
 
 
 def test_clips_say_what_they_belong_to():

@@ -5,7 +5,7 @@ import lightning as L
 import pytest
 
 from callbacks.clip_scores import ClipScore, read_clip_scores
-from callbacks.results import ResultsWriter, write_json
+from callbacks.results import ResultsWriter, results_table, write_json
 from components.contracts import MetricResult
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 
@@ -60,6 +60,13 @@ class Scores(Reports):
             "a/1": {"video_id": "a", "scores": found, "kinds": {"asked": "w0"}},
             "ü": {"scores": {"asked": math.nan}},
         }
+
+
+def test_the_table_has_rows_of_parts_that_are_not_everything():
+    part = {"ci95": [0.0, 9.0], "n": 2, "value": 3.0}
+    groups = {"subset": {"speech": part}, "language": {"en": part, "zh": part}, "folder": {"a": part, "b": part}}
+    shown = results_table({"wer": MetricResult(3.0, (0.0, 9.0), 2, {"groups": groups})}, "")
+    assert list(shown.columns[0].cells) == ["wer", "  en", "  zh"]
 
 
 def test_scores_of_clips_stand_beside_the_results(tmp_path):
