@@ -29,6 +29,7 @@ class Column:
         higher_is_better: which way is better.
         digits: behind the point.
         scale: what a run's value is multiplied by.
+        of: the subsets that count in the set of all clips; empty where all clips do.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Column:
     higher_is_better: bool
     digits: int
     scale: float = 1.0
+    of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,21 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a run: mean, ends of its 95 % interval (NaN where there is none), and over how many items."""
+    """A value of a run.
+
+    Attributes:
+        value: a mean, or a distance between sets.
+        low: lower end of its 95 % interval; NaN where there is none, as over one recording.
+        high: the upper end.
+        n: over how many items.
+        between_sets: it is a distance, which has no interval whatever n.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    between_sets: bool
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class OwnRow:
     Attributes:
         name: of the row.
         values: column -> value.
-        judges: column -> all that says by what it was measured.
+        judges: column -> all that says by what it was measured, and of which clips where not of the whole set.
     """
 
     name: str
@@ -96,7 +107,14 @@ def paper_table(paper: str, set_name: str | None, file: Path = PAPERS) -> PaperT
     if chosen not in held["sets"]:
         raise InputError(f"--set is {chosen}, which {paper} has no table of; it has {', '.join(held['sets'])}")
     columns = [
-        Column(name, tuple(said["entries"]), said["better"] == "higher", said["digits"], said.get("scale", 1.0))
+        Column(
+            name,
+            tuple(said["entries"]),
+            said["better"] == "higher",
+            said["digits"],
+            said.get("scale", 1.0),
+            tuple(said.get("of", ())),
+        )
         for name, said in held["columns"].items()
     ]
     return PaperTable(held["source"], chosen, held["subsets"].get(chosen), columns, held["sets"][chosen])
@@ -141,11 +159,10 @@ def own_row(name: str, entries: Mapping[str, Mapping[str, Any]], table: PaperTab
     for column in table.columns:
         names = [entry if kind is None else f"{entry}_{kind}" for entry in column.entries]
         entry = next((entries[one] for one in names if one in entries), None)
-        part = None if entry is None else _part(entry, table.subset)
-        if entry is not None and part is not None:
-            low, high = (math.nan if end is None else end * column.scale for end in part["ci95"])
-            values[column.name] = Value(part["value"] * column.scale, min(low, high), max(low, high), part["n"])
-            judges[column.name] = judge_of(entry)
+        parts, clips = ([], "") if entry is None else _parts(entry, table.subset, column)
+        if entry is not None and parts:
+            values[column.name] = _together([_value(part, column.scale) for part in parts])
+            judges[column.name] = ", ".join(said for said in (clips, judge_of(entry)) if said)
     if not values:
         wanted = ", ".join(column.entries[0] for column in table.columns)
         of = f" in the subset {table.subset}" if table.subset else ""
@@ -153,12 +170,37 @@ def own_row(name: str, entries: Mapping[str, Mapping[str, Any]], table: PaperTab
     return OwnRow(name, values, judges)
 
 
-def _part(entry: Mapping[str, Any], subset: str | None) -> Mapping[str, Any] | None:
-    """The entry, or of it the part of a subset."""
-    if subset is None:
-        return entry
-    part: Mapping[str, Any] | None = entry.get("groups", {}).get("subset", {}).get(subset)
-    return part
+def _parts(entry: Mapping[str, Any], subset: str | None, column: Column) -> tuple[list[Mapping[str, Any]], str]:
+    """What of an entry belongs into a column, and of which clips that is where not of all of the set's."""
+    found: Mapping[str, Mapping[str, Any]] = entry.get("groups", {}).get("subset", {})
+    if subset is not None:
+        return ([found[subset]] if subset in found else []), ""
+    if not column.of:
+        return [entry], ""
+    if not found:
+        return [entry], f"of all clips, which name no subsets (the paper's are of {' and '.join(column.of)})"
+    there = [name for name in column.of if name in found]
+    missing = [name for name in column.of if name not in found]
+    without = f" (none of {' and '.join(missing)} was scored)" if missing else ""
+    return [found[name] for name in there], f"clips of {' and '.join(there)}{without}"
+
+
+def _value(entry: Mapping[str, Any], scale: float) -> Value:
+    low, high = (math.nan if end is None else end * scale for end in entry["ci95"])
+    distance = entry["n"] > 1 and math.isnan(low)
+    return Value(entry["value"] * scale, min(low, high), max(low, high), entry["n"], distance)
+
+
+def _together(parts: Sequence[Value]) -> Value:
+    """The mean over all items of parts that share none.
+
+    The interval is put together from theirs (Zou and Donner's MOVER, 2008): distances from the means add up in squares.
+    """
+    n = sum(part.n for part in parts)
+    mean = sum(part.n * part.value for part in parts) / n
+    below = math.hypot(*(part.n / n * (part.value - part.low) for part in parts))
+    above = math.hypot(*(part.n / n * (part.high - part.value) for part in parts))
+    return Value(mean, mean - below, mean + above, n, all(part.between_sets for part in parts))
 
 
 _NO_JUDGES = ("value", "ci95", "n", "groups", "tolerances", "sem", "by_unit", "by_sound_offset", "problems")

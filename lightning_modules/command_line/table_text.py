@@ -60,9 +60,7 @@ def footnotes(table: PaperTable, own: Sequence[OwnRow]) -> list[str]:
         f"Rows above: {table.source}. They compare with ours only where judge, clips and protocol are the same.",
         "Ours: mean over recordings, 95 % bootstrap interval over recordings, n recordings.",
     ]
-    sets = dict.fromkeys(
-        name for row in own for name, value in row.values.items() if value.n > 1 and not _has_interval(value)
-    )
+    sets = dict.fromkeys(name for row in own for name, value in row.values.items() if value.between_sets)
     if sets:
         notes.append(f"{', '.join(sets)}: a distance between sets; n features of generated clips (frames, windows).")
     said: dict[str, list[str]] = {}
@@ -83,13 +81,8 @@ def _with_interval(value: Value | None, column: Column) -> str:
     if value is None:
         return _NONE
     digits = max(column.digits, 2)
-    interval = f" ({value.low:.{digits}f}–{value.high:.{digits}f})" if _has_interval(value) else ""
+    interval = f" ({value.low:.{digits}f}–{value.high:.{digits}f})" if math.isfinite(value.low + value.high) else ""
     return f"{value.value:.{digits}f}{interval}, n {value.n}"
-
-
-def _has_interval(value: Value) -> bool:
-    """A mean over two recordings or more has one; a distance between sets has none."""
-    return math.isfinite(value.low + value.high)
 
 
 def _escaped(text: str) -> str:

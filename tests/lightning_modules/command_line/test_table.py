@@ -55,8 +55,38 @@ def test_subsets_names_and_kinds(capsys):
     assert cells(out, "ours")[12] == "6.00 (5.00–7.00), n 50"
     assert cells(out, "Harmony")[12:14] == ["6.51", "8.63"] and cells(out, "Harmony")[14] == "–"
     _, out, _ = table(capsys, "one", "--papers", "harmony", "--kinds", "generated", "real")
-    assert cells(out, "one, generated")[12] == "5.00 (4.00–6.00), n 100"
+    assert cells(out, "one, generated")[12] == "6.00 (5.00–7.00), n 50"
     assert cells(out, "one, real")[12] == "8.00, n 1"  # no interval over one recording
+
+
+def test_all_takes_the_clips_that_the_papers_column_is_of(capsys):
+    # the paper's own rows: Sync-C of speech and complex, DeSync of ambient and complex, 50 clips each
+    harmony = {"sync_c": ("speech", 6.51, "complex", 4.70), "desync": ("ambient", 0.70, "complex", 1.13)}
+    groups = {
+        name: {"subset": {one: entry(a, a - 0.3, a + 0.6, 50), other: entry(b, b - 0.4, b + 0.8, 50)}}
+        for name, (one, a, other, b) in harmony.items()
+    }
+    groups["sync_c"]["subset"]["ambient"] = entry(0.1, 0.0, 0.2, 50)
+    write("one", **{name: entry(3.0, 2.0, 4.0, 150, groups=groups[name]) for name in harmony})
+    _, out, _ = table(capsys, "one", "--papers", "harmony")
+    assert cells(out, "Harmony")[12] == "5.61" and cells(out, "Harmony")[14] == "0.92"
+    # 0.5 * hypot(0.3, 0.4) below, 0.5 * hypot(0.6, 0.8) above
+    assert cells(out, "one")[12] == f"{5.605:.2f} ({5.355:.2f}–{6.105:.2f}), n 100"
+    assert cells(out, "one")[14] == f"{0.915:.2f} ({0.665:.2f}–{1.415:.2f}), n 100"
+    assert "- Sync-C: clips of speech and complex\n- DeSync: clips of ambient and complex\n" in out
+
+
+def test_all_says_of_which_clips_a_run_has_no_more(capsys):
+    groups = {"subset": {"complex": entry(4.0, 3.0, 5.0, 8), "ambient": entry(1.0, 0.0, 2.0, 8)}}
+    only = {"subset": {"ambient": entry(1.0, 0.0, 2.0, 8)}}
+    write("one", sync_c=entry(2.5, 2.0, 3.0, 16, groups=groups), sync_d=entry(1.0, 0.0, 2.0, 8, groups=only))
+    one = {"subset": {"speech": entry(5.0, None, None, 1), "complex": entry(3.0, None, None, 1)}}
+    write("two", sync_c=entry(2.5, 2.0, 3.0, 16), sync_d=entry(4.0, 3.0, 5.0, 2, groups=one))
+    _, out, _ = table(capsys, "one", "two", "--papers", "harmony")
+    assert cells(out, "one")[12:14] == ["4.00 (3.00–5.00), n 8", "–"]
+    assert cells(out, "two")[12:14] == ["2.50 (2.00–3.00), n 16", "4.00, n 2"] and "between sets" not in out
+    assert "- Sync-C: clips of complex (none of speech was scored) (one)\n" in out
+    assert "- Sync-C: of all clips, which name no subsets (the paper's are of speech and complex) (two)\n" in out
 
 
 def test_a_distance_between_sets_is_over_no_recordings(capsys):
@@ -72,7 +102,7 @@ def test_what_was_measured_is_no_part_of_what_it_was_measured_by(capsys):
     curve = {"-0.5": [1.0, 0.9, 1.1], "0": [0.6, 0.5, 0.7]}
     write("one", desync=entry(0.6, 0.5, 0.7, by_sound_offset=curve, desync_rule="javisbench"))
     _, out, _ = table(capsys, "one", "--papers", "harmony")
-    assert "- DeSync: desync_rule javisbench\n" in out
+    assert ", desync_rule javisbench\n" in out and "by_sound" not in out
 
 
 def test_latex_is_escaped(capsys):
