@@ -27,6 +27,8 @@ from lightning_modules.judged_files.module import GeneratedFiles
 _MODEL = "lightning_modules.judged_files.GeneratedFiles"
 _REAL = "datamodules.reference_clips.ReferenceClips"
 _PROMPTS = "datamodules.prompt_clips.PromptClips"
+_REAL_RATE = 44_100
+"""Of real sound whose own rate is not known: all that is heard, and more than any judge of synchrony takes."""
 
 
 class ScoreCLI(AVSyncCLI):
@@ -129,7 +131,7 @@ def score(options: Sequence[str], generated: str, reference: str | None, variant
     if variants:
         model.append(f"--model.init_args.variants={json.dumps(dict(variants))}")
     data = _data(generated, reference, files, options)
-    clip = [] if _is_given("clip", files, options) else _clip(generated)
+    clip = [] if _is_given("clip", files, options) else _clip(generated, _sound_rate(reference, files, options))
     # files first: what follows them wins
     config, others = [], []
     for option, value in arguments_and_files(options):
@@ -165,8 +167,38 @@ def _is_given(section: str, files: Sequence[str], options: Sequence[str]) -> boo
     return of_options or any(content_of(Path(file)).get(section) is not None for file in files)
 
 
-def _clip(generated: str) -> list[str]:
+def _said(key: str, files: Sequence[str], options: Sequence[str]) -> Any:
+    """What files and options say of an argument of a class, such as ``model.sound``; the last one counts."""
+    section, name = key.split(".")
+    found = None
+    for file in files:
+        content = content_of(Path(file)).get(section)
+        arguments = content.get("init_args") if isinstance(content, Mapping) else None
+        found = arguments.get(name, found) if isinstance(arguments, Mapping) else found
+    for option, following in zip(options, [*options[1:], None], strict=True):
+        given, joined, value = option.partition("=")
+        if given in (f"--{section}.{name}", f"--{section}.init_args.{name}"):
+            found = value if joined else following
+    return found
+
+
+def _sound_rate(reference: str | None, files: Sequence[str], options: Sequence[str]) -> int | None:
+    """Samples per second of the real sound where it is what is judged; None where that of the files is.
+
+    It is that of the real recordings: at that of files that are not heard a voice could lose what judges hear.
+    """
+    if _said("model.sound", files, options) != "reference":
+        return None
+    root = reference or _said("data.root", files, options)
+    try:
+        first = next(iter(listed_files(str(root))))
+        return headers([first])[first].sample_rate or _REAL_RATE
+    except InputError:  # sets of other forms
+        return _REAL_RATE
+
+
+def _clip(generated: str, sample_rate: int | None) -> list[str]:
     """Options that describe the clips as the first generated file has them."""
     first = next(iter(listed_files(generated)))
-    shape: ClipShape = shape_of(headers([first]))
+    shape: ClipShape = shape_of(headers([first]), sample_rate)
     return [f"--clip.{name}={value}" for name, value in vars(shape).items() if value is not None]

@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import lightning as L
 import pytest
+import torch
 
 from callbacks.clip_files import ClipFiles
 from callbacks.cyclesync import CycleSyncCallback
 from callbacks.evaluation import EvaluationCallback
 from callbacks.results import ResultsWriter
+from components.media.lossless import write_lossless
 from components.v2a.motion_v2a import MotionV2A
 from lightning_modules.command_line.cli import main
 from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips
@@ -50,11 +52,13 @@ def place(tmp_path, monkeypatch):
 
 
 class Sees(EvaluationCallback):
-    """Notes whether the pictures it is shown are those that files hold."""
+    """Notes whether the pictures it is shown are those that files hold, and the rate of the sound."""
 
     rounded: ClassVar[list[bool]] = []
+    rates: ClassVar[list[int]] = []
 
     def update(self, generation):
+        self.rates.append(generation.sample_rate)
         levels = generation.video * 255
         self.rounded.append(bool(((levels - levels.round()).abs() < 1e-4).all()))
 
@@ -164,6 +168,31 @@ def test_pictures_can_be_judged_by_the_real_sound(kept, capsys):
     )
     assert status == 0, capsys.readouterr().err
     assert metrics("runs/scored/version_0")["cyclesync"] == metrics(kept)["cyclesync"]
+
+
+@pytest.mark.parametrize(
+    ("sound", "options", "rate"),
+    [
+        ("reference", [], 48_000),
+        ("generated", ["--model.sound=reference"], 48_000),
+        ("generated", ["--model.init_args.sound", "reference"], 48_000),
+        ("reference", ["--model.sound", "generated"], 16_000),
+        ("reference", ["--clip", "{num_frames: 12, height: 8, width: 8, sample_rate: 22050}"], 22_050),
+    ],
+)
+def test_real_sound_that_is_judged_keeps_its_own_rate(sound, options, rate, capsys):
+    for folder, own in (("made", 16_000), ("real", 48_000)):
+        Path(folder).mkdir()
+        pictures = torch.zeros(12, 3, 8, 8, dtype=torch.uint8)
+        write_lossless(Path(folder) / "a.mov", pictures, 24.0, torch.ones(own // 2), own)
+    Path("sees.yaml").write_text(
+        f"model: {{class_path: lightning_modules.judged_files.GeneratedFiles, init_args: {{sound: {sound}}}}}\n"
+        "callbacks:\n  sees: {class_path: tests.lightning_modules.command_line.test_score.Sees}\n"
+    )
+    Sees.rates.clear()
+    status = score("--generated", "made", "--reference", "real", *options, config="sees.yaml")
+    assert status == 0, capsys.readouterr().err
+    assert Sees.rates == [rate]
 
 
 @pytest.mark.parametrize(
