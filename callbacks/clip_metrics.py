@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 from tqdm.auto import tqdm
 
 from callbacks.evaluation import CHANCE, GENERATED, REAL, entry_name, gathered
@@ -25,6 +26,10 @@ from components.weights.identity import sha256_of_facts
 
 BY_SOUND_OFFSET = "by_sound_offset"
 """Detail of an entry: seconds by which the sound was moved, as text -> value and ends of its interval."""
+
+
+_BYTES = WeakTensorKeyDictionary()
+"""Videos that are being judged -> row -> its pictures as bytes, which several callbacks keep."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class ClipMetrics(PacedCallback, JudgeCallback[ScoredClip]):
             one of a training counts always, and so do ``validate`` and ``test``.
         exchanged: also report ``<metric>_chance``, the floor of a metric that compares picture and sound: the pictures
             of each clip with the sound of the next clip (in the order of the ids, around the end) that was cut from
-            another recording. Generated pictures are kept for it until the end, a byte per value.
+            another recording. Generated pictures are kept for it until the end, a byte per value and once for all
+            callbacks that exchange; real ones only where the scorer compares with them (``needs_reference``).
         sound_offsets_s: also score generated and real clips with their sound moved by so many seconds, later where they
             are positive (`with_sound_at`): a judge of synchrony is best at 0 on real clips. The entries hold the curve,
             ``by_sound_offset``, and the report draws it.
@@ -213,10 +219,16 @@ class ClipMetrics(PacedCallback, JudgeCallback[ScoredClip]):
         return [{offset: scores[index] for offset, scores in found.items()} for index in range(len(rows))]
 
     def _keep(self, generation: Generation, rows: Sequence[int]) -> None:
+        real = generation.reference
+        if not self.scorer.needs_reference:
+            # what a clip could have been conditioned on is all that such a scorer may look at
+            real = replace(real, video=real.video[:, :1], video_latents=None)
+        bytes_by_row: dict[int, Tensor] = _BYTES.setdefault(generation.video, {})
         for row in rows:
-            pictures = generation.video[row : row + 1].mul(255).round().to("cpu", torch.uint8)
-            batch = generation.reference.row(row).to("cpu")
-            self._kept[generation.reference.ids[row]] = _Kept(pictures, generation.fps, generation.sample_rate, batch)
+            if row not in bytes_by_row:
+                bytes_by_row[row] = generation.video[row : row + 1].mul(255).round().to("cpu", torch.uint8)
+            kept = _Kept(bytes_by_row[row], generation.fps, generation.sample_rate, real.row(row).to("cpu"))
+            self._kept[real.ids[row]] = kept
 
     def chance(self, trainer: Trainer, clips: Sequence[ScoredClip]) -> Mapping[str, MetricResult]:
         """Scores of generated pictures with the sounds of other recordings, where that is asked for."""

@@ -106,12 +106,12 @@ class ClipBatch(Movable):
         return len(self.ids)
 
     def row(self, index: int) -> ClipBatch:
-        """One of the clips as a batch of its own, without what was prepared of it."""
+        """A copy of one of the clips as a batch of its own, without what was prepared of it."""
         own: dict[str, Any] = {}
         for each in fields(self):
             item = getattr(self, each.name)
             if isinstance(item, Tensor):
-                own[each.name] = item[index : index + 1]
+                own[each.name] = item[index : index + 1].clone()
             elif isinstance(item, Movable):
                 own[each.name] = None
             elif isinstance(item, Sequence):

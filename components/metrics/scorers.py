@@ -40,7 +40,8 @@ class ClipScorer(nn.Module, ABC):
     higher_is_better: ClassVar[Mapping[str, bool]]
     """Metric -> whether a higher value is better; names all that `score` may say."""
     needs_reference: ClassVar[bool] = False
-    """Whether it has nothing to say without real clips: ``avsync score`` leaves it out where there are none."""
+    """Whether it has nothing to say without real clips: ``avsync score`` leaves it out where there are none. One that
+    does not say so is shown the first real picture alone where sounds are exchanged (`callbacks.clip_metrics`)."""
 
     @abstractmethod
     def score(self, generation: Generation, rows: Sequence[int]) -> list[ClipScores]:

@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 from typing import ClassVar
@@ -105,6 +106,54 @@ def test_exchanged_sounds_come_from_the_next_recording(tmp_path):
         wanted = level(name) / 2 * level(partners[name])
         assert found.clip_rows[name]["scores"]["together_chance"] == pytest.approx(wanted, abs=3e-3)
     assert found.results["together_chance"].n == 3
+
+
+class Compared(Levels):
+    """Looks at the real clips, too."""
+
+    needs_reference: ClassVar = True
+
+    def __init__(self):
+        super().__init__()
+        self.shown = []
+
+    def score(self, generation, rows):
+        self.shown += [generation.reference.video.shape[1]] * len(rows)
+        return super().score(generation, rows)
+
+
+def uint8_bytes():
+    storages = [
+        item.untyped_storage() for item in gc.get_objects() if type(item) is torch.Tensor and item.dtype == torch.uint8
+    ]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_of_what_waits_for_another_sound_no_more_is_kept_than_is_looked_at(tmp_path):
+    held = []
+
+    class Given(JumpingSquares):
+        def validation_step(self, batch, batch_idx):
+            return generation(clip_batch([IDS[batch_idx]]))
+
+    class Indices(SquareClips):
+        def val_dataloader(self):
+            return torch.utils.data.DataLoader(range(len(IDS)), batch_size=None)
+
+    class Seen(L.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            held.append(uint8_bytes() - before)
+
+    plain, compared = ClipMetrics(Levels(), name="plain", exchanged=True), ClipMetrics(Compared(), exchanged=True)
+    for callbacks in ([plain, ClipMetrics(Levels(), name="too", exchanged=True)], [plain, compared]):
+        before = uint8_bytes()
+        trainer = quiet_trainer(tmp_path, callbacks=[Seen(), *callbacks])
+        trainer.validate(Given(), datamodule=Indices(), verbose=False)
+    one = FRAMES * 3 * 4 * 4
+    # pictures once for both, of real clips the first; the last batch may still be there
+    assert len(IDS) * one <= held[0] <= (len(IDS) * (1 + 2 / FRAMES) + 1) * one
+    assert held[1] <= (len(IDS) * (2 + 1 / FRAMES) + 1) * one
+    assert set(compared.scorer.shown) == {FRAMES}
 
 
 def test_order_batches_and_repeats_do_not_matter(tmp_path):
