@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -44,6 +45,9 @@ class SubprocessV2A(V2AModel):
     ``audio`` (path of the wav it has to write), ``fps``, ``num_frames``, ``duration_s``, ``caption`` and ``seed``. A
     sound longer than the clip is cut; changing the frame rate or padding to the length a model wants is the program's
     business.
+
+    The program sees the GPU that the clips are on as its only one (``CUDA_VISIBLE_DEVICES``), so that each process of a
+    run has its own; for clips on the CPU it sees what this process does.
 
     Args:
         command: program and arguments, as a list or as one line that is split like a shell would; ``{jobs}`` in an
@@ -92,6 +96,7 @@ class SubprocessV2A(V2AModel):
         self.keep_files = keep_files
         self.stays = stays
         self._program: subprocess.Popen[str] | None = None
+        self._visible: str | None = None
         if stays and any("{jobs}" in part for part in self.command):
             raise InputError(
                 "command holds {jobs}, but with stays: true a program reads its lists from standard input; leave "
@@ -122,7 +127,7 @@ class SubprocessV2A(V2AModel):
         folder = Path(tempfile.mkdtemp(prefix="v2a-", dir=self.workdir)).absolute()
         try:
             jobs = self._write_jobs(folder, video, fps, captions, generators)
-            self._run(folder)
+            self._run(folder, visible_devices(video.device, os.environ))
             duration_s = video.shape[1] / fps
             tracks = [self._read(Path(str(job["audio"])), duration_s, 1 / fps) for job in jobs]
         finally:
@@ -188,29 +193,39 @@ class SubprocessV2A(V2AModel):
                 + (" | ".join(output) or "it printed nothing")
             )
 
-    def _run(self, folder: Path) -> None:
-        """Runs the program on a folder's list, or tells the one that stays."""
+    def _run(self, folder: Path, visible: str | None) -> None:
+        """Runs the program on a folder's list, or tells the one that stays; ``visible`` are the GPUs that it sees."""
         jobs = str(folder / JOBS_FILE)
         command = [part.replace("{jobs}", jobs).replace("{runners}", str(RUNNERS)) for part in self.command]
         if self.stays:
-            return self._tell(command, jobs)
+            return self._tell(command, jobs, visible)
         if not any("{jobs}" in part for part in self.command):
             command.append(jobs)
         try:
             # no shell: the command is a list, and paths may hold anything
             done = subprocess.run(
-                command, cwd=self.workdir, capture_output=True, text=True, errors="replace", timeout=self.timeout_s
+                command,
+                cwd=self.workdir,
+                env=_environment(visible),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=self.timeout_s,
             )
         except subprocess.TimeoutExpired:
             raise self._too_slow() from None
         self._check_status(done)
 
-    def _tell(self, command: Sequence[str], jobs: str) -> None:
+    def _tell(self, command: Sequence[str], jobs: str, visible: str | None) -> None:
         """Starts the program where none stays, tells it a list and waits for its answer."""
+        if self._visible != visible:
+            self.cpu()  # it works on another GPU
         if self._program is None:
+            self._visible = visible
             self._program = subprocess.Popen(
                 [*command, STAY],
                 cwd=self.workdir,
+                env=_environment(visible),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,  # one stream, so that neither fills up unread
@@ -260,6 +275,22 @@ class SubprocessV2A(V2AModel):
                 f"{len(track) / self.sample_rate:.3f} s but the clip lasts {duration_s:.3f} s; it has to cover the clip"
             )
         return pad(track[:wanted], (0, max(0, wanted - len(track))))
+
+
+def visible_devices(device: torch.device, environment: Mapping[str, str]) -> str | None:
+    """``CUDA_VISIBLE_DEVICES`` for a program that is to work on a device of this process; None leaves it as it is.
+
+    Where the variable is set in the ``environment``, this process counts its devices among those that it names.
+    """
+    if device.type != "cuda":
+        return None
+    index = device.index or 0
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return str(index) if named is None else named.split(",")[index].strip()
+
+
+def _environment(visible: str | None) -> dict[str, str]:
+    return dict(os.environ) if visible is None else {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
 
 
 def _answer(program: subprocess.Popen[str], jobs: str) -> tuple[bool, str]:

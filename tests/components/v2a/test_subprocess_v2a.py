@@ -8,7 +8,8 @@ from callbacks.cyclesync import CycleSyncCallback
 from components.contracts import clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import cyclesync_onsets
-from components.v2a.subprocess_v2a import JOBS_FILE, SubprocessV2A
+from components.v2a.subprocess_v2a import JOBS_FILE, SubprocessV2A, visible_devices
+from tests.pretended_card import CARD, pretended_card
 
 # A real external program: knows nothing of this package, hears a click at the brightest frame of each mp4.
 PROGRAM = """
@@ -149,6 +150,35 @@ def test_program_that_stays_is_started_once_for_all_calls_until_it_leaves_the_de
     with pytest.raises(InputError, match="ended with status -9: it printed nothing"):
         judge(video, 24.0)
     assert [file.name for file in (tmp_path / "work").iterdir()] == ["loads.txt"]
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "visible"),
+    [
+        ("cpu", {}, None),
+        ("cuda:3", {}, "3"),
+        ("cuda", {}, "0"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4, 6,7"}, "6"),
+        ("cuda:0", {"CUDA_VISIBLE_DEVICES": "MIG-1a2b,MIG-3c4d"}, "MIG-1a2b"),
+    ],
+)
+def test_program_sees_the_gpu_of_the_clips(device, environment, visible):
+    assert visible_devices(torch.device(device), environment) == visible
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_program_is_told_the_gpu_of_the_clips(video, tmp_path, monkeypatch, stays):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
+    tells = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], file=open('gpus.txt', 'a'))\n"
+    (tmp_path / "program.py").write_text(tells + (STAYING if stays else PROGRAM))
+    command = [sys.executable, str(tmp_path / "program.py"), *([] if stays else ["ok"])]
+    judge = SubprocessV2A(command, str(tmp_path / "work"), stays=stays)
+    with pretended_card():
+        sound, _ = judge(video.to(CARD), 24.0)
+        assert sound.device == CARD
+    judge(video, 24.0)  # of the CPU: what stays on another device is ended first
+    judge.cpu()
+    assert (tmp_path / "work" / "gpus.txt").read_text().split() == ["5", "5,6,7"]
 
 
 def test_program_that_stays_and_is_too_slow(video, tmp_path):
