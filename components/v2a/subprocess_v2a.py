@@ -22,7 +22,8 @@ from components.contracts import V2AModel
 from components.errors import InputError
 from components.media.reader import read_sound
 from components.media.writer import write_mp4
-from components.weights.pretrained import builds_shapes_only
+from components.weights.named_files import digest_of, names_files
+from components.weights.pretrained import builds_shapes_only, located
 
 JOBS_FILE = "jobs.json"
 RUNNERS = Path(__file__).parent.absolute() / "runners"
@@ -34,6 +35,7 @@ _PATIENCE_S = 10.0
 """How long a program may take to end after its input."""
 
 
+@names_files("weights")
 class SubprocessV2A(V2AModel):
     """Writes the clips as mp4, runs a command on them, and reads the wav files it leaves.
 
@@ -61,10 +63,13 @@ class SubprocessV2A(V2AModel):
         stays: the program stays for the next call, as those that ship can. It is started with ``--stay`` in place of
             the list, reads the path of each list as a line of its standard input, answers each with a line ``done`` on
             its standard output, and ends with its input.
+        weights: files and folders that the sound depends on; their digests are part of the judge's identity. What is
+            not named here is not: without any, other weights under the same command are the same judge.
 
     Raises:
-        InputError: if the command is empty, its program or a file in ``{runners}`` is not found, a program that ships
-            lacks what it needs (weights, a checkout, a library), or ``{jobs}`` stands in the command of one that stays.
+        InputError: if the command is empty, its program, a file in ``{runners}`` or one of ``weights`` is not found, a
+            program that ships lacks what it needs (weights, a checkout, a library), or ``{jobs}`` stands in the command
+            of one that stays.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class SubprocessV2A(V2AModel):
         timeout_s: float | None = None,
         keep_files: bool = False,
         stays: bool = False,
+        weights: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.command = shlex.split(command) if isinstance(command, str) else list(command)
@@ -97,6 +103,9 @@ class SubprocessV2A(V2AModel):
         self.stays = stays
         self._program: subprocess.Popen[str] | None = None
         self._visible: str | None = None
+        self._digests: list[str] = []
+        if not builds_shapes_only():
+            self._digests = [_digest_of(name) for name in weights]
         if stays and any("{jobs}" in part for part in self.command):
             raise InputError(
                 "command holds {jobs}, but with stays: true a program reads its lists from standard input; leave "
@@ -106,8 +115,9 @@ class SubprocessV2A(V2AModel):
             self._check_runner()
 
     def identifying_settings(self) -> dict[str, object]:
-        """The command and what it is given; not where it works and how long it may take."""
-        return {"command": list(self.command), "sample_rate": self.sample_rate, "crf": self.crf}
+        """The command, what it is given and which weights it names; not where it works and how long it may take."""
+        told = {"command": list(self.command), "sample_rate": self.sample_rate, "crf": self.crf}
+        return {**told, "weights_sha256": list(self._digests)} if self._digests else told
 
     @torch.no_grad()
     def forward(
@@ -275,6 +285,13 @@ class SubprocessV2A(V2AModel):
                 f"{len(track) / self.sample_rate:.3f} s but the clip lasts {duration_s:.3f} s; it has to cover the clip"
             )
         return pad(track[:wanted], (0, max(0, wanted - len(track))))
+
+
+def _digest_of(name: str) -> str:
+    place = located(name)
+    if not place.exists():
+        raise InputError(f"weights names '{name}', which does not exist; give files or folders that the program reads")
+    return digest_of(place)
 
 
 def visible_devices(device: torch.device, environment: Mapping[str, str]) -> str | None:

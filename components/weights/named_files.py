@@ -22,7 +22,8 @@ def names_files(*paths: str, **folders: str | None) -> Callable[[T], T]:
     """Marks a class or function.
 
     Args:
-        paths: arguments that name a file or folder on this disk; ``section.name`` for one of a section.
+        paths: arguments that name a file or folder on this disk, or a list of them; ``section.name`` for one of a
+            section.
         folders: arguments that name what `resolve_folder` finds, also on the hub, or a file, each with the argument
             that names the subfolder (None without one).
     """
@@ -71,8 +72,9 @@ def check_named_files(target: object, arguments: Mapping[str, Any], key: str) ->
         value: Any = arguments
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if value is not None and not located(value).exists():
-            raise InputError(f"{key}.{name}: '{value}' does not exist; {fix or 'give an existing path'}")
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if path is not None and not located(path).exists():
+                raise InputError(f"{key}.{name}: '{path}' does not exist; {fix or 'give an existing path'}")
     for name, subfolder in folders.items():
         if (value := arguments.get(name)) is not None:
             try:
@@ -114,11 +116,16 @@ def named_weights(target: object, arguments: Mapping[str, Any]) -> dict[str, dic
         place = find_file(name) or find_folder(name, within)
         found[argument] = {"name": f"{name}/{within}" if within else str(name)}
         if place is not None:
-            found[argument]["sha256"] = _digest_of(place)
+            found[argument]["sha256"] = digest_of(place)
     return found
 
 
-def _digest_of(place: Path) -> str:
+def digest_of(place: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder that a loader may read.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
     if place.is_file():
         return sha256_of(place)
     files = sorted(file for file in place.rglob("*") if file.suffix in _READ and file.is_file())

@@ -9,6 +9,7 @@ from components.contracts import clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import cyclesync_onsets
 from components.v2a.subprocess_v2a import JOBS_FILE, SubprocessV2A, visible_devices
+from components.weights.named_files import check_named_files
 from tests.pretended_card import CARD, pretended_card
 
 # A real external program: knows nothing of this package, hears a click at the brightest frame of each mp4.
@@ -233,3 +234,24 @@ def test_two_commands_are_two_judges(tmp_path):
     assert moved.identifying_settings() == settings[0]
     digests = [CycleSyncCallback(judge)._judge["v2a_sha256"] for judge in (*judges, moved)]
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_other_weights_are_another_judge(tmp_path):
+    folder, file = tmp_path / "model", tmp_path / "codec.pt"
+    folder.mkdir()
+
+    def digest(of_model, of_codec, *named):
+        (folder / "best.pt").write_text(of_model)
+        file.write_text(of_codec)
+        judge = SubprocessV2A([sys.executable, "a.py"], str(tmp_path), weights=[str(name) for name in named])
+        return CycleSyncCallback(judge)._judge["v2a_sha256"]
+
+    both = digest("one", "two", folder, file)
+    assert both == digest("one", "two", folder, file)
+    assert len({both, digest("other", "two", folder, file), digest("one", "other", folder, file)}) == 3
+    assert digest("one", "other", folder) == digest("one", "two", folder)
+    assert digest("one", "two") == digest("other", "two")  # nothing is known of what is not named
+    with pytest.raises(InputError, match=r"weights names '\S+none.pt', which does not exist; give files or folders"):
+        digest("one", "two", tmp_path / "none.pt")
+    with pytest.raises(InputError, match=r"v2a.weights: '\S+none.pt' does not exist"):
+        check_named_files(SubprocessV2A, {"weights": [str(file), str(tmp_path / "none.pt")]}, "v2a")
