@@ -18,7 +18,7 @@ from components.weights.pretrained import located
 from datamodules.reading.folder import read_folder
 from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.order import EvaluationSampler, SampleKey, rank_and_world_size
-from datamodules.reading.prompt_list import Prompt, read_prompts
+from datamodules.reading.prompt_list import Prompt, is_prompt_list, read_prompts
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PromptClips(L.LightningDataModule):
     ``reference_image``, that picture is the batch's only frame.
 
     Args:
-        root: a list of prompts (`read_prompts`), or a folder of videos with what is said beside them (as `FolderClips`
-            reads it; captions may be missing), whose pictures are not read.
+        root: a list of prompts (`read_prompts`); or generated files, whose pictures are not read, with what is said
+            beside them (captions may be missing): a manifest, or a folder as `FolderClips` reads it.
         clip: what the generated clips look like.
         batch_size: clips per batch and rank.
 
@@ -92,7 +92,8 @@ class PromptClips(L.LightningDataModule):
 
     def _read(self) -> Iterator[Prompt]:
         if not self.root.is_dir():
-            yield from read_prompts(self.root, NamedMedia(self.root.parent, absolute=True))
+            media = NamedMedia(self.root.parent, absolute=True)
+            yield from read_prompts(self.root, media, of_files=not is_prompt_list(self.root))
             return
         for records in read_folder(self.root, {}, "", None).values():
             for record in records:

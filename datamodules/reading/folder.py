@@ -25,9 +25,10 @@ VIDEOS = frozenset(
 SOUNDS = frozenset(".wav .flac .mp3 .m4a .aac .ogg .oga .opus .ac3 .aiff .aif .wma .caf".split())  # noqa: SIM905
 _SIDECARS = (".json", ".txt")
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
-# what tables of the field call these columns; "file_name" is the hub's
+FILE_COLUMNS = ("video", "file_name", "path", "file")
+"""What tables of the field call the column of files; "file_name" is the hub's."""
 _USUAL: Mapping[str, tuple[str, ...]] = {
-    "video": ("video", "file_name", "path", "file"),
+    "video": FILE_COLUMNS,
     "caption": ("caption", "text", "prompt"),
 }
 
@@ -175,7 +176,7 @@ def _one_each(root: Path, media: Sequence[str], audio_only: bool) -> Iterator[_S
 def _rows_of_table(root: Path, table: Path, columns: Mapping[str, str]) -> Iterator[_Said]:
     for line, fields in rows_of(table):
         source = f"{table}, line {line}"
-        row = _Said(source, _under_our_names(fields, columns, source), fields)
+        row = _Said(source, under_our_names(fields, columns, source), fields)
         for ours in ("video", "audio"):
             name = row.fields.get(ours)
             if not isinstance(name, str) or not name:
@@ -187,7 +188,12 @@ def _rows_of_table(root: Path, table: Path, columns: Mapping[str, str]) -> Itera
         yield row
 
 
-def _under_our_names(fields: Mapping[str, Any], columns: Mapping[str, str], source: str) -> dict[str, Any]:
+def under_our_names(fields: Mapping[str, Any], columns: Mapping[str, str], source: str) -> dict[str, Any]:
+    """What of a row stands in a column of ours, by `COLUMNS`; see `read_folder` for ``columns``.
+
+    Raises:
+        InputError: if ``columns`` takes one from where nothing is.
+    """
     for ours, theirs in columns.items():
         if theirs not in fields:
             there = ", ".join(map(str, fields))
@@ -223,7 +229,7 @@ def _add_sidecars(media: NamedMedia, row: _Said, columns: Mapping[str, str]) -> 
         if not isinstance(content, dict):
             raise InputError(f"{beside} holds a {type(content).__name__}; it must hold one object of names and values")
         known = {ours: theirs for ours, theirs in columns.items() if theirs in content}
-        for ours, value in _under_our_names(content, known, str(beside)).items():
+        for ours, value in under_our_names(content, known, str(beside)).items():
             if ours not in ("id", "video", "audio"):
                 _say(row, ours, value, beside)
         row.named = {**content, **row.named}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from components.errors import InputError
+from datamodules.reading.folder import FILE_COLUMNS, under_our_names
 from datamodules.reading.named_media import NamedMedia
 from datamodules.reading.speech_manifest import Row, rows_of
 
@@ -49,7 +50,7 @@ class Prompt:
     video_id: str | None = None
 
 
-def read_prompts(path: Path, media: NamedMedia) -> list[Prompt]:
+def read_prompts(path: Path, media: NamedMedia, of_files: bool = False) -> list[Prompt]:
     """Prompts of a ``.jsonl`` or ``.csv`` file.
 
     Columns are ``id`` (else the row's number, four digits), ``video caption``, ``audio caption``, ``spoken word en`` or
@@ -59,6 +60,9 @@ def read_prompts(path: Path, media: NamedMedia) -> list[Prompt]:
     Args:
         path: the list.
         media: the files that it may name.
+        of_files: it is a manifest of generated files, which rows name (``video``, ``file_name``, ``path`` or ``file``);
+            without an id a clip is called after its file. Nothing need be said of it, and what is no prompt's column
+            (``recording`` apart) is passed over.
 
     Raises:
         InputError: a row cannot be used; names it.
@@ -66,10 +70,12 @@ def read_prompts(path: Path, media: NamedMedia) -> list[Prompt]:
     prompts: list[Prompt] = []
     seen: dict[str, int] = {}
     for number, (line, fields) in enumerate(rows_of(path)):
-        row = Row(f"{path}, line {line}", media, _under_our_names(f"{path}, line {line}", fields))
-        prompt = _prompt(row, f"{number:04d}")
+        source = f"{path}, line {line}"
+        prompt = _of_file(source, media, fields) if of_files else _asked(source, media, fields, f"{number:04d}")
         if prompt.id in seen:
-            raise row.error(f"repeats the id {prompt.id!r} of line {seen[prompt.id]}; ids must be unique")
+            raise InputError(
+                f"{source}: the row repeats the id {prompt.id!r} of line {seen[prompt.id]}; ids must be unique"
+            )
         seen[prompt.id] = line
         prompts.append(prompt)
     if not prompts:
@@ -80,7 +86,7 @@ def read_prompts(path: Path, media: NamedMedia) -> list[Prompt]:
 def is_prompt_list(path: Path) -> bool:
     """Whether the first row of a list names no media, so that prompts are all that is known."""
     row: Mapping[str, Any] = next((fields for _, fields in rows_of(path)), {})
-    return not any(row.get(name) for name in ("video", "audio", "file_name", "path", "file"))
+    return not any(row.get(name) for name in ("audio", *FILE_COLUMNS))
 
 
 def _under_our_names(source: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,10 +113,27 @@ def _names() -> str:
     return ", ".join((*_COLUMNS, *_OURS, f"{_SPOKEN}en", f"{_SPOKEN}zh"))
 
 
+def _asked(source: str, media: NamedMedia, fields: Mapping[str, Any], name: str) -> Prompt:
+    row = Row(source, media, _under_our_names(source, fields))
+    prompt = _prompt(row, name)
+    if not prompt.caption:
+        raise row.error("has neither a video caption nor an audio caption nor spoken words; it must have one")
+    return prompt
+
+
+def _of_file(source: str, media: NamedMedia, fields: Mapping[str, Any]) -> Prompt:
+    file = next((value for column in FILE_COLUMNS if (value := fields.get(column))), None)
+    if not isinstance(file, str):
+        raise InputError(f"{source}: the row names no file; give it a column {FILE_COLUMNS[0]}")
+    said = under_our_names(fields, {}, source)
+    known = {name: value for name, value in said.items() if name in _COLUMNS}
+    of_benchmark = {name: value for name, value in fields.items() if name in _OURS or name.startswith(_SPOKEN)}
+    row = Row(source, media, _under_our_names(source, {**known, **of_benchmark}))
+    return replace(_prompt(row, str(PurePosixPath(file).with_suffix(""))), video_id=str(said.get("recording") or file))
+
+
 def _prompt(row: Row, name: str) -> Prompt:
     caption, scene, words = row.text("caption"), row.text("audio_caption"), row.text("transcript")
-    if caption is None and scene is None and words is None:
-        raise row.error("has neither a video caption nor an audio caption nor spoken words; it must have one")
     return Prompt(
         id=row.text("id") or name,
         caption=caption or scene or words or "",

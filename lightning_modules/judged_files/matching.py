@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from callbacks.report.clip_videos import file_stem
 from components.errors import InputError
 from components.weights.pretrained import located
-from datamodules.reading.folder import TABLES, VIDEOS
+from datamodules.reading.folder import FILE_COLUMNS, TABLES, VIDEOS
 from datamodules.reading.speech_manifest import rows_of
 
 _MOST_NAMED = 5
-_FILE_COLUMNS = ("video", "file_name", "path", "file")
 
 
 def listed_files(root: str) -> dict[Path, str]:
@@ -47,9 +46,9 @@ def _is_video(name: Path) -> bool:
 
 def _of_table(table: Path) -> Iterator[tuple[Path, str]]:
     for line, row in rows_of(table):
-        name = next((row[column] for column in _FILE_COLUMNS if row.get(column)), None)
+        name = next((row[column] for column in FILE_COLUMNS if row.get(column)), None)
         if not isinstance(name, str):
-            raise InputError(f"{table}, line {line}: the row names no file; give it a column {_FILE_COLUMNS[0]}")
+            raise InputError(f"{table}, line {line}: the row names no file; give it a column {FILE_COLUMNS[0]}")
         file = table.parent / name
         if not file.is_file():
             raise InputError(f"{table}, line {line}: {file} does not exist; correct the row or remove it")

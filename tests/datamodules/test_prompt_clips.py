@@ -9,6 +9,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.lossless import write_lossless
 from datamodules.prompt_clips import PromptClips
+from lightning_modules.judged_files.matching import listed_files
 
 CLIP = ClipShape(num_frames=12, fps=12.0, height=16, width=32)
 
@@ -50,6 +51,35 @@ def test_a_folder_gives_names_and_what_is_said(tmp_path):
     assert names == ["b", "x/a"]
     assert (batch.captions, batch.transcripts, batch.languages) == (["a dog"], ["wow"], ["en"])
     assert (other.captions, other.transcripts) == ([""], None)
+
+
+def test_a_manifest_of_files_gives_names_and_what_is_said(tmp_path):
+    for file in ("elsewhere/b.mp4", "x/a.mp4", "in/c.mp4", "in/d.mp4"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()  # pictures are not read
+    rows = [
+        {
+            "id": 7,
+            "video": f"{tmp_path}/elsewhere/b.mp4",
+            "caption": "a dog",
+            "start": 0.5,
+            "steps": 30,
+            "recording": "r",
+        },
+        {"file_name": "../x/a.mp4", "video caption": "a man", "spoken word zh": "nihao", "subset": "speech"},
+        {"path": "c.mp4", "text": "a cat"},
+        {"file": "d.mp4"},
+    ]
+    manifest = tmp_path / "in/made.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names, (batch,) = batches(manifest, batch_size=4)
+    assert names == ["7", "../x/a", "c", "d"] == list(listed_files(str(manifest)).values())
+    assert batch.captions == ["a dog", "a man", "a cat", ""]
+    assert (batch.transcripts, batch.languages) == (["", "nihao", "", ""], ["", "zh", "", ""])
+    assert batch.video_ids == ["r", "../x/a.mp4", "c.mp4", "d.mp4"]
+    manifest.write_text('{"video": "c.mp4"}\n{"id": "b"}\n')
+    with pytest.raises(InputError, match=r"made.jsonl, line 2: the row names no file; give it a column video"):
+        batches(manifest)
 
 
 def test_the_form_of_the_clips_must_be_known(tmp_path):

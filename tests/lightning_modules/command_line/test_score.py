@@ -16,6 +16,7 @@ from callbacks.evaluation import EvaluationCallback
 from callbacks.results import ResultsWriter
 from components.media.lossless import write_lossless
 from components.v2a.motion_v2a import MotionV2A
+from datamodules.reading.folder import FILE_COLUMNS
 from lightning_modules.command_line.cli import main
 from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips
 
@@ -100,6 +101,18 @@ def test_without_real_clips_the_rest_is_the_same(kept, caplog):
     found = metrics("runs/scored/version_0")
     assert found.keys() == {"cyclesync", "cyclesync_chance"}
     assert found["cyclesync"] == metrics(kept)["cyclesync_w0"]
+
+
+@pytest.mark.parametrize("column", ["video", "file_name"])
+def test_a_manifest_alone_says_what_the_clips_are(kept, column, capsys):
+    rows = [json.loads(line) for line in (kept / "clips/w0/metadata.jsonl").read_text().splitlines()]
+    files = {
+        row["id"]: next(str(kept / "clips/w0" / row[name]) for name in FILE_COLUMNS if name in row) for row in rows
+    }
+    lines_of_it = [{"id": name, column: file, "recording": name[:-2], "steps": 30} for name, file in files.items()]
+    Path("made.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines_of_it))
+    assert score("--generated", "made.jsonl") == 0, capsys.readouterr().err
+    assert metrics("runs/scored/version_0")["cyclesync"] == metrics(kept)["cyclesync_w0"]
 
 
 def test_what_needs_real_clips_is_left_out_by_name(kept, caplog):
