@@ -14,10 +14,9 @@ from datamodules.image_audio_pairs import ImageAudioPairs
 from datamodules.prompt_clips import PromptClips
 from datamodules.reading.listed_media import json_of, published_rows
 from datamodules.reading.named_media import NamedMedia
-from datamodules.reading.prompt_list import Prompt, read_prompts
+from datamodules.reading.prompt_list import Prompt, picture_of, read_prompts
 
 _SETS = ("set1", "set2", "set3")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @names_files("root")
@@ -94,7 +93,9 @@ class JavisBench(ImageAudioPairs):
         prompts = []
         for number, (_, row) in enumerate(rows[:max_clips]):
             name = f"sample_{number:04d}"
-            prompts.append(_Prompt(name, _picture(folder, name), row["text"], row.get("audio_text") or row["text"], ""))
+            prompts.append(
+                _Prompt(name, picture_of(folder, name), row["text"], row.get("audio_text") or row["text"], "")
+            )
         super().__init__(**_lists(prompts, max_clips), clip=clip, batch_size=batch_size, background=background)
 
 
@@ -103,8 +104,9 @@ class HarmonyBench(ImageAudioPairs):
     """A list of prompts in Harmony-Bench's form (arXiv 2511.21579), to ``predict`` from; see `read_prompts`.
 
     The published list is not released; ``configs/eval/harmony_bench_own.jsonl`` is a small one of our own. Our models
-    begin with a picture, which is a row's ``reference_image`` or the one called after its id in ``images``. Videos get
-    the ids, by which ``avsync score`` looks for them.
+    begin with a picture, which is a row's ``reference_image`` or the one called after its id in ``images``, and speak
+    with the voice of its ``reference_audio`` where it names one. Videos get the ids, by which ``avsync score`` looks
+    for them.
 
     Args:
         root: the ``.jsonl`` or ``.csv`` list.
@@ -114,6 +116,8 @@ class HarmonyBench(ImageAudioPairs):
         clip: what the videos to make look like; an experiment says it once, in its section ``clip``.
         batch_size: images per batch and rank.
         background: colour that is seen behind transparent pictures.
+        reference_s: length in seconds of the slot for the reference voice; what is longer is cut. The paper's
+            references have 1 to 3 s.
 
     Raises:
         InputError: the list cannot be used, or a row has no first frame.
@@ -128,6 +132,7 @@ class HarmonyBench(ImageAudioPairs):
         clip: ClipShape | None = None,
         batch_size: int = 1,
         background: str = "white",
+        reference_s: float = 3.0,
     ) -> None:
         listing = located(root)
         found = read_prompts(listing, NamedMedia(listing.parent, absolute=True))
@@ -140,10 +145,17 @@ class HarmonyBench(ImageAudioPairs):
                 continue
             if prompt.image is None and images is None:
                 raise InputError(f"{listing}: {prompt.id} has no reference_image; set images to a folder of pictures")
-            image = prompt.image or _picture(located(str(images)), prompt.id)
+            image = prompt.image or picture_of(located(str(images)), prompt.id)
             scene = prompt.scene or prompt.caption
-            prompts.append(_Prompt(prompt.id, image, prompt.caption, scene, prompt.transcript or ""))
-        super().__init__(**_lists(prompts, max_clips), clip=clip, batch_size=batch_size, background=background)
+            words = prompt.transcript or ""
+            prompts.append(_Prompt(prompt.id, image, prompt.caption, scene, words, prompt.reference))
+        super().__init__(
+            **_lists(prompts, max_clips),
+            reference_s=reference_s,
+            clip=clip,
+            batch_size=batch_size,
+            background=background,
+        )
 
 
 @names_files("root")
@@ -190,6 +202,7 @@ class _Prompt(NamedTuple):
     caption: str
     scene: str
     transcript: str
+    reference: Path | None = None
 
 
 def _lists(prompts: Sequence[_Prompt], max_clips: int | None) -> dict[str, Any]:
@@ -203,6 +216,7 @@ def _lists(prompts: Sequence[_Prompt], max_clips: int | None) -> dict[str, Any]:
         "scenes": [prompt.scene for prompt in prompts],
         # models that do not speak can be asked for sets without words
         "transcripts": [prompt.transcript for prompt in prompts] if any(p.transcript for p in prompts) else None,
+        "references": [str(p.reference or "") for p in prompts] if any(p.reference for p in prompts) else None,
         "names": [prompt.name for prompt in prompts],
     }
 
@@ -224,12 +238,5 @@ def _verse_set(folder: Path) -> list[_Prompt]:
         words = str(speech.get("text") or "").strip()
         heard = [str(speech.get("speaker") or "")] if words else []
         scene = ", ".join(part for part in (*heard, *map(str, sounds)) if part)
-        prompts.append(_Prompt(file.stem, _picture(folder, file.stem), video, scene or video, words))
+        prompts.append(_Prompt(file.stem, picture_of(folder, file.stem), video, scene or video, words))
     return prompts
-
-
-def _picture(folder: Path, name: str) -> Path:
-    for suffix in _IMAGES:
-        if (folder / f"{name}{suffix}").is_file():
-            return folder / f"{name}{suffix}"
-    raise InputError(f"{folder} has no picture {name} ({', '.join(_IMAGES)}); every prompt needs its first frame")

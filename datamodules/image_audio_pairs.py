@@ -42,7 +42,8 @@ class ImageAudioPairs(L.LightningDataModule):
         captions: prompts, one per image.
         scenes: descriptions of the acoustic scene, one per image; None where the prompts say it.
         transcripts: words to be spoken, one per image ("" for none); None if nothing is.
-        references: sound or video files of the voices to speak with, one per image; None for no voice in particular.
+        references: sound or video files of the voices to speak with, one per image ("" for no voice in particular);
+            None if none is given.
         reference_s: length in seconds of the slot for the reference voice; what is longer is cut.
         clip: what the videos to make look like; an experiment says it once, in its section ``clip``.
         batch_size: images per batch and rank.
@@ -90,7 +91,8 @@ class ImageAudioPairs(L.LightningDataModule):
         for name, given in lists.items():
             if given is not None and len(given) != len(images):
                 raise InputError(f"there are {len(images)} images and {len(given)} {name}; give one per image")
-        for name, files in {"images": images, "sounds": sounds, "references": references}.items():
+        voices_given = [file for file in references or () if file]
+        for name, files in {"images": images, "sounds": sounds, "references": voices_given}.items():
             for file in map(Path, files or ()):
                 # now, not after the clips before it have been made
                 if not file.is_file():
@@ -115,7 +117,7 @@ class ImageAudioPairs(L.LightningDataModule):
                 None if sounds is None else Path(sounds[k]),
                 None if scenes is None else scenes[k],
                 None if transcripts is None else transcripts[k],
-                None if references is None else Path(references[k]),
+                Path(references[k]) if references is not None and references[k] else None,
             )
             for k, image in enumerate(images)
         ]
@@ -198,7 +200,7 @@ class _Pairs(Dataset[Clip]):
         given = self._given[key.item]
         name = given.name
         reference, length = None, 0
-        if self._voices is not None and given.reference is not None:
+        if self._voices is not None:
             voice = ClipRecord(name, given.image, given.caption, name, reference=given.reference)
             # without a generator: the beginning of the voice, the same in every run
             reference, length = self._voices.draw(voice, None)

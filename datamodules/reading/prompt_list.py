@@ -15,6 +15,7 @@ from datamodules.reading.speech_manifest import Row, rows_of
 SUBSETS = ("ambient", "speech", "complex")
 """Of Harmony-Bench (arXiv 2511.21579): sounds without words, words alone, both."""
 
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _SPOKEN = "spoken word "
 _OURS = {"video caption": "caption", "audio caption": "audio_caption", "spoken word": "transcript"}
 _COLUMNS = (
@@ -48,6 +49,18 @@ class Prompt:
     image: Path | None = None
     reference: Path | None = None
     video_id: str | None = None
+
+
+def picture_of(folder: Path, name: str) -> Path:
+    """The picture of a folder that is called after a prompt.
+
+    Raises:
+        InputError: there is none.
+    """
+    for suffix in _IMAGES:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raise InputError(f"{folder} has no picture {name} ({', '.join(_IMAGES)}); every prompt needs its first frame")
 
 
 def read_prompts(path: Path, media: NamedMedia, of_files: bool = False) -> list[Prompt]:

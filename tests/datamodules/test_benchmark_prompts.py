@@ -8,13 +8,17 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from components.contracts import ClipBatch
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.media.lossless import write_lossless
 from datamodules.benchmark_prompts import HarmonyBench, JavisBench, VerseBench, VerseBenchPrompts
+from datamodules.prompt_clips import PromptClips
 
+VOICE = 0.5 * torch.sin(torch.arange(32_000) * 0.05)
 CLIP = ClipShape(num_frames=12, fps=12.0, height=16, width=16)
 
 
@@ -132,6 +136,28 @@ def test_verse_bench_is_scored_by_sets_with_first_frames(verse: Path) -> None:
     assert batches[1].video.shape == (1, 1, 3, 16, 16) and batches[1].audio.shape == (1, 0)
     with pytest.raises(InputError, match="sets names 'set9'"):
         VerseBenchPrompts(str(verse), ["set9"], CLIP)
+
+
+def test_harmony_bench_gives_the_voices_that_its_rows_name(tmp_path: Path) -> None:
+    rows: list[dict[str, str]] = [
+        {"id": name, "spoken word en": "hello", "reference_image": "r.png"} for name in ("a", "b")
+    ]
+    rows[0]["reference_audio"] = "voice.wav"
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture(tmp_path / "r.png", 40)
+    write_lossless(tmp_path / "voice.mov", torch.zeros(24, 3, 16, 16, dtype=torch.uint8), 12.0, VOICE, 16_000)
+    (tmp_path / "voice.mov").rename(tmp_path / "voice.wav")  # a file is what it holds
+    listing = str(tmp_path / "list.jsonl")
+    (batch,) = predicted(HarmonyBench(listing, clip=CLIP, batch_size=2, reference_s=1.5), tmp_path)
+    judged = PromptClips(listing, CLIP, batch_size=2, reference_s=1.5)
+    judged.setup("test")
+    for given in (batch, next(iter(judged.test_dataloader()))):
+        assert given.reference_lengths.tolist() == [24_000, 0]
+        assert (given.reference_audio[0] - VOICE[:24_000]).abs().max() < 1e-4 and not given.reference_audio[1].any()
+    del rows[0]["reference_audio"]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (batch,) = predicted(HarmonyBench(listing, clip=CLIP, batch_size=2), tmp_path)
+    assert batch.reference_audio is None
 
 
 def test_harmony_bench_predicts_under_the_ids(tmp_path: Path) -> None:

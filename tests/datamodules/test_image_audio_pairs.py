@@ -90,7 +90,7 @@ def test_words_and_a_voice_instead_of_a_sound(files: dict[str, list[str]]) -> No
         "captions": files["captions"],
         "scenes": ["a hall", "a street", "a wood"],
         "transcripts": ["hello", "", "goodbye"],
-        "references": files["sounds"],
+        "references": [*files["sounds"][:2], ""],
     }
     first, second = pairs(told, reference_s=1.25).predict_dataloader()
     assert first.audio.shape == (2, 32000) and not first.audio.any()
@@ -98,6 +98,7 @@ def test_words_and_a_voice_instead_of_a_sound(files: dict[str, list[str]]) -> No
     assert (list(first.scenes), list(second.scenes)) == (["a hall", "a street"], ["a wood"])
     assert (list(first.transcripts), list(second.transcripts)) == (["hello", ""], ["goodbye"])
     assert first.reference_audio.shape == (2, 20000) and first.reference_lengths.tolist() == [20000, 20000]
+    assert second.reference_audio.shape == (1, 20000) and second.reference_lengths.tolist() == [0]
     expected = 0.5 * torch.sin(torch.arange(20000) * 44100 / 16000 * 0.03)
     assert (first.reference_audio[0] - expected)[100:-100].abs().max() < 1e-3
     plain = next(iter(pairs({key: told[key] for key in ("images", "captions")}).predict_dataloader()))

@@ -43,6 +43,19 @@ def test_a_reference_image_is_the_only_frame(tmp_path):
     assert second.video.shape == (1, 0, 3, 16, 32)
 
 
+def test_first_frames_may_lie_in_a_folder(tmp_path):
+    (tmp_path / "first").mkdir()
+    for name, grey in {"a": 90, "first/b": 30}.items():
+        Image.fromarray(np.full((32, 64, 3), grey, np.uint8)).save(tmp_path / f"{name}.png")
+    rows = [{"id": "a", "caption": "x", "reference_image": "a.png"}, {"id": "b", "caption": "y"}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, (batch,) = batches(tmp_path / "list.jsonl", batch_size=2, images=str(tmp_path / "first"))
+    assert batch.video[:, 0, 0, 0, 0].tolist() == [90, 30]
+    (tmp_path / "first/b.png").unlink()
+    with pytest.raises(InputError, match="first has no picture b "):
+        batches(tmp_path / "list.jsonl", images=str(tmp_path / "first"))
+
+
 def test_a_folder_gives_names_and_what_is_said(tmp_path):
     for name in ("b", "x/a"):
         write_lossless(tmp_path / f"{name}.mov", torch.zeros(2, 3, 16, 16, dtype=torch.uint8), 24.0)
