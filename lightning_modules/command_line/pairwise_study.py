@@ -92,7 +92,8 @@ def _media(file: Path, folder: Path, name: str) -> str:
     with MediaReader(file) as media:
         info = media.info
         frames = max(1, round(info.duration_s * info.fps))
-        video = media.video(0.0, frames, info.fps, info.height, info.width)
+        height, width = (max(1, round(side)) for side in media.shown_size())
+        video = media.video(0.0, frames, info.fps, height, width)
         rate = 48_000  # every browser and AAC know it
         sound = None if info.audio_span_s is None else media.audio(0.0, round(frames / info.fps * rate), rate)
     write_mp4(folder / f"{name}.mp4", watchable(video, _MIN_SIDE), info.fps, sound, rate, crf=12.0)

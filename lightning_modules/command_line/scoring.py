@@ -13,6 +13,7 @@ from callbacks.judge import JudgeCallback
 from callbacks.set_metrics import SetMetrics
 from components.errors import InputError
 from components.media.clock import ClipShape
+from components.media.reader import probe
 from datamodules.prompt_clips import PromptClips
 from datamodules.reading.prompt_list import is_prompt_list
 from lightning_modules.command_line.class_paths import found_at
@@ -192,7 +193,7 @@ def _sound_rate(reference: str | None, files: Sequence[str], options: Sequence[s
     root = reference or _said("data.root", files, options)
     try:
         first = next(iter(listed_files(str(root))))
-        return headers([first])[first].sample_rate or _REAL_RATE
+        return probe(first).sample_rate or _REAL_RATE
     except InputError:  # sets of other forms
         return _REAL_RATE
 

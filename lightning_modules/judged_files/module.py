@@ -15,9 +15,9 @@ from torch import Tensor
 from components.contracts import ClipBatch, Generation
 from components.errors import InputError
 from components.media.clock import ClipShape
-from components.media.reader import MediaInfo, MediaReader
+from components.media.reader import MediaReader
 from components.weights.named_files import names_files
-from lightning_modules.judged_files.headers import check_headers, headers
+from lightning_modules.judged_files.headers import Header, check_headers, headers
 from lightning_modules.judged_files.matching import listed_files, matched
 
 _GENERATED = "generated"
@@ -61,7 +61,7 @@ class GeneratedFiles(L.LightningModule):
                 )
         self.sound, self.size, self.other_files = sound, size, other_files
         self._files: dict[str, dict[str, Path]] = {}
-        self._infos: dict[str, dict[Path, MediaInfo]] = {}
+        self._headers: dict[str, dict[Path, Header]] = {}
         self._clip: ClipShape | None = None
 
     def setup(self, stage: str) -> None:
@@ -76,7 +76,7 @@ class GeneratedFiles(L.LightningModule):
         self.check(names("val" if stage == "validate" else "test"), data.clip)
 
     def check(self, clips: Sequence[str], clip: ClipShape) -> None:
-        """Finds the file of every clip and looks at all headers; nothing is decoded.
+        """Finds the file of every clip and looks at all headers; of the pictures first frames alone are decoded.
 
         Args:
             clips: names of the clips.
@@ -88,9 +88,9 @@ class GeneratedFiles(L.LightningModule):
         self._clip = clip
         for kind, root in {_GENERATED: self.folder, **self.variants}.items():
             files = matched(root, listed_files(root), clips, self.other_files == "ignore")
-            infos = headers(files.values())
-            check_headers(root, infos, clip, self.sound == "generated", self.size == "own")
-            self._files[kind], self._infos[kind] = files, infos
+            found = headers(files.values())
+            check_headers(root, found, clip, self.sound == "generated", self.size == "own")
+            self._files[kind], self._headers[kind] = files, found
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
         """What the files of a batch's clips hold."""
@@ -109,12 +109,12 @@ class GeneratedFiles(L.LightningModule):
         rate = batch.sample_rate
         for name in batch.ids:
             file = self._files[kind][name]
-            info = self._infos[kind][file]
-            height, width = batch.video.shape[-2:] if self.size == "reference" else (info.height, info.width)
+            header = self._headers[kind][file]
+            height, width = batch.video.shape[-2:] if self.size == "reference" else (header.height, header.width)
             with MediaReader(file) as media:
                 videos.append(media.video(0.0, num_frames, batch.fps, height, width))
                 if self.sound == "generated":
-                    rate = info.sample_rate or rate
+                    rate = header.info.sample_rate or rate
                     sounds.append(media.audio(0.0, round(num_frames / batch.fps * rate), rate))
         # the same operations as in `ClipFiles`, so that scores are the same to the last bit
         video = torch.stack(videos).to(self.device).float() / 255

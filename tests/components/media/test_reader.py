@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from components.errors import InputError
 from components.media.reader import MediaReader, probe, read_audio, read_clip, read_image, read_sound, read_video
 from components.media.writer import write_mp4, write_wav
+from tests.components.media.made_files import turn
 from tests.components.media.stamped_frames import read_stamps, stamp
 
 Mux = Callable[..., Path]
@@ -187,11 +188,7 @@ def test_rotation_of_phone_recordings_is_applied(mux: Mux) -> None:
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:, :48] = 255  # left half white; turned clockwise it becomes the upper half
     path = mux("phone.mp4", [0.0, 0.1], images=[picture, picture])
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40
-    turn = [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000]
-    data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in turn)
-    path.write_bytes(data)
+    turn(path)
     with MediaReader(path) as media:
         assert media.shown_size() == (96, 64)
         assert media.shown_size() == (96, 64)  # as often as asked

@@ -13,6 +13,7 @@ from components.media.writer import write_mp4
 from lightning_modules.command_line.cli import main
 from lightning_modules.command_line.pairwise_questions import FORMAT, QUESTIONS
 from lightning_modules.command_line.pairwise_votes import wilson_interval
+from tests.components.media.made_files import turn
 
 CLIPS = [f"clip {n}" for n in range(5)]
 RED, BLUE = (200, 20, 20), (20, 20, 200)
@@ -66,6 +67,20 @@ def test_a_page_of_pairs_that_does_not_tell_who_is_who(systems, capsys):
     body = page.split('<script type="application/json"')[0]
     assert "run" not in re.findall(r"\w+", body.split("<body>")[1]) and body.count("<fieldset>") == 5 * len(QUESTIONS)
     assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+def test_recordings_on_their_side_are_shown_upright_and_whole(capsys):
+    for system in ("one", "two"):
+        lying = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
+        lying[..., :24], lying[..., -24:] = 255, 128  # both ends of the long side
+        file = Path(f"{system}/a.mov")
+        write_lossless(file, lying, 24.0)
+        turn(file)
+    assert pairwise(capsys, "one", "two", "--out", "page")[0] == 0
+    file = Path("page", study_of("page")[1]["pairs"][0]["left"])
+    assert probe(file).height / probe(file).width == 1.5
+    shown = read_video(file, 0.0, 1, 24.0, 96, 64)[0].float()
+    assert shown[:, :20].mean() > 240 and abs(shown[:, -20:].mean() - 128) < 10
 
 
 def test_the_seed_decides_order_and_sides(systems, capsys):

@@ -19,6 +19,7 @@ from components.v2a.motion_v2a import MotionV2A
 from datamodules.reading.folder import FILE_COLUMNS
 from lightning_modules.command_line.cli import main
 from tests.callbacks.jumping_squares import JUMPS, JumpingSquares, SquareClips
+from tests.components.media.made_files import turn
 
 JUDGE = """
 experiment: scored
@@ -57,9 +58,11 @@ class Sees(EvaluationCallback):
 
     rounded: ClassVar[list[bool]] = []
     rates: ClassVar[list[int]] = []
+    sizes: ClassVar[list[tuple]] = []
 
     def update(self, generation):
         self.rates.append(generation.sample_rate)
+        self.sizes.append((generation.video.shape[-2:], generation.reference.video.shape[-2:]))
         levels = generation.video * 255
         self.rounded.append(bool(((levels - levels.round()).abs() < 1e-4).all()))
 
@@ -206,6 +209,20 @@ def test_real_sound_that_is_judged_keeps_its_own_rate(sound, options, rate, caps
     status = score("--generated", "made", "--reference", "real", *options, config="sees.yaml")
     assert status == 0, capsys.readouterr().err
     assert Sees.rates == [rate]
+
+
+def test_files_on_their_side_are_judged_upright(capsys):
+    for folder in ("made", "real"):
+        Path(folder).mkdir()
+        file = Path(folder) / "a.mov"
+        write_lossless(file, torch.zeros(12, 3, 32, 48, dtype=torch.uint8), 24.0, torch.ones(8000), 16_000)
+        turn(file)
+    Path("sees.yaml").write_text(
+        "callbacks:\n  sees: {class_path: tests.lightning_modules.command_line.test_score.Sees}\n"
+    )
+    Sees.sizes.clear()
+    assert score("--generated", "made", "--reference", "real", config="sees.yaml") == 0, capsys.readouterr().err
+    assert Sees.sizes == [((48, 32), (48, 32))]
 
 
 @pytest.mark.parametrize(

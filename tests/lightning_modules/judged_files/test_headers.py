@@ -5,6 +5,7 @@ from components.errors import InputError
 from components.media.clock import ClipShape
 from components.media.lossless import write_lossless
 from lightning_modules.judged_files.headers import check_headers, headers, shape_of
+from tests.components.media.made_files import turn
 
 CLIP = ClipShape(12, 24.0, 32, 48, 16_000)
 
@@ -54,3 +55,13 @@ def test_what_is_not_judged_may_differ(tmp_path):
     with pytest.raises(InputError, match="another length"):
         check(tmp_path, own_sound=False, own_size=False)
     check(tmp_path, ClipShape(12, 24.0, 32, 48, 16_000, min_frames=9), own_sound=False, own_size=False)
+
+
+def test_sizes_are_those_that_are_seen(tmp_path):
+    write(tmp_path, "a", size=(48, 32))
+    turn(write(tmp_path, "b"))  # 32 rows of 48 pixels, recorded on the side
+    check(tmp_path)
+    assert shape_of(headers([tmp_path / "b.mov"])) == ClipShape(12, 24.0, 48, 32, 16_000)
+    write(tmp_path, "c")
+    with pytest.raises(InputError, match=r"another size than the first one's 48x32: \S+c.mov \(32x48\)"):
+        check(tmp_path)
