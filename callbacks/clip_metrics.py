@@ -102,7 +102,8 @@ class ClipMetrics(PacedCallback, JudgeCallback[ScoredClip]):
     ) -> None:
         self.name = name
         self._names = {metric: _entry(name, metric) for metric in scorer.higher_is_better}
-        super().__init__(scorer, tuple(self._names.values()))
+        lower = [self._names[metric] for metric, higher in scorer.higher_is_better.items() if not higher]
+        super().__init__(scorer, tuple(self._names.values()), lower)
         self.scorer = scorer
         self.keep_pace(every_n_evaluations)
         self.exchanged, self.offload = exchanged, offload

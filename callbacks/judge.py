@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from callbacks.evaluation import CHANCE, EvaluationCallback, gathered
+from callbacks.evaluation import CHANCE, EvaluationCallback, entry_name, gathered
 from components.contracts import Generation, MetricResult
 
 T = TypeVar("T")
@@ -50,14 +50,16 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
     Args:
         judge: frozen here, never part of the trained model; on the model's device only while it is needed.
         metrics: names of what is reported.
+        lower_is_better: those of them of which less is better; the report orders clips by it.
 
     Raises:
         InputError: if a name is no word.
     """
 
-    def __init__(self, judge: nn.Module, metrics: Sequence[str]) -> None:
+    def __init__(self, judge: nn.Module, metrics: Sequence[str], lower_is_better: Collection[str] = ()) -> None:
         super().__init__()
         self.report_as(metrics)
+        self.lower_is_better = frozenset(lower_is_better)
         self._judging = judge.requires_grad_(False).eval()
         self._clips: list[Judged] = []
         self._chance: dict[str, dict[str, float | None]] = {}
@@ -121,10 +123,12 @@ class JudgeCallback(EvaluationCallback, Generic[Judged]):
 
     def _row(self, clip: Judged) -> dict[str, object]:
         scores = {**self.scores(clip), CHANCE: self._chance.get(clip.id, {})}
+        lower = {entry_name(metric, kind) for metric in self.lower_is_better for kind in scores}
         return {
             "video_id": clip.video_id,
             "scores": {name: score for found in scores.values() for name, score in found.items()},
             "kinds": {name: kind for kind, found in scores.items() for name in found},
+            "higher_is_better": {name: name not in lower for found in scores.values() for name in found},
             **self.row(clip),
         }
 

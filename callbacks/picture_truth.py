@@ -114,14 +114,16 @@ class PictureTruth(JudgeCallback[TrueClip]):
         detector: OnsetDetector | None = None,
         name: str = "",
     ) -> None:
-        super().__init__(nn.Identity(), self.metrics_of({"name": name}))  # colours and shapes: nothing that learns
+        names = dict(zip((_SYNC, *_MEANS), self.metrics_of({"name": name}), strict=True))
+        # colours and shapes: nothing that learns
+        super().__init__(nn.Identity(), tuple(names.values()), [names["path_error"]])
         self.tolerance_s = tolerance_s
         self.extra_tolerances_s = tuple(extra_tolerances_s)
         self.detector = detector or OnsetDetector()
         self.name = name
         facts = {"tolerance_s": tolerance_s, "detector": asdict(self.detector), "moving": MOVING, "version": 1}
         self._judge = {"judge": sha256_of_facts(facts)[:16]}
-        self._names = dict(zip((_SYNC, *_MEANS), self.metrics, strict=True))
+        self._names = names
         self._codec: VideoCodec | None = None
         self._known: dict[tuple[str, str, int], _Seen] = {}
         self._real_sounds: dict[tuple[str, float], list[float]] = {}

@@ -276,16 +276,17 @@ class SampleReport(EvaluationCallback):
 
 
 def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Scores, the kinds they judge and the onsets behind them, of each clip by all callbacks."""
+    """Scores, what they judge, which way they are better and the onsets behind them, of each clip by all callbacks."""
     rows: dict[str, dict[str, Any]] = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not isinstance(callback, ReportsResults):
             continue
         for clip_id, found in callback.clip_rows.items():
             row = cast(Mapping[str, Any], found)
-            known = rows.setdefault(clip_id, {"scores": {}, "kinds": {}, "plots": []})
+            known = rows.setdefault(clip_id, {"scores": {}, "kinds": {}, "higher_is_better": {}, "plots": []})
             known["scores"] |= row.get("scores", {})
             known["kinds"] |= row.get("kinds", {})
+            known["higher_is_better"] |= row.get("higher_is_better", {})
             if "onsets" in row:
                 known["plots"].append(
                     OnsetTracks(

@@ -74,7 +74,8 @@ class SyncConfidenceCallback(JudgeCallback[JudgedClip]):
         return tuple(f"{arguments.get('name') or 'sync'}{score.removeprefix('sync')}" for score in SCORES)
 
     def __init__(self, scorer: SyncNetScorer, name: str = "sync") -> None:
-        super().__init__(scorer, self.metrics_of({"name": name}))
+        names = self.metrics_of({"name": name})
+        super().__init__(scorer, names, names[1:])  # Sync-D is a distance
         self.name = name
         self.scorer = scorer
         judge = scorer.identity()

@@ -66,6 +66,7 @@ class ClipEntry:
         kinds: metric name -> the kind of video it judges; those without one judge what was generated.
         plots: the onsets that a judge heard, one plot for each judge.
         groups: what it belongs to by kind of group (`callbacks.divisions`), for clips to be picked by.
+        higher_is_better: metric name -> which way is better, as its judge says.
     """
 
     id: str
@@ -77,6 +78,7 @@ class ClipEntry:
     kinds: Mapping[str, str] = field(default_factory=dict)
     plots: Sequence[OnsetTracks] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def has_own_sounds(self) -> bool:
@@ -95,13 +97,20 @@ def best_first(clips: Sequence[ClipEntry], metric: str | None) -> tuple[list[Bad
     Without a metric, and where its scores tell no clips apart, nothing is picked: the first three come first.
     """
     scored = [(score, clip) for clip in clips if metric and (score := clip.scores.get(metric)) is not None]
-    scored.sort(key=lambda item: item[0], reverse=metric not in METRICS or METRICS[metric].higher_is_better)
+    scored.sort(key=lambda item: item[0], reverse=higher_is_better(metric or "", clips))
     if len(scored) < 3 or scored[0][0] == scored[-1][0]:
         return [("", clip) for clip in clips[:3]], [("", clip) for clip in clips[3:]]
     places = {"best": 0, "median": len(scored) // 2, "worst": -1}
     first = [(badge, scored[place][1]) for badge, place in places.items()]
     picked = {clip.id for _, clip in first}
     return first, [("", clip) for clip in clips if clip.id not in picked]
+
+
+def higher_is_better(name: str, clips: Sequence[ClipEntry]) -> bool:
+    """Which way a score is better: as its judge says, whatever it is called; else by its name."""
+    said = next((clip.higher_is_better[name] for clip in clips if name in clip.higher_is_better), None)
+    metric, _ = split_name(name)
+    return (metric not in METRICS or METRICS[metric].higher_is_better) if said is None else said
 
 
 def card(clip: ClipEntry, badge: str = "", data: str = "") -> str:

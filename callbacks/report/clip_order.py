@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from callbacks.report.clip_cards import ClipEntry
-from callbacks.report.names import METRICS, split_name
+from callbacks.report.clip_cards import ClipEntry, higher_is_better
 
 FEWEST = 2
 """Clips, or scores of them, that can be put in an order."""
@@ -36,7 +35,7 @@ def order_bar(clips: Sequence[ClipEntry], picked: bool) -> str:
         return ""
     first = "best, median and worst first" if picked else "as evaluated"
     options = "".join(
-        f'<option value="{escape(name)}" data-higher="{int(_higher_is_better(name))}">{escape(name)}</option>'
+        f'<option value="{escape(name)}" data-higher="{int(higher_is_better(name, clips))}">{escape(name)}</option>'
         for name in sortable
     )
     order = (
@@ -59,8 +58,3 @@ def _filter(group: str, clips: Sequence[ClipEntry]) -> str:
         f'<label>{escape(group)} <select class="part" data-group="{escape(group)}"><option value="">all</option>'
         f"{options}</select></label>"
     )
-
-
-def _higher_is_better(name: str) -> bool:
-    metric, _ = split_name(name)
-    return metric not in METRICS or METRICS[metric].higher_is_better

@@ -2,18 +2,21 @@ import json
 import math
 import re
 import shutil
+from typing import ClassVar
 
 import lightning as L
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.clip_metrics import ClipMetrics
 from callbacks.cyclesync import CycleSyncCallback
 from callbacks.results import ResultsWriter
 from callbacks.sample_report import SampleReport
 from components.errors import InputError
 from components.media.reader import probe, read_audio, read_video
 from components.metrics.cyclesync.onsets import OnsetDetector
+from components.metrics.scorers import ClipScorer, ClipScores
 from components.v2a.motion_v2a import MotionV2A
 from tests.callbacks.jumping_squares import COLORS, FRAMES, JUMPS, JumpingSquares, SquareClips, render
 
@@ -75,6 +78,32 @@ def test_page_is_renewed_at_every_validation_and_says_when_it_is_finished(run):
     assert 'class="curves"' not in between, "one point is no curve"
     for name in ("cyclesync", "cyclesync_real", "train/base"):
         assert f"{name} at step 1: " in page and f"{name} at step 2: " in page
+
+
+class Darkness(ClipScorer):
+    """Nothing that a report knows by its name."""
+
+    higher_is_better: ClassVar = {"darkness": False, "light": True}
+
+    def score(self, generation, rows):
+        light = [generation.video[row].mean().item() for row in rows]
+        return [ClipScores({"darkness": 1 - found, "light": found}) for found in light]
+
+    def identity(self):
+        return {}
+
+
+def test_the_order_of_a_score_is_what_its_judge_says_whatever_it_is_called(tmp_path):
+    trainer = make_trainer(tmp_path, ClipMetrics(Darkness(), name="my"))
+    trainer.validate(JumpingSquares(), datamodule=SquareClips(), verbose=False)
+    page = (tmp_path / "squares/version_0/report/index.html").read_text()
+    found = dict(re.findall(r'<option value="(\w+)" data-higher="(\d)"', page))
+    assert (found["my_darkness"], found["my_darkness_real"], found["my_light"], found["cyclesync"]) == (
+        "0",
+        "0",
+        "1",
+        "1",
+    )
 
 
 def test_page_needs_no_network_and_names_only_files_that_are_there(run):

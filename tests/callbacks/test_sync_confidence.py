@@ -119,6 +119,9 @@ def test_another_name(tmp_path):
     assert set(named.results) == {name.replace("sync_", "lips_", 1) for name in plain.results}
     assert named.results["lips_d_no_synccfg"].value == plain.results["sync_d_no_synccfg"].value
     row, other = (found.clip_rows[IDS[0]] for found in (named, plain))
+    assert {name for name, higher in row["higher_is_better"].items() if not higher} == {
+        name for name in row["scores"] if name.startswith("lips_d")
+    }
     assert row["scores"]["lips_c_chance"] == other["scores"]["sync_c_chance"]
     assert row["kinds"]["lips_c_chance"] == "chance"
 
