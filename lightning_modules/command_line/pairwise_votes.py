@@ -26,14 +26,17 @@ _Z = 1.959963984540054
 class Preference:
     """Votes on one question.
 
+    What is estimated is the share of all votes that the first system has, as user studies report it. Votes on one clip
+    are not independent of each other, so the interval to go by is ``over_clips``: the cluster bootstrap of that share,
+    in which clips are drawn with all their votes.
+
     Attributes:
         for_a: votes for the first system.
         for_b: votes for the second.
-        wilson: ends of the 95 % Wilson interval of the first's share of all votes, as if these were independent.
-        over_clips: ends of the 95 % bootstrap interval of that share, clips drawn with all their votes; NaN over one.
+        wilson: ends of the 95 % Wilson interval of the first's share, as if votes were independent.
+        over_clips: ends of its 95 % cluster bootstrap interval; NaN over one clip.
         num_clips: clips with a vote.
         on_left: votes for what was on the left, whichever it was: far from half, people did not look.
-        share_of_a: share of the votes for the first system, clips counting alike: what ``over_clips`` is of.
     """
 
     for_a: int
@@ -42,7 +45,16 @@ class Preference:
     over_clips: tuple[float, float]
     num_clips: int
     on_left: int
-    share_of_a: float
+
+    @property
+    def num_votes(self) -> int:
+        """All votes on the question."""
+        return self.for_a + self.for_b
+
+    @property
+    def share_of_a(self) -> float:
+        """The first system's share of all votes, 0 to 1: what both intervals are of."""
+        return self.for_a / self.num_votes
 
 
 def count_votes(files: Sequence[Path]) -> None:
@@ -61,7 +73,6 @@ def count_votes(files: Sequence[Path]) -> None:
     for heading in ("A : B", "prefer A", "95 %, votes (Wilson)", "95 %, clips (bootstrap)", "clips", "left"):
         table.add_column(heading, justify="right")
     for question, one in found.items():
-        total = one.for_a + one.for_b
         table.add_row(
             question,
             f"{one.for_a} : {one.for_b}",
@@ -69,7 +80,7 @@ def count_votes(files: Sequence[Path]) -> None:
             _interval(one.wilson),
             _interval(one.over_clips),
             str(one.num_clips),
-            f"{100 * one.on_left / total:.0f} %",
+            f"{100 * one.on_left / one.num_votes:.0f} %",
         )
     Console().print(table)
 
@@ -126,8 +137,9 @@ def preferences(ballots: Sequence[Mapping[str, Any]]) -> dict[str, Preference]:
         clips: dict[str, list[float]] = {}
         for vote in votes:
             clips.setdefault(vote["clip"], []).append(float(vote["choice"] == "a"))
-        means = np.array([fmean(clips[clip]) for clip in sorted(clips)])
-        (low,), (high,) = bootstrap_interval(means[None])
+        of_clips = [clips[clip] for clip in sorted(clips)]
+        shares, counts = np.array([fmean(of_clip) for of_clip in of_clips]), np.array([len(one) for one in of_clips])
+        (low,), (high,) = bootstrap_interval(shares[None], counts)
         for_a = sum(vote["choice"] == "a" for vote in votes)
         found[question] = Preference(
             for_a=for_a,
@@ -136,7 +148,6 @@ def preferences(ballots: Sequence[Mapping[str, Any]]) -> dict[str, Preference]:
             over_clips=(float(low), float(high)),
             num_clips=len(clips),
             on_left=sum(vote["side"] == "left" for vote in votes),
-            share_of_a=float(means.mean()),
         )
     return found
 

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from components.media.reader import probe, read_video
 from components.media.writer import write_mp4
 from lightning_modules.command_line.cli import main
 from lightning_modules.command_line.pairwise_questions import FORMAT, QUESTIONS
-from lightning_modules.command_line.pairwise_votes import wilson_interval
+from lightning_modules.command_line.pairwise_votes import preferences, wilson_interval
 from tests.components.media.made_files import turn
 
 CLIPS = [f"clip {n}" for n in range(5)]
@@ -102,15 +103,36 @@ def ballot(name, votes, study="s", **more):
 
 
 def test_votes_by_hand(capsys):
-    # sync: clip p 2 : 0, clip q 1 : 1, so 3 : 1 votes and (1 + 0.5) / 2 over clips; quality: 0 : 1
-    one = ballot("one", [("p", "sync", "a", "left"), ("q", "sync", "a", "left"), ("p", "quality", "b", "right")])
+    # sync: clip p 3 : 0, clip q 0 : 1, so 3 : 1 votes; quality: 0 : 1
+    one = ballot("one", [("p", "sync", "a", "left"), ("p", "sync", "a", "left"), ("p", "quality", "b", "right")])
     two = ballot("two", [("p", "sync", "a", "right"), ("q", "sync", "b", "left")])
     status, out, err = pairwise(capsys, "--votes", one, two)
     assert (status, err) == (0, "")
     rows = {cells[1]: cells for line in out.splitlines() if len(cells := [c.strip() for c in line.split("│")]) > 7}
-    assert rows["sync"][2:8] == ["3 : 1", "75.0 %", "30.1 to 95.4", "50.0 to 100.0", "2", "75 %"]
+    assert rows["sync"][2:8] == ["3 : 1", "75.0 %", "30.1 to 95.4", "0.0 to 100.0", "2", "75 %"]
     assert rows["quality"][2:8] == ["0 : 1", "0.0 %", "0.0 to 79.3", "–", "1", "0 %"]
     assert "A: ours" in out and "B: theirs" in out and "2 ballots" in out and "consistency" not in out
+
+
+def test_share_and_intervals_are_of_all_votes_where_clips_have_unequally_many():
+    """Simulated studies: half of the clips have 12 votes and are won by A, the others have 2 and are not."""
+    draws = np.random.default_rng(0)
+    expected = (12 * 0.8 + 2 * 0.3) / 14  # 0.73; the mean over clips is 0.55
+    covered, by_votes, studies = 0, 0, 150
+    for _ in range(studies):
+        votes = []
+        for clip in range(40):
+            count, share = (12, 0.8) if draws.random() < 0.5 else (2, 0.3)
+            liking = draws.beta(4 * share, 4 * (1 - share))  # votes on a clip go together
+            for choice in draws.random(count) < liking:
+                votes.append({"clip": str(clip), "question": "sync", "choice": "ba"[int(choice)], "side": "left"})
+        found = preferences([{"votes": votes}])["sync"]
+        assert found.share_of_a == found.for_a / len(votes)
+        for low, high in (found.wilson, found.over_clips):
+            assert low <= found.share_of_a <= high
+        covered += found.over_clips[0] <= expected <= found.over_clips[1]
+        by_votes += found.wilson[0] <= expected <= found.wilson[1]
+    assert 0.9 <= covered / studies <= 0.99 and by_votes / studies < 0.9
 
 
 def test_wilsons_interval():
