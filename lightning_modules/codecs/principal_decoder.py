@@ -5,7 +5,6 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from components.codecs.video.principal import PrincipalCodec
-from components.contracts import ClipBatch, Generation, Modality, clip_generator
+from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
-from lightning_modules.base import SeededModule, clip_names, parameter_groups, scheduled
-from lightning_modules.codecs.round_trip import PSNR_NAMES, RoundTrip, log_round_trips, round_trips
+from lightning_modules.base import clip_names, parameter_groups, scheduled
+from lightning_modules.codecs.round_trip import PSNR_NAMES, RoundTripModule
 
 
-class PrincipalDecoderModule(SeededModule):
+class PrincipalDecoderModule(RoundTripModule):
     """Trains what a `PrincipalCodec` decodes with, on its own latents under noise.
 
     The encoder stays as it is, and with it every latent that a model was trained on. Generated latents are never
@@ -42,11 +41,6 @@ class PrincipalDecoderModule(SeededModule):
     """
 
     logged_names = ("loss", "train/loss", "train/squared", "train/absolute", *PSNR_NAMES)
-
-    @staticmethod
-    def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
-        """Pictures alone."""
-        return ("video",)
 
     def __init__(
         self,
@@ -73,7 +67,6 @@ class PrincipalDecoderModule(SeededModule):
         self.noise, self.clean_share, self.l1_weight = noise, clean_share, l1_weight
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self._held_out: list[RoundTrip] = []
 
     @property
     def frame_step(self) -> int:
@@ -110,25 +103,10 @@ class PrincipalDecoderModule(SeededModule):
             drawn.append(self.noise * strength * (share >= self.clean_share) * noise)
         return torch.stack(drawn)
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """The round trip of held-out clips, for callbacks that judge or show videos."""
+    def round_trip(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Decoded from latents without noise; see `RoundTripModule.round_trip`."""
         pixels = _pixels(batch)
-        generation, kept = round_trips(batch, self.codec.decode(self.codec.encode(pixels)).clamp(-1, 1), pixels)
-        self._held_out += kept
-        return generation
-
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """As `validation_step`."""
-        return self.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the mean PSNR of all ranks' clips."""
-        held_out, self._held_out = self._held_out, []
-        log_round_trips(self, held_out)
-
-    def on_test_epoch_end(self) -> None:
-        """As `on_validation_epoch_end`."""
-        self.on_validation_epoch_end()
+        return self.codec.decode(self.codec.encode(pixels)).clamp(-1, 1), pixels
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes the folder that `PrincipalCodec.from_pretrained` reads, encoder and decoder."""

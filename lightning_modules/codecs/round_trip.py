@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from torch import Tensor
 
 from callbacks.evaluation import gathered, logged_scalars
 from callbacks.judge import each_once
-from components.contracts import ClipBatch, Generation, MetricResult
+from components.contracts import ClipBatch, Generation, MetricResult, Modality
 from components.metrics.bootstrap import bootstrap_interval
 from components.metrics.truth.pictures import psnr_scores
+from lightning_modules.base import SeededModule
 
 PSNR_NAMES = ("psnr", "psnr_low", "psnr_high", "psnr_moving", "psnr_moving_low", "psnr_moving_high")
-"""What `log_round_trips` logs."""
+"""What `RoundTripModule` logs in validation and test."""
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,54 @@ class RoundTrip:
     psnr_moving: float | None
 
 
-def counted(batch: ClipBatch) -> Tensor:
-    """Bool ``[B]``: clips that are not repeated to even out ranks."""
-    return torch.ones(len(batch), dtype=torch.bool, device=batch.video.device) if batch.valid is None else batch.valid
+class RoundTripModule(SeededModule):
+    """A codec in training, judged by how well it gives back held-out clips.
 
-
-def round_trips(batch: ClipBatch, decoded: Tensor, real: Tensor) -> tuple[Generation, list[RoundTrip]]:
-    """The clips for callbacks that judge or show videos, and the scores of those that count.
+    Validation and test log ``psnr`` and ``psnr_moving`` in dB, and hand the clips to callbacks that judge or show
+    videos.
 
     Args:
-        batch: the clips.
-        decoded: ``[B, T, 3, H, W]`` in [-1, 1], as the codec gives them back.
-        real: the same as they went in.
+        noise_seed: seed of what training draws; None takes the experiment's ``seed_everything``, and 0 without one.
     """
-    made, true = (video.add(1).div(2) for video in (decoded, real))
-    kept = [
-        RoundTrip(batch.ids[row], batch.video_ids[row], **psnr_scores(made[row], true[row], true[row, 0]))
-        for row in counted(batch).nonzero().flatten().tolist()
-    ]
-    return Generation(made, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid), kept
+
+    def __init__(self, noise_seed: int | None) -> None:
+        super().__init__(noise_seed)
+        self._held_out: list[RoundTrip] = []
+
+    @staticmethod
+    def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
+        """Pictures alone."""
+        return ("video",)
+
+    @abstractmethod
+    def round_trip(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """The clips as the codec gives them back, and as they went in: ``[B, T, 3, H, W]`` in [-1, 1]."""
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """The round trip of held-out clips, for callbacks that judge or show videos."""
+        made, true = (video.add(1).div(2) for video in self.round_trip(batch))
+        generation = Generation(made, batch.fps, batch.audio, batch.sample_rate, batch, valid=batch.valid)
+        self._held_out += [
+            RoundTrip(batch.ids[row], batch.video_ids[row], **psnr_scores(made[row], true[row], true[row, 0]))
+            for row in generation.valid_mask().nonzero().flatten().tolist()
+        ]
+        return generation
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
+        """As `validation_step`."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean PSNR of all ranks' clips."""
+        held_out, self._held_out = self._held_out, []
+        _log_round_trips(self, held_out)
+
+    def on_test_epoch_end(self) -> None:
+        """As `on_validation_epoch_end`."""
+        self.on_validation_epoch_end()
 
 
-def log_round_trips(module: L.LightningModule, held_out: list[RoundTrip]) -> None:
+def _log_round_trips(module: L.LightningModule, held_out: list[RoundTrip]) -> None:
     """Logs the mean over recordings of all ranks, with 95 % intervals."""
     clips = each_once(gathered(module.trainer, held_out))
     for name in ("psnr", "psnr_moving"):

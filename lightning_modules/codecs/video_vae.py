@@ -5,7 +5,7 @@ Legend for shapes: B clips, T frames, H x W pixels, C latent channels, L latent 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -20,17 +20,17 @@ from components.codecs.posterior import DiagonalGaussian, latents_of
 from components.codecs.video.causal_vae.checkpoint import save_vae
 from components.codecs.video.causal_vae.model import CausalVideoVAE
 from components.codecs.video.causal_vae.normalisation import LatentNormalisation, VideoLatentStatistics
-from components.contracts import ClipBatch, Generation, Modality, clip_generator
+from components.contracts import ClipBatch, clip_generator
 from components.errors import InputError
 from components.objectives.adversarial import AdversarialLoss
 from components.objectives.vae_loss import VAELoss
-from lightning_modules.base import SeededModule, clip_names, parameter_groups, scheduled
-from lightning_modules.codecs.round_trip import PSNR_NAMES, RoundTrip, counted, log_round_trips, round_trips
+from lightning_modules.base import clip_names, parameter_groups, scheduled
+from lightning_modules.codecs.round_trip import PSNR_NAMES, RoundTripModule
 
 _NORMALISATION = "latent_normalisation"
 
 
-class VideoVAEModule(SeededModule):
+class VideoVAEModule(RoundTripModule):
     """Trains a `CausalVideoVAE`, encoder and decoder, to give back the clips it is shown.
 
     Validation sends held-out clips there and back by the posterior's mean, chunk by chunk and in float32, as
@@ -70,11 +70,6 @@ class VideoVAEModule(SeededModule):
         *PSNR_NAMES,
     )
 
-    @staticmethod
-    def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
-        """Pictures alone."""
-        return ("video",)
-
     def __init__(
         self,
         vae: CausalVideoVAE,
@@ -111,7 +106,6 @@ class VideoVAEModule(SeededModule):
         self.normalisation: LatentNormalisation | None = None
         self._normalised_at = -1
         self._statistics = VideoLatentStatistics.empty()
-        self._held_out: list[RoundTrip] = []
 
     @property
     def frame_step(self) -> int:
@@ -194,29 +188,18 @@ class VideoVAEModule(SeededModule):
 
     # --- evaluation
 
-    def validation_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """The round trip of held-out clips, for callbacks that judge or show videos."""
+    def round_trip(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """By the posterior's mean; also takes the moments of the latents."""
         pixels = self._pixels(batch)
         raw, decoded = self._round_trip(pixels)
-        self._statistics = self._statistics.merged(VideoLatentStatistics.of(raw[counted(batch)]))
-        generation, kept = round_trips(batch, decoded.transpose(1, 2), pixels.transpose(1, 2))
-        self._held_out += kept
-        return generation
-
-    def test_step(self, batch: ClipBatch, batch_idx: int) -> Generation:  # type: ignore[override]
-        """As `validation_step`."""
-        return self.validation_step(batch, batch_idx)
+        self._statistics = self._statistics.merged(_statistics_of(raw, batch))
+        return decoded.transpose(1, 2), pixels.transpose(1, 2)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the mean PSNR of all ranks' clips and keeps the normalisation of their latents."""
-        held_out, self._held_out = self._held_out, []
         statistics, self._statistics = self._statistics, VideoLatentStatistics.empty()
         self._normalise(statistics)
-        log_round_trips(self, held_out)
-
-    def on_test_epoch_end(self) -> None:
-        """As `on_validation_epoch_end`."""
-        self.on_validation_epoch_end()
+        super().on_validation_epoch_end()
 
     def on_train_end(self) -> None:
         """Takes the statistics anew if the last validation was before the last step."""
@@ -235,7 +218,7 @@ class VideoVAEModule(SeededModule):
             for batch in loader:
                 moved: ClipBatch = self.trainer.strategy.batch_to_device(batch)
                 raw = self._posterior(self._pixels(moved)).mean
-                statistics = statistics.merged(VideoLatentStatistics.of(raw[counted(moved)]))
+                statistics = statistics.merged(_statistics_of(raw, moved))
         self.train()
         self._normalise(statistics)
 
@@ -305,3 +288,8 @@ class VideoVAEModule(SeededModule):
                     f"{name} {side} is no multiple of the VAE's {space}: set clip.{name} to {low} or {low + space}"
                 )
         return batch.video.transpose(1, 2).float().div_(127.5).sub_(1)
+
+
+def _statistics_of(raw: Tensor, batch: ClipBatch) -> VideoLatentStatistics:
+    """Of the clips that are not repeated to even out ranks."""
+    return VideoLatentStatistics.of(raw if batch.valid is None else raw[batch.valid])
