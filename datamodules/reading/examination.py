@@ -44,8 +44,8 @@ class Examination:
     Attributes:
         duration_s: length in seconds, of the record's own part.
         fps: frames per second.
-        width: columns of a coded frame.
-        height: rows of a coded frame.
+        width: columns of the picture as it is seen, upright and with square pixels.
+        height: its rows.
         sample_rate: samples per second of the sound.
         tracks: all that the files hold.
         silent_share: share of the sound looked at below -60 dBFS.
@@ -195,7 +195,9 @@ def _look(record: ClipRecord, reader: RecordReader, found: _Found, facts: dict[s
         info = media.info
         begin_s, end_s = _part(record, 0.0, info.duration_s)
         facts |= {"duration_s": end_s - begin_s, "fps": info.fps or None, "sample_rate": info.sample_rate}
-        facts |= {"width": info.width, "height": info.height}
+        with found.noting():
+            seen_height, seen_width = media.shown_size()
+            facts |= {"width": round(seen_width), "height": round(seen_height)}
         fps, rate = min(info.fps or _USUAL_FPS, _MAX_FPS), info.sample_rate or 0
         for start_s, length_s in _windows(begin_s, end_s):
             video, audio = none, none

@@ -16,6 +16,7 @@ from datamodules.reading.clip_dataset import ClipDataset
 from datamodules.reading.examination import ExaminedRecords, examine
 from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
+from tests.components.media.made_files import turn
 
 FORM = ClipShape(num_frames=24, fps=24, height=16, width=32, sample_rate=16000)
 Recording = Callable[..., None]
@@ -37,6 +38,13 @@ def test_the_facts_of_a_recording(tmp_path: Path, recording: Recording) -> None:
     assert strip.size == (3 * 112, 56), "three pictures as the clips are cropped"
     first, middle, last = (strip.getpixel((56 + 112 * k, 28))[0] for k in range(3))
     assert first < middle < last, "grey levels rise"
+
+
+def test_what_lies_on_its_side_has_the_size_that_is_seen(tmp_path: Path) -> None:
+    write_mp4(tmp_path / "a.mp4", torch.zeros(24, 3, 16, 48, dtype=torch.uint8), 24, torch.zeros(16000), 16000)
+    turn(tmp_path / "a.mp4")
+    seen = examine(record(tmp_path / "a.mp4"), RecordReader(FORM))
+    assert (seen.width, seen.height, seen.trouble) == (16, 48, None)
 
 
 def test_long_recordings_are_looked_at_in_three_places(tmp_path: Path) -> None:
