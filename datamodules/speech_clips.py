@@ -165,12 +165,11 @@ class DescribedClips(ClipDataModule):
                     "pad_audio is true and clip.min_frames is set; either pad short recordings or cut clips short"
                 )
             # a transcript that was checked for its own clip may be too long for a batch that is cut
-            one_by_one = max(self.batch_size, self.val_batch_size) == 1
-            if partial_transcripts == "error" and not one_by_one and not self.shape_groups.by_length:
+            if partial_transcripts == "error" and self.batch_size > 1 and not self.shape_groups.by_length:
                 raise InputError(
                     "clip.min_frames is set and partial_transcripts is error, but a batch is cut to its shortest clip"
                     " and its transcripts are not; set partial_transcripts to drop or keep, bucket_lengths to true, or"
-                    " both batch sizes to 1"
+                    " batch_size to 1"
                 )
         self.root = Path(root)
         self.reference_s, self.long_references = reference_s, long_references

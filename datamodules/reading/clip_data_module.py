@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +35,9 @@ class ClipDataModule(OrderedDataModule):
 
     Args:
         clip: what every clip looks like; an experiment says it once, in its section ``clip``. None takes the set's own
-            default: 121 frames of 384x640 at 24 fps with sound at 16 kHz. Where clips differ in length, a batch is cut
-            to its shortest one, so ``val_batch_size`` 1 keeps every clip's own length in evaluation.
+            default: 121 frames of 384x640 at 24 fps with sound at 16 kHz. Where clips differ in length
+            (``clip.min_frames``), a training batch is cut to its shortest one unless ``bucket_lengths`` is set. In
+            evaluation each batch has clips of one length, long ones first, and none is cut.
         batch_size: training clips per batch and rank.
         val_batch_size: evaluation clips per batch and rank.
         num_workers: loader processes per rank.
@@ -52,8 +53,8 @@ class ClipDataModule(OrderedDataModule):
         audio_track: likewise among the audio tracks.
         max_missing_audio_s: so many seconds of a clip's sound may be missing; they are silent. More is a recording
             that cannot be used.
-        bucket_lengths: fill each batch with clips of one length where ``clip.min_frames`` lets them differ, so that
-            none is cut to the shortest one. Every recording is opened at the first start.
+        bucket_lengths: fill each training batch with clips of one length where ``clip.min_frames`` lets them differ, so
+            that none is cut to the shortest one. Every recording is opened at the first start.
         bucket_sizes: heights and widths in place of the clip's own, such as ``[[480, 832], [832, 480], [640, 640]]``: a
             recording is scaled to the one whose ratio of sides is nearest to its picture's, and each batch has one.
             None for one size.
@@ -170,12 +171,15 @@ class ClipDataModule(OrderedDataModule):
 
     def _read_clips(self, split: Split) -> ClipGroups:
         writes = getattr(self.trainer, "global_rank", 0) == 0
-        groups = self.shape_groups.of(self._chosen(split), self._record_reader, writes)
+        # clips of an evaluation are never cut, and ranks that sample clips of different lengths at a time would make
+        # different numbers of forward passes, which sharded models cannot
+        by = self.shape_groups if split == "train" else replace(self.shape_groups, by_length=True)
+        groups = by.of(self._chosen(split), self._record_reader, writes)
         make = self._dataset_class(split)
-        listed = [record for _, records in groups for record in records]
+        listed = [record for group in groups for record in group.records]
         book = UnusableClips(listed, self.max_corrupt_fraction, self.passed_over)
         parts: list[ClipDataset] = []
-        for shape, records in groups:
+        for shape, num_frames, records in groups:
             parts.append(
                 make(
                     records,
@@ -192,6 +196,7 @@ class ClipDataModule(OrderedDataModule):
                     audio_track=self.audio_track,
                     max_missing_audio_s=self.max_missing_audio_s,
                     offsets=self.offsets,
+                    num_frames=num_frames,
                     unusable=book.part(sum(len(part.records) for part in parts)),
                 )
             )

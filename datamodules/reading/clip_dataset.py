@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -86,6 +86,8 @@ class ClipDataset(Dataset[Clip]):
             that cannot be used.
         offsets: with "random", cut one of so many clips of a recording that are always the same; the sample says
             which. None cuts anywhere.
+        num_frames: of every clip, where that is known: an evaluation in which no recording of this length can be used
+            then shows, in place of each, black and silence of this length, which do not count.
         mute: what becomes of recordings without sound track: "error" makes them unusable, "skip" passes them over,
             "silence" trains on them as mute clips and passes them over in evaluation.
         unusable: keeps book of recordings that cannot be used, for sets that count together; None for a book of its
@@ -112,6 +114,7 @@ class ClipDataset(Dataset[Clip]):
         max_missing_audio_s: float = MAX_MISSING_AUDIO_S,
         offsets: int | None = None,
         mute: Mute = "error",
+        num_frames: int | None = None,
         unusable: UnusableClips | None = None,
     ) -> None:
         if clips_per_video < 1:
@@ -122,6 +125,7 @@ class ClipDataset(Dataset[Clip]):
         self.clips_per_video = clips_per_video if clipping == "fixed" else 1
         self.single_clip, self.on_corrupt = single_clip, on_corrupt
         self.offsets = offsets if clipping == "random" else None
+        self.num_frames = num_frames
         self.allow_silence = clipping == "random" if allow_silence is None else allow_silence
         self.unusable = unusable or UnusableClips(self.records, max_corrupt_fraction, passed_over(mute))
         self.reader = RecordReader(
@@ -162,6 +166,8 @@ class ClipDataset(Dataset[Clip]):
             if clip.is_silent and not clip.mute and self.records[candidate].onsets != ():
                 self.unusable.report_silent(candidate, self._span(cut))
             return clip
+        if key.position < 0 and self.num_frames is not None and self.unusable.leaves_some:
+            return self._nothing(index, part, key, self.num_frames)
         raise InputError(f"none of the {len(self.records)} clips can be used; see the reports above")
 
     def exactly(self, key: SampleKey) -> Clip:
@@ -208,10 +214,28 @@ class ClipDataset(Dataset[Clip]):
     def _fixed_name(self, record: ClipRecord, part: int) -> str:
         return record.id if self.clips_per_video == 1 else f"{record.id}_clip-{part:02d}"
 
+    def _nothing(self, index: int, part: int, key: SampleKey, num_frames: int) -> Clip:
+        """What keeps all ranks in step where there is no clip that would be as long."""
+        shape = self.shape
+        shown = torch.zeros(
+            0 if self.reader.audio_only else num_frames, 3, shape.height, shape.width, dtype=torch.uint8
+        )
+        # mute while it is described: no reference is looked for in a recording that cannot be used
+        cut = Cut(0.0, shown, torch.zeros(shape.samples_of(num_frames)), num_frames / shape.fps, mute=True)
+        return replace(self._described(self.records[index], cut, part, key, valid=False), mute=False)
+
     def _span(self, cut: Cut) -> str:
         return f"{cut.start_s:.3f}..{cut.start_s + self.shape.frames_of(len(cut.audio)) / self.shape.fps:.3f} s"
 
     def _clip(self, record: ClipRecord, cut: Cut, part: int, key: SampleKey, valid: bool) -> Clip:
+        clip = self._described(record, cut, part, key, valid)
+        if clip.is_silent and not self.allow_silence:
+            raise InputError(
+                f"{record.path} is silent in {self._span(cut)} (peak below -60 dBFS); remove it from the list", "silent"
+            )
+        return clip
+
+    def _described(self, record: ClipRecord, cut: Cut, part: int, key: SampleKey, valid: bool) -> Clip:
         shape, audio = self.shape, cut.audio
         start_s, end_s = cut.start_s, cut.start_s + shape.frames_of(len(audio)) / shape.fps
         onsets = None
@@ -222,7 +246,7 @@ class ClipDataset(Dataset[Clip]):
         name = f"{record.id}@{start_s:.3f}" if random else self._fixed_name(record, part)
         transcript, spoken_s = self._transcript(record, cut)
         reference, reference_length = self._reference(record, cut, key)
-        clip = Clip(
+        return Clip(
             id=name,
             video_id=record.video_id,
             video=cut.video,
@@ -241,11 +265,6 @@ class ClipDataset(Dataset[Clip]):
             subset=record.subset or "",
             face_boxes=cut.face_boxes,
         )
-        if clip.is_silent and not self.allow_silence:
-            raise InputError(
-                f"{record.path} is silent in {self._span(cut)} (peak below -60 dBFS); remove it from the list", "silent"
-            )
-        return clip
 
     def _caption(self, record: ClipRecord, key: SampleKey) -> str:
         """One of a clip's captions, each as likely; the first where nothing is random."""

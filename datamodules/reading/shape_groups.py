@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from components.errors import InputError
 from components.media.clock import ClipShape
@@ -15,6 +16,20 @@ from datamodules.reading.record_reader import RecordReader
 from datamodules.reading.records import ClipRecord
 
 _log = logging.getLogger("avsync.data")
+
+
+class ShapeGroup(NamedTuple):
+    """Recordings whose clips go into one batch.
+
+    Attributes:
+        shape: what their clips are read in.
+        num_frames: frames of each clip; None where nobody looked.
+        records: the recordings.
+    """
+
+    shape: ClipShape
+    num_frames: int | None
+    records: list[ClipRecord]
 
 
 @dataclass(frozen=True)
@@ -40,10 +55,8 @@ class ShapeGroups:
             if min(size) < 1 or self.sizes.count(size) > 1:
                 raise InputError(f"bucket_sizes has {list(size)}; sizes are positive heights and widths, each once")
 
-    def of(
-        self, records: Sequence[ClipRecord], reader: RecordReader, writes: bool = True
-    ) -> list[tuple[ClipShape, list[ClipRecord]]]:
-        """The groups, each with the shape that its clips are read in; long clips and wide pictures first.
+    def of(self, records: Sequence[ClipRecord], reader: RecordReader, writes: bool = True) -> list[ShapeGroup]:
+        """The groups; long clips and wide pictures first.
 
         Every recording is opened, unless its form is known (`known_forms.py`). One that cannot be opened joins the
         first group, where it is met again when its clip is read.
@@ -55,7 +68,7 @@ class ShapeGroups:
         """
         by_size = bool(self.sizes) and not reader.audio_only
         if not by_size and not (self.by_length and reader.shape.min_frames is not None):
-            return [(reader.shape, list(records))]
+            return [ShapeGroup(reader.shape, None, list(records))]
         forms = forms_of(records, reader, by_size, self.folder, writes)
         groups: dict[tuple[int, tuple[int, int]], list[ClipRecord]] = {}
         unread: list[ClipRecord] = []
@@ -68,10 +81,17 @@ class ShapeGroups:
                 size = self.nearest(form.size)
             groups.setdefault((form.num_frames if self.by_length else reader.shape.num_frames, size), []).append(record)
         ordered = sorted(groups, key=lambda key: (-key[0], key[1][0] / key[1][1]))
-        found = [(replace(reader.shape, height=key[1][0], width=key[1][1]), groups[key]) for key in ordered]
+        found = [
+            ShapeGroup(
+                replace(reader.shape, height=key[1][0], width=key[1][1]),
+                key[0] if self.by_length else None,
+                groups[key],
+            )
+            for key in ordered
+        ]
         if not found:
-            return [(reader.shape, unread)]
-        found[0][1].extend(unread)
+            return [ShapeGroup(reader.shape, None, unread)]
+        found[0].records.extend(unread)
         _log.info(
             "%d recordings in %d shapes: %s",
             len(records),

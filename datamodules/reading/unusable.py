@@ -45,6 +45,11 @@ class UnusableClips:
         return int((self._faults > 0).sum())
 
     @property
+    def leaves_some(self) -> bool:
+        """Whether there are recordings in which none was met so far."""
+        return self.count < len(self._records)
+
+    @property
     def counts(self) -> Mapping[Fault, int]:
         """How many of them have which fault, the most frequent first."""
         return counted(FAULTS[mark - 1] for mark in self._faults[self._faults > 0].tolist())

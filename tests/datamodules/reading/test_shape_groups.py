@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +108,52 @@ def test_evaluation_shows_each_clip_once_at_its_own_length(root: Path, tmp_path:
     assert len(model.val_ids) == 3
 
 
+def test_ranks_evaluate_clips_of_one_length_at_a_time(root: Path) -> None:
+    """Sharded models need it: an autoregressive sampling makes more forward passes for longer clips."""
+
+    def evaluated(rank: int, world_size: int, val_batch_size: int) -> list[ClipBatch]:
+        module = on_rank(data(root, val_batch_size=val_batch_size), rank, world_size)
+        module.setup("validate")
+        return list(module.val_dataloader())
+
+    sounds: dict[str, torch.Tensor] = {}
+    for world_size, val_batch_size in product((1, 2, 3), (1, 2, 4)):
+        ranks = [evaluated(rank, world_size, val_batch_size) for rank in range(world_size)]
+        for at_a_time in zip(*ranks, strict=True):
+            assert len({batch.audio.shape for batch in at_a_time}) == 1
+        shown = [
+            (name, sound)
+            for batches in ranks
+            for batch in batches
+            for name, sound, keep in zip(batch.ids, batch.audio, batch.valid, strict=True)
+            if keep
+        ]
+        assert sorted(name for name, _ in shown) == sorted(record.id for record in data(root).records("val"))
+        for name, sound in shown:  # the same clip, however they are dealt
+            assert torch.equal(sound, sounds.setdefault(name, sound))
+
+
+@pytest.mark.parametrize("mute", ["error", "skip"])
+def test_a_length_of_which_nothing_can_be_used_is_shown_as_nothing(root: Path, tmp_path: Path, mute: str) -> None:
+    for file in root.glob("*"):
+        if not file.name.startswith("9_"):
+            (tmp_path / file.name).symlink_to(file)
+        elif file.suffix == ".mp4":
+            sound = None if mute == "skip" else torch.zeros(RATE // 2)
+            write_mp4(tmp_path / file.name, torch.zeros(12, 3, 16, 16, dtype=torch.uint8), FPS, sound, RATE)
+    settings: dict[str, Any] = {"mute": mute, "on_corrupt": "skip", "max_corrupt_fraction": 0.5, "reference_s": 0.2}
+    for reference in ("own", "voice"):
+        module = data(tmp_path, **settings, reference=reference)
+        module.setup("validate")
+        *_, last = module.val_dataloader()
+        assert last.video.shape[1] == 9 and last.audio.shape == (2, 6000) and not last.audio.any()
+        assert last.valid is not None and not last.valid.any() and last.mute is None
+    alone = data(tmp_path, **{**settings, "max_corrupt_fraction": 0.1}, clip=replace(CLIP, min_frames=None))
+    alone.setup("validate")
+    with pytest.raises(InputError, match=r"more than max_corrupt_fraction|none of the 7 clips can be used"):
+        list(alone.val_dataloader())
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(root: Path) -> None:
     single = [name for batch in trained(root, 24, bucket_lengths=True, samples_in_a_row=4) for name in batch.ids]
     ranks = [on_rank(data(root, bucket_lengths=True), rank, 2) for rank in range(2)]
@@ -195,7 +242,7 @@ def test_wrong_settings_are_named(root: Path, wrong: dict[str, Any], message: st
 
 def test_words_may_be_held_against_clips_that_are_not_cut(root: Path) -> None:
     assert data(root, bucket_lengths=True, partial_transcripts="error").partial_transcripts == "error"
-    with pytest.raises(InputError, match="set partial_transcripts to drop or keep, bucket_lengths to true, or both"):
+    with pytest.raises(InputError, match="set partial_transcripts to drop or keep, bucket_lengths to true, or batch"):
         data(root, partial_transcripts="error")
 
 

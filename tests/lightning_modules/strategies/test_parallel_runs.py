@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from tests.datamodules.conftest import write_recording
 from tests.lightning_modules.strategies.parallel_runs import (
     assert_same_tensors,
     avsync,
@@ -86,6 +88,34 @@ def test_two_sharded_processes_do_what_one_does(folder: Path, alone: dict[str, A
     averages = {name for name in mine["state_dict"] if name.startswith("ema.")}
     assert {name.removeprefix("ema.") for name in averages} == mine["state_dict"].keys() - averages
     assert not list(checkpoint(folder, "sharded").parent.glob(".*"))
+
+
+def test_sharded_processes_validate_clips_of_different_lengths_as_one_does(folder: Path):
+    """For the longer ones sampling makes more forward passes, which sharded processes make together."""
+    recordings = folder / "lengths"
+    recordings.mkdir()
+    for k, seconds in enumerate((0.4, 1.2, 0.8, 1.2, 0.8)):
+        write_recording(recordings / f"{k}.mp4", seconds, k)
+    rows = "".join(f"{k}.mp4,a tone,val\n" for k in range(5))
+    (recordings / "metadata.csv").write_text(f"file_name,text,split\n{rows}")
+    settings = {"root": str(recordings), "batch_size": 1, "val_batch_size": 2, "num_workers": 0}
+
+    def validated(name: str, **trainer: Any) -> list[dict[str, Any]]:
+        config = write_config(folder, name, **trainer)
+        content = yaml.safe_load(config.read_text())
+        content["clip"]["min_frames"] = 9
+        content["data"] = {"class_path": "FolderClips", "init_args": {**settings, "bucket_cache": None}}
+        config.write_text(yaml.safe_dump(content))
+        avsync("validate", config)
+        return seen(folder, name)
+
+    (alone,), ranks = validated("lengths_alone"), validated("lengths_sharded", **TWO)
+    assert len(alone["generated"]) == 5
+    assert {name: value for rank in ranks for name, value in rank["generated"].items()} == pytest.approx(
+        alone["generated"], rel=1e-6
+    )
+    assert sum(len(rank["generated"]) for rank in ranks) == 5
+    assert results(folder, "lengths_sharded")["cyclesync"] == results(folder, "lengths_alone")["cyclesync"]
 
 
 # Lightning starts its second process in tests/lightning_modules/command_line/test_broken_runs.py, too
