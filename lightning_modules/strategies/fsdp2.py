@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
@@ -167,6 +169,15 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self._save_distributed_checkpoint:
             # of its own: saving in the background must not mix with what training sends
             self._writers = dist.new_group(backend="gloo")
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Shards, and evaluates under `torch.no_grad`: tensors of inference mode can be no shards."""
+        loops = (trainer.validate_loop, trainer.test_loop, trainer.predict_loop, trainer.fit_loop.epoch_loop.val_loop)
+        if any(loop.inference_mode for loop in loops):
+            rank_zero_info("trainer.inference_mode is taken as false: weights are sharded")
+        for loop in loops:
+            loop.inference_mode = False
+        super().setup(trainer)
 
     def _mesh(self, **sides: int) -> DeviceMesh:
         return init_device_mesh(self.root_device.type, tuple(sides.values()), mesh_dim_names=tuple(sides))

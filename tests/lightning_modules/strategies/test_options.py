@@ -160,6 +160,34 @@ def test_a_sampling_gathers_every_unit_once_and_makes_the_same_clips(tmp_path: P
     run_ranks(2, sampled, str(tmp_path))
 
 
+class Modes(L.Callback):
+    """Whether each kind of evaluation runs in inference mode."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, bool] = {}
+
+    def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.seen[trainer.state.fn.value] = torch.is_inference_mode_enabled()
+
+    on_test_start = on_predict_start = on_validation_start
+
+
+def evaluated(rank: int, out: str) -> None:
+    """Every command, on one process that keeps all shards, where Lightning does not know the backend as gloo."""
+    model, data, modes = module(), DataLoader([clips(2, seed=77)], batch_size=None), Modes()
+    for command in ("validate", "test", "predict", "fit"):
+        strategy = FSDP2Strategy()
+        strategy._process_group_backend = "cpu:gloo"
+        run = trainer(out, 1, strategy=strategy, callbacks=[modes], limit_val_batches=1)
+        options = {"return_predictions": False} if command == "predict" else {}
+        getattr(run, command)(model, TinyData() if command == "fit" else data, **options)
+    assert modes.seen == dict.fromkeys(("validate", "test", "predict", "fit"), False)
+
+
+def test_sharded_weights_are_evaluated_outside_of_inference_mode(tmp_path: Path):
+    run_ranks(1, evaluated, str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
