@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.run_record import run_folder
+from components.errors import InputError
 
 STOPPED_STATUS = 75
 """Exit status of a stopped run: "try again later", as schedulers understand it (``EX_TEMPFAIL``)."""
@@ -47,6 +48,7 @@ class GracefulStop(Callback):
 
     Raises:
         RunStopped: on every rank, once the checkpoint is written.
+        InputError: on every rank, if the disk has refused it.
     """
 
     def __init__(self) -> None:
@@ -106,11 +108,32 @@ class GracefulStop(Callback):
         folder = run_folder(trainer)
         if folder is not None:
             file = folder / "checkpoints" / STOPPED_CHECKPOINT
+            self._wait_for_writers(trainer)  # what went wrong with the one before ends all ranks, not one alone
             trainer.save_checkpoint(file)
             # one that is written in the background: from now on another signal would end the process before it is whole
-            trainer.strategy.checkpoint_io.teardown()
+            self._wait_for_writers(trainer)
             rank_zero_info(f"stopped after step {trainer.global_step}; go on with --ckpt_path {file}")
         raise RunStopped(0 if _is_child(trainer) else STOPPED_STATUS)
+
+    def _wait_for_writers(self, trainer: Trainer) -> None:
+        """On all ranks until none writes a checkpoint any more: where one is gone, launchers kill the others.
+
+        Raises:
+            InputError: if the disk has refused one, on every rank.
+        """
+        error: Exception | None = None
+        try:
+            trainer.strategy.checkpoint_io.teardown()
+        except Exception as raised:
+            error = raised
+        said = [None if error is None else str(error)]
+        if self._group is not None:
+            said *= trainer.world_size
+            dist.all_gather_object(said, said[0], group=self._group)
+        if error is not None:
+            raise error
+        if (of_another := next(filter(None, said), None)) is not None:
+            raise InputError(of_another)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves signals to whoever had them."""

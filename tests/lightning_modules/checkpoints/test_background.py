@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from tests.lightning_modules.checkpoints.test_storage import small_files
 from tests.lightning_modules.tiny_module import TinyData, tiny_module, trainer
+from tests.ranks import run_ranks
 
 FORMS = ["file", "folder"]
 
@@ -196,8 +198,9 @@ class Stopped(Callback):
         self.file = file
         self.was_whole = False
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGUSR1)
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_rank == trainer.world_size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         gate = threading.Event()
@@ -216,6 +219,23 @@ def test_a_run_that_is_told_to_stop_heeds_no_other_signal_until_its_checkpoint_i
     with pytest.raises(RunStopped):
         run.fit(tiny_module(), TinyData())
     assert stopped.was_whole
+
+
+def stopped_on_two(rank: int, folder: Path, refused: bool) -> None:
+    """Only the first of two processes writes, slowly or in vain; both end after that, alike."""
+    stopped = Stopped(folder / "checkpoints/stopped.ckpt")
+    settings: dict[str, Any] = {"devices": 2, "strategy": "ddp", "plugins": [BackgroundCheckpointIO()]}
+    run = trainer(folder, 3, AVSyncTrainer, callbacks=[stopped, GracefulStop()], **settings)
+    run.write_into(folder if rank == 0 else None)
+    expected = pytest.raises(InputError, match=r"stopped\.ckpt' cannot be written: File too large")
+    with small_files() if refused else nullcontext(), expected if refused else pytest.raises(RunStopped):
+        run.fit(tiny_module(random_audio=True), TinyData())
+    assert stopped.was_whole != refused
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_no_rank_of_a_stopped_run_is_gone_while_another_writes(tmp_path: Path, refused: bool):
+    run_ranks(2, stopped_on_two, tmp_path, refused)
 
 
 class Last(Callback):
