@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from benchmarks.gpu.rows import ROOT, Notes, Place
+from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 
 QUICKSTART = ROOT / "configs/quickstart.yaml"
 HARMONY = ROOT / "configs/harmony/quickstart.yaml"
@@ -79,16 +80,15 @@ def trainer_config(place: Place, name: str) -> list[Path]:
     return [ROOT / "configs/trainer" / ("cpu.yaml" if place.is_rehearsal and name == "gpu" else f"{name}.yaml")]
 
 
-def checkpoint_file(folder: Path, step: int) -> Path:
-    """What the only run below ``folder`` saved after so many steps."""
-    (file,) = folder.glob(f"*/version_*/checkpoints/*step={step}.ckpt")
-    return file
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """What the only run below ``folder`` saved after so many steps: a file, or a folder of shards."""
+    (path,) = folder.glob(f"*/version_*/checkpoints/*step={step}.ckpt")
+    return path
 
 
-def checkpoint(file: Path) -> dict[str, Any]:
-    """Its content, on the CPU."""
-    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=False)
-    return content
+def checkpoint(path: Path) -> dict[str, Any]:
+    """Its content, on the CPU, shards put together."""
+    return AtomicCheckpointIO().load_checkpoint(path)
 
 
 def saved_every_step() -> str:
@@ -103,7 +103,7 @@ def check_one_card(experiment: Path, place: Place, notes: Notes) -> None:
     configs = [without_media(experiment, folder), *trainer_config(place, "gpu")]
     options = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1"]
     seconds = fit(place, folder, configs, [*options, saved_every_step()])
-    saved = checkpoint(checkpoint_file(folder, 2))
+    saved = checkpoint(checkpoint_path(folder, 2))
     notes.value(command_s=seconds, global_step=saved["global_step"])
     notes.require("two steps", saved["global_step"] == 2)
     notes.require("finite weights", all(bool(tensor.isfinite().all()) for tensor in floats(saved["state_dict"])))
@@ -119,9 +119,9 @@ def check_sharded(place: Place, notes: Notes) -> None:
         run.mkdir()
         configs = [without_media(QUICKSTART, run), *trainer_config(place, "fsdp")]
         notes.value(**{f"{name}_s": fit(place, run, configs, [*options, saved_every_step()])})
-        found[name] = checkpoint(checkpoint_file(run, 2))
+        found[name] = checkpoint(checkpoint_path(run, 2))
         if name == "whole":
-            after_one = checkpoint_file(run, 1)
+            after_one = checkpoint_path(run, 1)
             found["first"] = checkpoint(after_one)
             options.append(f"--ckpt_path={after_one}")
     notes.require("as many steps", found["whole"]["global_step"] == found["resumed"]["global_step"] == 2)

@@ -214,6 +214,14 @@ def test_the_cheap_rows_run_at_toy_size(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["one_card", "sharded"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would not be a rehearsal")
+def test_rows_read_the_checkpoints_that_commands_have_written(tmp_path: Path, name: str):
+    assert main(["--out", str(tmp_path), "--only", name]) == 0
+    assert records(tmp_path)[name]["status"] == "passed"
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would not be a rehearsal")
 def test_every_row_runs_at_toy_size(tmp_path: Path):
     assert main(["--out", str(tmp_path)]) == 0
