@@ -95,7 +95,6 @@ def load_experiment(
             file.write_text(_sections_of(stored, path), encoding="utf-8")
             cli = _built(["--config", str(file), *options], {str(file): f"the configuration in '{path}'"})
     module, datamodule = cli.model, cli.datamodule
-    module.configure_model()  # as a run does: what trains is float32
     try:
         load_weights(module, stored, averaged)
     except RuntimeError as error:

@@ -50,11 +50,11 @@ def check_same_frozen(checkpoint: Mapping[str, Any], here: Mapping[str, Identity
 
 
 def take_over(weights: Mapping[str, Tensor], held: Mapping[str, Tensor], missing: Iterable[str], named: str) -> None:
-    """Copy weights into a model's tensors, all or nothing; dtypes and devices stay.
+    """Copy weights into a model's tensors, all or nothing; what trains becomes float32, as a run keeps it.
 
     Args:
         weights: by name.
-        held: the model's tensors by the same names.
+        held: the model's own parameters and buffers by the same names (``state_dict(keep_vars=True)``).
         missing: what the model needs and ``weights`` lacks.
         named: the option and its value.
 
@@ -70,5 +70,7 @@ def take_over(weights: Mapping[str, Tensor], held: Mapping[str, Tensor], missing
         )
     with torch.no_grad():
         for name, value in weights.items():
-            # in place: dtype and device stay, and optimizer and shards do not exist yet
+            if held[name].requires_grad:
+                held[name].data = held[name].data.float()  # what was trained in float32 would be rounded
+            # in place: optimizer and shards do not exist yet
             held[name].copy_(value)

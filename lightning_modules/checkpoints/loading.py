@@ -31,7 +31,7 @@ def open_checkpoint(path: str, option: str) -> dict[str, Any]:
 
 
 def load_weights(model: LightningModule, checkpoint: dict[str, Any], averaged: bool = True) -> None:
-    """Loads what the checkpoint holds into ``model``.
+    """Loads what the checkpoint holds into ``model``, which is configured as for a run.
 
     Args:
         model: has the pre-trained weights that the checkpoint's were trained on top of.
@@ -44,6 +44,7 @@ def load_weights(model: LightningModule, checkpoint: dict[str, Any], averaged: b
     """
     if averaged:
         checkpoint["state_dict"] = with_averages(checkpoint["state_dict"])
+    model.configure_model()  # as a run does: what trains is float32, as the checkpoint has it
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
 

@@ -196,7 +196,7 @@ def begin_from(
         weights = weights_to_begin_with(checkpoint, _PREFIX)
     # before names are compared: adapters that are merged become plain weights
     weights = _take_over_adapters(path, checkpoint, weights, transformer, curriculum.lora)
-    held = {plain_name(name): tensor for name, tensor in transformer.state_dict().items()}
+    held = {plain_name(name): tensor for name, tensor in transformer.state_dict(keep_vars=True).items()}
     # The video tower and the interaction may be missing in stage joint: the audio stages have neither. So may a tower
     # of which the checkpoint holds adapters alone; `_take_over_adapters` has compared the weights below them.
     needed = "video" if stage == "video" else "audio"

@@ -39,7 +39,7 @@ def begin_from(path: str, dit: SyncphonyDiT, frozen: Mapping[str, Identity]) -> 
         InputError: if it is missing or damaged, does not fit, or was trained on other frozen weights. The transformer
             is unchanged then.
     """
-    named, held = f"init_from '{path}'", dit.state_dict()
+    named, held = f"init_from '{path}'", dit.state_dict(keep_vars=True)
     if is_export(path):
         weights, lacks_backbone = _exported(path), True
     else:

@@ -92,6 +92,17 @@ def test_a_stage_begins_anew_with_weights_of_its_own_and_with_an_export(tmp_path
             assert torch.equal(module.state_dict()[name], value)
 
 
+def test_weights_are_handed_on_as_they_were_trained_to_a_transformer_in_bfloat16(tmp_path: Path):
+    path = checkpoint_of("audio", tmp_path)
+    stored = torch.load(path, weights_only=True)["state_dict"]
+    module = tiny_module(tiny_transformer().bfloat16(), stage="timbre", init_from=path)
+    held = dict(module.named_parameters())
+    for name, value in stored.items():
+        wanted = value if held[name].requires_grad else value.bfloat16()
+        assert held[name].dtype == wanted.dtype and torch.equal(held[name], wanted), name
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in stored.values())
+
+
 def test_averaged_weights_are_handed_on(tmp_path: Path):
     path = checkpoint_of("audio", tmp_path)
     stored = torch.load(path, weights_only=True)

@@ -8,6 +8,7 @@ import torch
 
 from components.backbones.syncphony.model import SyncphonyDiT
 from components.errors import InputError
+from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.syncphony.module import SyncphonyModule
 from tests.lightning_modules.tiny_module import WORDS, TinyData, tiny_dit, tiny_module, trainer
 from tests.tiny_syncphony import tiny_backbone
@@ -47,6 +48,26 @@ def test_whole_slim_and_exported_weights_begin_a_training_at_step_0(tmp_path: Pa
     torch.save({**stored, "state_dict": averaged}, tmp_path / "averaged.ckpt")
     for name, value in trained_weights(tiny_module(init_from=str(tmp_path / "averaged.ckpt"))).items():
         torch.testing.assert_close(value, wanted[name] + 1)
+
+
+def test_weights_arrive_as_they_were_trained_where_the_backbone_is_loaded_in_bfloat16(tmp_path: Path):
+    def module(**settings: Any) -> SyncphonyModule:
+        dit = tiny_dit()
+        dit.backbone.to(torch.bfloat16)  # as `pretrained_backbone` with ``dtype: bfloat16``
+        return tiny_module(dit, random_audio=True, **settings)
+
+    run = trainer(tmp_path, 20, AVSyncTrainer, precision="bf16-mixed")
+    run.fit(module(), TinyData())
+    run.save_checkpoint(path := tmp_path / "whole.ckpt")
+    wanted = torch.load(path, weights_only=True)["state_dict"]
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in wanted.values())
+    run.export(module(), folder=str(tmp_path / "exported"), ckpt_path=str(path))
+    for source in (path, tmp_path / "exported"):
+        begun = module(init_from=str(source))
+        for name, value in trained_weights(begun).items():
+            assert value.dtype == torch.float32 and torch.equal(value, wanted[name]), name
+        frozen = [value for value in begun.dit.backbone.parameters() if not value.requires_grad]
+        assert {value.dtype for value in frozen} == {torch.bfloat16}
 
 
 def test_a_pretrained_backbone_leaves_audio_layers_as_they_are(tmp_path: Path):
