@@ -255,9 +255,10 @@ class FSDP2Strategy(ModelParallelStrategy):
                 return None if like is None or like.shape != size else torch.empty_like(like, dtype=dtype)
             # ``optimizer.<optimizer>.<parameter index>.<name>``, see `write_shards`
             _, optimizer, index, _ = name.split(".", 3)
-            if int(optimizer) >= len(self.optimizers):
-                return None
-            parameter = _parameters(self.optimizers[int(optimizer)])[int(index)]
+            parameters = [_parameters(one) for one in self.optimizers]
+            if int(optimizer) >= len(parameters) or int(index) >= len(parameters[int(optimizer)]):
+                return None  # of another model, which is refused once its names are known
+            parameter = parameters[int(optimizer)][int(index)]
             same = parameter.shape == size
             # steps and other values of another shape are whole on every rank
             return torch.empty_like(parameter, dtype=dtype) if same else torch.empty(size, dtype=dtype)
@@ -282,9 +283,19 @@ class FSDP2Strategy(ModelParallelStrategy):
                 local(targets[name]).copy_(_part_of(value, targets[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Give every optimizer its state, each tensor sharded like its parameter."""
+        """Give every optimizer its state, each tensor sharded like its parameter.
+
+        Raises:
+            InputError: if the checkpoint's optimizer has another number of parameters.
+        """
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = _parameters(optimizer)
+            there = sum(len(group["params"]) for group in state["param_groups"])
+            if there != len(parameters):
+                raise InputError(
+                    f"the optimizer of the checkpoint has {there} parameters, but here {len(parameters)} train; use the"
+                    " config the checkpoint was made with."
+                )
             sharded = {
                 index: {name: _sharded_like(value, parameters[index]) for name, value in values.items()}
                 for index, values in state["state"].items()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from components.backbones.sharding import reshard
@@ -186,6 +189,41 @@ def evaluated(rank: int, out: str) -> None:
 
 def test_sharded_weights_are_evaluated_outside_of_inference_mode(tmp_path: Path):
     run_ranks(1, evaluated, str(tmp_path))
+
+
+class AFewTrain(BoringModel):
+    """A model that leaves what fits to the strategy, of which so many tensors train."""
+
+    def __init__(self, training: int) -> None:
+        super().__init__()
+        for parameter in list(self.parameters())[training:]:
+            parameter.requires_grad_(False)
+
+    def configure_model(self) -> None:
+        fully_shard(self.layer, mesh=self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+
+
+def refused(rank: int, out: Path) -> None:
+    """Fewer parameters train than did: a checkpoint that does not fit, not a number out of range."""
+    for make, data in (
+        (lambda first: tiny_module(tiny_dit(first_late_block=first)), TinyData()),
+        (lambda first: AFewTrain(3 - first), None),
+    ):
+        for first in (1, 2):
+            run = trainer(out, first, strategy=FSDP2Strategy(compute_dtype="float32"))
+            fits = first == 1
+            sentence = "does not fit this model: .*unexpected|has 2 parameters, but here 1 train"
+            with nullcontext() if fits else pytest.raises(InputError, match=sentence):
+                run.fit(make(first), data, ckpt_path=None if fits else out / "a.ckpt")
+            if fits:
+                run.save_checkpoint(out / "a.ckpt")
+
+
+def test_a_checkpoint_in_which_more_trains_is_refused_in_a_sentence(tmp_path: Path):
+    run_ranks(1, refused, tmp_path)
 
 
 @pytest.mark.parametrize(
