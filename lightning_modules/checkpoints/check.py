@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from components.errors import InputError
 from lightning_modules.checkpoints.sharded import META_FILE, check_files, code_in, is_sharded_checkpoint, read_table
@@ -24,19 +24,22 @@ _SIZE = re.compile(
 )
 _FIX = "give a .ckpt file"
 
+Content = Literal["once", "everywhere", "nowhere"]
+"""Which processes of a machine read all of a checkpoint."""
 
-def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool = False) -> None:
+
+def check_checkpoint(path: str, option: str = "ckpt_path", content: Content = "once") -> None:
     """Finds a wrong path, a damaged file or one of something else before anything is built.
 
     The whole file is read once, by the first process of a machine, and compared with the checksums it holds: a block
     that the disk has lost would otherwise become weights. The files of a folder are compared when they are loaded,
-    where all processes share the reading of them; here only ``on_every_rank``.
+    where all processes share the reading of them; here only ``everywhere``.
 
     Args:
         path: the value of ``option``; Lightning's words ``best``, ``last`` and ``hpc`` pass, and files with code in
             them, which may be trusted (``weights_only: false``). Folders with code never do.
         option: what the user gave it as.
-        on_every_rank: all processes of a machine read the file, so that all come to the same answer.
+        content: who reads it; ``nowhere``, all come to the same answer by what a file or folder says of itself.
 
     Raises:
         InputError: if there is no such file, it is not whole (a checkpoint is a zip file, whose index comes last), it
@@ -46,11 +49,14 @@ def check_checkpoint(path: str, option: str = "ckpt_path", on_every_rank: bool =
         return
     check_exists(path, option)
     if Path(path).is_dir():
-        _check_folder(Path(path), option, with_files=on_every_rank)
+        _check_folder(Path(path), option, with_files=content == "everywhere")
         return
     if not zipfile.is_zipfile(path):
         raise InputError(f"{option}: '{path}' is truncated or no checkpoint; give another .ckpt file")
-    if sentence := _content_problem(path, option) or _lost_blocks(path, option, on_every_rank):
+    sentence = _content_problem(path, option)
+    if sentence is None and (content == "everywhere" or (content == "once" and _is_first_of_machine())):
+        sentence = _lost_blocks(path, option)
+    if sentence is not None:
         raise InputError(sentence)
 
 
@@ -67,68 +73,6 @@ def check_exists(path: str, option: str = "ckpt_path") -> None:
         )
     if not Path(path).exists():
         raise InputError(f"{option}: checkpoint '{path}' does not exist; give the path of a .ckpt file")
-
-
-def newest_checkpoint(experiment: Path, to_train: bool, option: str = "ckpt_path") -> Path:
-    """The checkpoint that was written last in any run of an experiment and is whole.
-
-    One with weights alone gives way to another of the same run and step that has all.
-
-    Args:
-        experiment: folder of the runs, ``<root>/<experiment>``, with ``version_*/checkpoints`` below.
-        to_train: pass over those without the optimizer's state, with which no training can go on.
-        option: what the user gave ``last`` as.
-
-    Raises:
-        InputError: if there is none; a run that began anew would look as if it went on.
-    """
-    # a name that begins with a dot is a part of a checkpoint, left by a process that was killed
-    found = [path for path in experiment.glob("*/checkpoints/*.ckpt") if not path.name.startswith(".")]
-    found = [path for path in found if path.exists()]  # a link is renewed after the file it names was replaced
-    refused: list[str] = []
-    # of names for one file (``last.ckpt`` may be a link) and of copies, any will do
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            check_checkpoint(str(path), option, on_every_rank=True)
-        except InputError as error:
-            refused.append(str(error))
-            continue
-        if _holds_optimizer(path):
-            return path
-        if not to_train:
-            # SlimCheckpoint writes after the whole one of the same step, and rounds
-            return next((one for one in _of_the_same_step(path, found) if _holds_optimizer(one)), path)
-        refused.append(f"'{path}' holds weights alone")
-    why = f" ({'; '.join(refused[:3])})" if refused else ""
-    raise InputError(
-        f"{option} is last, but no run in '{experiment}' has left a whole checkpoint to go on from{why}; leave "
-        f"{option} out to begin anew, or give the path of one"
-    )
-
-
-def _of_the_same_step(path: Path, found: Iterable[Path]) -> Iterator[Path]:
-    """Whole checkpoints beside a file."""
-    step = None if path.is_dir() else _step_of(path)
-    for other in found:
-        if step is None or other.parent != path.parent or other.is_dir() or other == path:
-            continue
-        with contextlib.suppress(InputError, pickle.UnpicklingError):
-            check_checkpoint(str(other), on_every_rank=True)
-            if _step_of(other) == step:
-                yield other
-
-
-def _step_of(path: Path) -> object:
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
-
-
-def _holds_optimizer(path: Path) -> bool:
-    if path.is_dir():
-        return "param_groups" in read_table(path)[0]
-    try:
-        return "optimizer_states" in torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:  # code, which nobody has asked to trust
-        return False
 
 
 def _check_folder(path: Path, option: str, with_files: bool) -> None:
@@ -160,10 +104,14 @@ def _content_problem(path: str, option: str) -> str | None:
     return f"{option}: '{path}' holds no training checkpoint (it lacks '{lacking[0]}'); {_FIX}" if lacking else None
 
 
-def _lost_blocks(path: str, option: str, on_every_rank: bool) -> str | None:
+def _is_first_of_machine() -> bool:
+    """By what torchrun, Lightning or ``srun`` has told this process."""
+    of_slurm = os.environ.get("SLURM_LOCALID", "0") if SLURMEnvironment.detect() else "0"
+    return os.environ.get("LOCAL_RANK", of_slurm) == "0"
+
+
+def _lost_blocks(path: str, option: str) -> str | None:
     """What is wrong with the bytes of a checkpoint file: a zip file holds a checksum of every tensor."""
-    if not on_every_rank and os.environ.get("LOCAL_RANK", "0") != "0":
-        return None
     try:
         with zipfile.ZipFile(path) as records:
             lost = records.testzip()

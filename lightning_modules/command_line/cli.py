@@ -32,10 +32,10 @@ from callbacks.results import ResultsWriter
 from callbacks.superseded import RemoveSuperseded
 from components.errors import InputError
 from components.media.clock import ClipShape
-from components.weights.pretrained import located
 from components.weights.whole_folder import check_target
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.checkpoints.check import checkpoint_error_sentence
+from lightning_modules.checkpoints.chosen import ChosenCheckpoint, SharedVerdict, chosen_checkpoint
 from lightning_modules.checkpoints.resume import BatchesToAStep, ConfiguredRates
 from lightning_modules.command_line.broken_runs import (
     EvaluationFailed,
@@ -142,6 +142,7 @@ class AVSyncCLI(LightningCLI):
         refuse_removal_of_nothing(args)
         self._callback_names = callback_names(args)
         self._run_folder: Path | None = None
+        self._checkpoint: ChosenCheckpoint | None = None
         self._goes_on_from: Path | None = None
         self._changes: list[Change] = []
         self._callbacks: list[Callback] = []
@@ -225,7 +226,14 @@ class AVSyncCLI(LightningCLI):
                 f"{AS_BUILT} to predict with the weights that the configuration itself names"
             )
         if ckpt_path and not self._as_built(ckpt_path):
-            self.config[str(self.subcommand)]["ckpt_path"] = path = self._found(str(ckpt_path))
+            folder = experiment_folder(self._chosen(self.config, "trainer"), self._experiment())
+            # Lightning's own ``last`` looks into the new run's folder, which is empty, and starts anew
+            self._checkpoint = chosen_checkpoint(
+                str(ckpt_path), folder, to_train=self.subcommand == "fit", connects=self.subcommand != "export"
+            )
+            self.config[str(self.subcommand)]["ckpt_path"] = path = self._checkpoint.path
+            if self.subcommand == "fit" and ckpt_path == "last" and Path(path).name == STOPPED_CHECKPOINT:
+                self._goes_on_from = Path(path)
             if self.subcommand == "fit" and Path(path).exists():
                 parser = self._parser(self.subcommand)
                 now = parser.dump(self.config[self.subcommand], skip_none=False)
@@ -312,6 +320,8 @@ class AVSyncCLI(LightningCLI):
                 callbacks.append(default())
         # what files hold is judged; after all others, what they do to gradients is looked at too
         callbacks.sort(key=lambda callback: (not isinstance(callback, ClipFiles), isinstance(callback, NaNGuard)))
+        if self._checkpoint is not None:
+            callbacks.append(SharedVerdict(self._checkpoint.damage))
         if self._goes_on_from is not None:
             callbacks.append(RemoveSuperseded(self._goes_on_from))
         if config.logger in (None, True):
@@ -335,22 +345,6 @@ class AVSyncCLI(LightningCLI):
         files = [Path(str(file)) for file in self._chosen(self.config, "config") or []]
         files = [file for file in files if file.parent.name != "trainer"] or files  # say where to run, not what
         return self._chosen(self.config, "experiment") or (files[-1].stem if files else "avsync")
-
-    def _found(self, ckpt_path: str) -> str:
-        """The checkpoint meant: a path, also of one that we ship, or ``last`` for the experiment's newest whole one.
-
-        Raises:
-            InputError: if there is none, or it is not whole.
-        """
-        if ckpt_path == "last":  # Lightning's own looks into the new run's folder, which is empty, and starts anew
-            folder = experiment_folder(self._chosen(self.config, "trainer"), self._experiment())
-            newest = newest_checkpoint(folder, to_train=self.subcommand == "fit")
-            if self.subcommand == "fit" and newest.name == STOPPED_CHECKPOINT:
-                self._goes_on_from = newest
-            return str(newest)
-        path = ckpt_path if ckpt_path in ("best", "hpc") else str(located(ckpt_path))
-        check_checkpoint(path)
-        return path
 
     def _chosen(self, config: Namespace, key: str) -> Any:
         """What the configuration of the subcommand (the only one, if none is run) says of ``key``, None if nothing."""

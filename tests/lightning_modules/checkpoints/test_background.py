@@ -21,7 +21,8 @@ from callbacks.graceful_stop import GracefulStop, RunStopped
 from components.errors import InputError
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from lightning_modules.checkpoints.background import BackgroundCheckpointIO, BackgroundWriter
-from lightning_modules.checkpoints.check import check_checkpoint, newest_checkpoint
+from lightning_modules.checkpoints.check import check_checkpoint
+from lightning_modules.checkpoints.chosen import newest_checkpoint
 from lightning_modules.command_line.trainer import AVSyncTrainer
 from lightning_modules.strategies.fsdp2 import FSDP2Strategy
 from tests.lightning_modules.checkpoints.test_storage import small_files
@@ -74,7 +75,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 
 
 def step_of(path: Path) -> int:
-    check_checkpoint(str(path), on_every_rank=True)
+    check_checkpoint(str(path), content="everywhere")
     found = AtomicCheckpointIO().load_checkpoint(path)
     assert found["state_dict"]["weight"].tolist() == [found["global_step"]] * 5
     assert found["optimizer_states"][0]["state"][0]["exp_avg"].tolist() == [found["global_step"] + 0.5] * 5

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from components.errors import InputError
-from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence, newest_checkpoint
+from lightning_modules.checkpoints.check import check_checkpoint, checkpoint_error_sentence
+from lightning_modules.checkpoints.chosen import chosen_checkpoint, newest_checkpoint
+from tests.lightning_modules.checkpoints.lost_blocks import lose_block
 
 
 def test_words_for_checkpoints_pass():
@@ -56,6 +58,46 @@ def test_a_lost_block_is_found(tmp_path: Path, block: int):
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.ckpt' is damaged \(the checksum of .*/data/0 is wrong\)"):
         check_checkpoint(str(file))
+
+
+@pytest.mark.parametrize(
+    ("variables", "reads"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0", "RANK": "8", "WORLD_SIZE": "16"}, True),
+        ({"LOCAL_RANK": "1", "RANK": "9", "WORLD_SIZE": "16"}, False),
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "8", "SLURM_LOCALID": "0"}, True),
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1"}, False),
+        ({"SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "interactive"}, True),
+    ],
+)
+def test_one_process_of_a_machine_reads_the_content(
+    tmp_path: Path, variables: dict[str, str], reads: bool, monkeypatch: pytest.MonkeyPatch
+):
+    for name in (
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "SLURM_NTASKS",
+        "SLURM_LOCALID",
+        "SLURM_JOB_NAME",
+        "AVSYNC_LAST_CHECKPOINT",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    file = write(tmp_path / "version_0/checkpoints/last.ckpt", 0, state_dict={"a": torch.ones(8192)})
+    lose_block(file, file.read_bytes().index(torch.ones(64).numpy().tobytes()) + 4096)
+    alone = not {"WORLD_SIZE", "SLURM_NTASKS"} & variables.keys() or "SLURM_JOB_NAME" in variables
+    if alone and reads:
+        with pytest.raises(InputError, match="the checksum of"):
+            chosen_checkpoint(str(file), tmp_path, to_train=False)
+        return
+    for given in ("last", str(file)):
+        path, damage = chosen_checkpoint(given, tmp_path, to_train=False)
+        assert path == str(file) and (damage is not None) == reads
+    if reads:
+        with pytest.raises(InputError, match="the checksum of"):  # as an export, which no other process hears of
+            chosen_checkpoint(str(file), tmp_path, to_train=False, connects=False)
 
 
 class Malicious:

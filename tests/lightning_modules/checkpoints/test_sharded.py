@@ -20,7 +20,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from components.errors import InputError
 from lightning_modules.checkpoints import sharded
 from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
-from lightning_modules.checkpoints.check import check_checkpoint, newest_checkpoint
+from lightning_modules.checkpoints.check import check_checkpoint
+from lightning_modules.checkpoints.chosen import newest_checkpoint
 from lightning_modules.checkpoints.sharded import META_FILE, read_shards, read_table, read_whole, write_shards
 from lightning_modules.command_line.cli import main
 from tests.lightning_modules.checkpoints.lost_blocks import lose_block
@@ -144,7 +145,7 @@ def test_folders_of_something_else_are_no_checkpoints(folder: Path, tmp_path: Pa
 
 def test_folders_of_earlier_versions_load(folder: Path):
     as_written_before_there_were_digests(folder)
-    check_checkpoint(str(folder), on_every_rank=True)
+    check_checkpoint(str(folder), content="everywhere")
     assert torch.equal(read_whole(folder)["state_dict"]["weight"], torch.arange(6.0).view(2, 3))
 
 

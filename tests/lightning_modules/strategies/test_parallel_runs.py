@@ -1,5 +1,7 @@
 """One, two whole and two sharded processes train the same model, and read each other's checkpoints."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 import yaml
 
 from tests.datamodules.conftest import write_recording
+from tests.lightning_modules.checkpoints.lost_blocks import lose_block
 from tests.lightning_modules.strategies.parallel_runs import (
     assert_same_tensors,
     avsync,
@@ -16,9 +19,11 @@ from tests.lightning_modules.strategies.parallel_runs import (
     launched,
     load,
     results,
+    run_command,
     seen,
     write_config,
 )
+from tests.processes import run_ranks
 
 pytestmark = pytest.mark.long
 
@@ -88,6 +93,39 @@ def test_two_sharded_processes_do_what_one_does(folder: Path, alone: dict[str, A
     averages = {name for name in mine["state_dict"] if name.startswith("ema.")}
     assert {name.removeprefix("ema.") for name in averages} == mine["state_dict"].keys() - averages
     assert not list(checkpoint(folder, "sharded").parent.glob(".*"))
+
+
+def damaged(folder: Path, name: str, whole: Path) -> tuple[Path, Path]:
+    """The experiment ``name`` with a whole checkpoint, and a newer one that has lost a block of its content."""
+    found = []
+    for age_s, version in ((20, "version_0"), (10, "version_1")):
+        path = folder / "runs" / name / version / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(whole, path)
+        if version == "version_1":
+            lose_block(path, path.stat().st_size // 2)
+        os.utime(path, (1e9 - age_s, 1e9 - age_s))
+        found.append(path)
+    return found[0], found[1]
+
+
+def test_a_checkpoint_that_has_lost_a_block_ends_all_processes(folder: Path, sharded: list[dict[str, Any]]):
+    """They run already when the first of them finds it."""
+    _, lost = damaged(folder, "lost", checkpoint(folder, "sharded").resolve())
+    config = write_config(folder, "lost", **TWO, max_steps=4, limit_val_batches=0)
+    for given in ("last", str(lost)):
+        arguments = ["fit", "--config", str(config), "--ckpt_path", given]
+        for ended in run_ranks(run_command, (arguments,), 2, timeout_s=120):
+            assert ended.status == 2 and f"error: ckpt_path: '{lost}' is damaged (the checksum of" in ended.said
+
+
+@pytest.mark.slow
+def test_processes_that_the_first_one_starts_go_on_from_what_it_has_chosen(folder: Path, sharded: list[dict[str, Any]]):
+    damaged(folder, "started", checkpoint(folder, "sharded").resolve())
+    config = write_config(folder, "started", devices=2, strategy="ddp", max_steps=4, limit_val_batches=0)
+    launched("fit", config, "--ckpt_path", "last")
+    first, second = seen(folder, "started")
+    assert len(first["losses"]) == len(second["losses"]) == 1 and first["weights"] == second["weights"]
 
 
 def test_sharded_processes_validate_clips_of_different_lengths_as_one_does(folder: Path):
