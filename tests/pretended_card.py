@@ -36,6 +36,7 @@ WAIT = {
     aten._unique2.default,
     aten.unique_dim.default,
     aten.repeat_interleave.Tensor,
+    aten._linalg_check_errors.default,
 }
 LIKE_ANOTHER = {
     aten.new_empty_strided.default,
@@ -129,7 +130,8 @@ class PretendedCard(TorchDispatchMode):
     """Computes what is asked of the card.
 
     Attributes:
-        waits: operations for which the host would wait, and the line of the project that asked for them.
+        waits: operations for which the host would wait for all that is queued, and the line of the project that asked
+            for them: what is read back, and what is copied there without ``non_blocking``.
     """
 
     is_fetching = False
@@ -156,7 +158,7 @@ class PretendedCard(TorchDispatchMode):
             on_card = bool(mine) or (not given and Calls.inside_card)
             if mine:
                 self._refuse_mixtures(func, args, [tensor for tensor in given if not isinstance(tensor, OnCard)])
-        if mine and (func in WAIT or (func in CROSS and not on_card) or _is_by_mask(func, args)):
+        if (mine and (func in WAIT or (func in CROSS and not on_card))) or _waits_for_copy(func, args, kwargs, on_card):
             lines = [frame for frame in traceback.extract_stack() if frame.filename.startswith(ROOT)]
             ours = [frame for frame in lines if frame.filename != __file__]
             self.waits.append(f"{func} at {ours[-1].filename.removeprefix(ROOT)}, line {ours[-1].lineno}")
@@ -183,10 +185,19 @@ def _held(item: Any) -> Any:
     return item.held if isinstance(item, OnCard) else item
 
 
-def _is_by_mask(func: Any, args: Any) -> bool:
-    return func in TAKE_CPU_INDICES and any(
-        isinstance(index, OnCard) and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-    )
+def _waits_for_copy(func: Any, args: Any, kwargs: Any, on_card: bool) -> bool:
+    """Of a mask's count to the host, or of something of the host to the card that is not left to be copied later."""
+    if func in TAKE_CPU_INDICES:
+        indices = [index for index in args[1] if isinstance(index, Tensor)]
+        masks = (index.dtype in (torch.bool, torch.uint8) for index in indices)
+        return isinstance(args[0], OnCard) and (
+            any(masks) or any(not isinstance(index, OnCard) and index.ndim for index in indices)
+        )
+    if func not in CROSS or not on_card:
+        return False
+    source = args[0] if func is aten._to_copy.default else args[1]
+    queued = kwargs.get("non_blocking") or (func is not aten._to_copy.default and len(args) > 2 and args[2])
+    return isinstance(source, Tensor) and not isinstance(source, OnCard) and not queued
 
 
 class Calls(TorchFunctionMode):

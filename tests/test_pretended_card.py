@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from benchmarks.gpu import model_checks, part_checks
 from benchmarks.gpu.rows import Notes, Place
+from components.schedules.flow_schedule import FlowSchedule, Solver
 from lightning_modules.command_line.cli import main
 from tests.lightning_modules import tiny_module as syncphony
 from tests.lightning_modules.harmony import tiny_harmony_module as harmony
-from tests.pretended_card import CARD, OnCard, pretended_card
+from tests.pretended_card import CARD, Accelerator, OnCard, pretended_card
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,8 +44,16 @@ def test_values_and_gradients_are_those_of_the_cpu_and_devices_do_not_mix():
             there.numpy()
         card.waits.clear()
         there.add_(1).sum()
+        there.copy_(here.to(CARD, non_blocking=True), non_blocking=True).copy_(here + 1, non_blocking=True)
         assert card.waits == []
         assert float(there.sum()) == 6 and there[there > 1].tolist() == [2, 2, 2] and len(card.waits) == 3
+        for copied in (lambda: here.to(CARD), lambda: there.copy_(here), lambda: there[torch.tensor([0, 2])]):
+            card.waits.clear()
+            copied()
+            assert len(card.waits) == 1
+        card.waits.clear()
+        torch.tensor([1.0, 2.0], device=CARD)
+        assert len(card.waits) == 1
 
 
 @pytest.mark.parametrize("system", [syncphony, harmony], ids=["syncphony", "harmony"])
@@ -66,6 +76,33 @@ def test_a_step_of_training_and_of_sampling_waits_for_nothing(system, precision)
         card.waits.clear()
         module.sample(encoded) if system is syncphony else module.sample(encoded, batch)
         assert [wait for wait in card.waits if "istft" not in wait and "codecs/audio" not in wait] == []
+
+
+@pytest.mark.parametrize("solver", ["unipc", "euler"])
+def test_a_solver_waits_for_nothing_and_walks_as_on_the_cpu(solver: Solver):
+    velocities = torch.randn(5, 1, 2, 3, generator=torch.Generator().manual_seed(0))
+
+    def walked(device: torch.device) -> torch.Tensor:
+        way, x = FlowSchedule(solver).start(len(velocities)), torch.ones(1, 2, 3).to(device)
+        moved = velocities.to(device)
+        if device == CARD:
+            card.waits.clear()
+        for index, velocity in enumerate(moved):
+            x = way.step(index, velocity, x)
+        return x
+
+    with pretended_card() as card:
+        there = walked(CARD)
+        assert card.waits == []
+        assert torch.equal(there.cpu(), walked(torch.device("cpu")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_training_of_harmony_logs_waits_for_nothing(tmp_path: Path):
+    on_card = {"accelerator": Accelerator(), "devices": 1, "strategy": SingleDeviceStrategy(CARD)}
+    with pretended_card() as card:
+        harmony.fit(harmony.tiny_module(), tmp_path, max_steps=3, log_every_n_steps=2, **on_card)
+    assert card.waits and [wait for wait in card.waits if "harmony/module.py" in wait] == []
 
 
 CHECKS = [

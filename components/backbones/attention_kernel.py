@@ -79,7 +79,7 @@ def _grouped(calls: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], ..
 def _prefix_mask(calls: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     """Bool ``[queries, last end]``, at most `FEW_QUERIES` rows; made outside inference mode to serve training too."""
     ends = torch.tensor([end for size, end in calls for _ in range(size)])
-    return (torch.arange(calls[-1][1]) < ends[:, None]).to(device)
+    return (torch.arange(calls[-1][1]) < ends[:, None]).to(device, non_blocking=True)
 
 
 def attention_dtypes(dtype: torch.dtype, device: torch.device) -> tuple[torch.dtype, torch.dtype]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from components.errors import InputError
 
@@ -76,6 +78,18 @@ class FlowTrajectory:
         """``sample`` one noise level further down, float32. Indices are taken in order, each once."""
         # the scheduler wants its own number back, whole in UniPC; sigmas follow from its inner index
         timestep = self._scheduler.timesteps[index]
+        # copied once, without waiting; the scheduler would copy single levels in every step
+        self._scheduler.sigmas = self._scheduler.sigmas.to(sample.device, non_blocking=True)
         # float32: multistep differences of velocities cancel in bfloat16
-        moved: Tensor = self._scheduler.step(velocity.float(), timestep, sample.float(), return_dict=False)[0]
+        with _UncheckedSolve():
+            moved: Tensor = self._scheduler.step(velocity.float(), timestep, sample.float(), return_dict=False)[0]
         return moved
+
+
+class _UncheckedSolve(TorchFunctionMode):
+    """UniPC solves for two weights in every step; whether it could is read from the device, and it always can."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.linalg.solve:
+            return torch.linalg.solve_ex(*args, **(kwargs or {})).result
+        return func(*args, **(kwargs or {}))

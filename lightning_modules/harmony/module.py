@@ -154,7 +154,7 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
         self.tasks = tasks or CrossTaskSynergy()
         self.sampler = sampler or JointSampler()
         self.watch = ModalityWatch(curriculum.modalities, trained, curriculum.patience)
-        self._watched: dict[str, float] = {}
+        self._watched: dict[str, Tensor] = {}
         needs_reference = curriculum.stage == "timbre"
         self.rows = HarmonyRows(self.inputs, self.tasks, curriculum.modalities, needs_reference, dropout)
         self.conditions = HarmonyConditions(self.inputs, task, generation, negatives)
@@ -244,7 +244,9 @@ class HarmonyModule(GenerativeModule[EncodedClips]):
             # processes that share clips have counted the same ones
             size = context_size(self.trainer)
             found = self.watch.flush(lambda tensor: self.trainer.strategy.reduce(tensor, reduce_op="sum") / size)
-            self._watched = {f"train/{name}": value for name, value in found.items()}
+            # copied once, without waiting: of numbers Lightning would make a tensor on the device in every step
+            values = torch.tensor(list(found.values())).to(self.device, non_blocking=True)
+            self._watched = {f"train/{name}": value for name, value in zip(found, values.unbind(), strict=True)}
         # the last window's values in every step: Lightning logs on its own beat
         self.log_dict(self._watched, on_step=True, batch_size=len(batch))
 

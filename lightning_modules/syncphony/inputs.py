@@ -53,17 +53,19 @@ def encoded_prefixes(
         prefixes: of every column, its clips and how many of their latents it reads (`AutoregressivePyramid.prefixes`).
         seeds: of the draws from the posterior, one for each clip; None takes its mean.
     """
-    clips = torch.arange(len(video))
-    by_length: dict[int, list[Tensor]] = {}
+    by_length: dict[int, list[slice]] = {}
     for of_column, length in prefixes:
-        by_length.setdefault(length, []).append(clips[of_column])
+        by_length.setdefault(length, []).append(of_column)
     latents: Tensor | None = None
     for length, columns in by_length.items():
-        rows = torch.cat(columns)
-        moments = codec.moments(pixels(video[rows.to(video.device), : codec.num_frames(length)]))
-        encoded = moments.draw(None if seeds is None else [seeds[row] for row in rows.tolist()])
+        # by slices: an index would be copied to the device, and the host wait for that
+        frames = [video[clips, : codec.num_frames(length)] for clips in columns]
+        moments = codec.moments(pixels(frames[0] if len(frames) == 1 else torch.cat(frames)))
+        rows = [row for clips in columns for row in range(len(video))[clips]]
+        encoded = moments.draw(None if seeds is None else [seeds[row] for row in rows])
         if latents is None:
             latents = encoded.new_zeros(len(video), encoded.shape[1], num_latents, *encoded.shape[3:])
-        latents[rows.to(video.device), :, :length] = encoded
+        for clips, of_column in zip(columns, encoded.split([len(part) for part in frames]), strict=True):
+            latents[clips, :, :length] = of_column
     assert latents is not None  # every clip has its column
     return latents

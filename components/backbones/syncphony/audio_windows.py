@@ -15,6 +15,7 @@ Syncphony's Audio RoPE rotates queries and keys by positions that both share, in
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -147,45 +148,68 @@ class AudioTimeline:
         Raises:
             ValueError: if it is needed and missing.
         """
-        device = audio.tokens.device
-        num_tokens, reach = audio.tokens.shape[1], self.reach_latents
-        # float64 seconds on the CPU: membership at an edge must not depend on the device
-        centers = audio.first_center_s + torch.arange(num_tokens, dtype=torch.float64) / audio.rate_hz
-        # also of the latents that would follow: a window does not depend on how many the clip has
-        spans = latent_spans_s(num_latents + reach, fps, temporal_factor)
-        latent = torch.arange(num_latents)
-        starts, ends = spans[(latent - reach).clamp(min=0), 0], spans[latent + reach, 1]
-        edges = torch.stack([starts - self.look_back_s, ends + self.look_ahead_s], dim=1)
-        # A centre that rounding puts just before an edge it stands on belongs to the later latent all the same.
-        first, end = torch.searchsorted(centers, edges - 1e-9).unbind(1)  # [L] each
-        # 1 even where no token is near, so that no shape is empty; nothing in it is audible
-        width = max(int((end - first).max()), 1)
-        # At 50 Hz and 24 fps a latent has 16 or 17 tokens: windows are gathered by index, never by reshaping.
-        index = first[:, None] + torch.arange(width)  # [L, W]
-        inside = index < end[:, None]
-        # shorter windows repeat the last token, inaudible
-        index = index.clamp_(max=num_tokens - 1)
-        num_read = int(index.max()) + 1
-        index = index.to(device)
-        tokens_at = latent_position(centers[:num_read], fps, temporal_factor)
-        if self.rope == "backbone":
-            if backbone is None:
-                raise ValueError("rope: backbone needs the backbone's rotary axes")
-            query_rope: Tensor | RotaryAxes = backbone
-            at = torch.zeros(num_read, len(backbone.dims), dtype=torch.float64)  # a sound has neither row nor column
-            at[:, 0] = tokens_at
-            key_rope = rotary_table(at, backbone.dims, backbone.theta)
-        else:
-            # centres of the latents (queries), centres of the tokens (keys): one axis for both
-            latents_at = latent_position(spans[:num_latents].mean(dim=1), fps, temporal_factor)
-            query_table, key_rope = (
-                rotary_table(at[:, None] * self.rope_time_scale, [head_dim], self.rope_theta)
-                for at in (latents_at, tokens_at)
-            )
-            query_rope = query_table.to(device)
+        if self.rope == "backbone" and backbone is None:
+            raise ValueError("rope: backbone needs the backbone's rotary axes")
+        where = (audio.tokens.shape[1], audio.first_center_s, audio.rate_hz, num_latents, fps, temporal_factor)
+        index, inside, query_rope, key_rope = _placed(self, *where, head_dim, backbone, audio.tokens.device)
         return AudioWindows(
             index=index,
-            audible=inside.to(device)[None] & audio.mask.bool()[:, index],  # [B, L, W]
+            audible=inside[None] & audio.mask.bool()[:, index],  # [B, L, W]
             query_rope=query_rope,
-            key_rope=key_rope.to(device),
+            key_rope=key_rope,
         )
+
+
+@lru_cache(maxsize=128)
+@torch.inference_mode(False)
+def _placed(
+    timeline: AudioTimeline,
+    num_tokens: int,
+    first_center_s: float,
+    rate_hz: float,
+    num_latents: int,
+    fps: float,
+    temporal_factor: int,
+    head_dim: int,
+    backbone: RotaryAxes | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor | RotaryAxes, Tensor]:
+    """What `AudioWindows` has the same for all clips: index, inside (bool ``[L, W]``) and both rotary tables.
+
+    Made once for clips of a length, outside inference mode to serve training too.
+    """
+    reach = timeline.reach_latents
+    # float64 seconds on the CPU: membership at an edge must not depend on the device
+    centers = first_center_s + torch.arange(num_tokens, dtype=torch.float64) / rate_hz
+    # also of the latents that would follow: a window does not depend on how many the clip has
+    spans = latent_spans_s(num_latents + reach, fps, temporal_factor)
+    latent = torch.arange(num_latents)
+    starts, ends = spans[(latent - reach).clamp(min=0), 0], spans[latent + reach, 1]
+    edges = torch.stack([starts - timeline.look_back_s, ends + timeline.look_ahead_s], dim=1)
+    # A centre that rounding puts just before an edge it stands on belongs to the later latent all the same.
+    first, end = torch.searchsorted(centers, edges - 1e-9).unbind(1)  # [L] each
+    # 1 even where no token is near, so that no shape is empty; nothing in it is audible
+    width = max(int((end - first).max()), 1)
+    # At 50 Hz and 24 fps a latent has 16 or 17 tokens: windows are gathered by index, never by reshaping.
+    index = first[:, None] + torch.arange(width)  # [L, W]
+    inside = index < end[:, None]
+    # shorter windows repeat the last token, inaudible
+    index = index.clamp_(max=num_tokens - 1)
+    num_read = int(index.max()) + 1
+    tokens_at = latent_position(centers[:num_read], fps, temporal_factor)
+    query_rope: Tensor | RotaryAxes
+    if timeline.rope == "backbone" and backbone is not None:
+        query_rope = backbone
+        at = torch.zeros(num_read, len(backbone.dims), dtype=torch.float64)  # a sound has neither row nor column
+        at[:, 0] = tokens_at
+        key_rope = rotary_table(at, backbone.dims, backbone.theta)
+    else:
+        # centres of the latents (queries), centres of the tokens (keys): one axis for both
+        latents_at = latent_position(spans[:num_latents].mean(dim=1), fps, temporal_factor)
+        query_table, key_rope = (
+            rotary_table(at[:, None] * timeline.rope_time_scale, [head_dim], timeline.rope_theta)
+            for at in (latents_at, tokens_at)
+        )
+        query_rope = query_table.to(device, non_blocking=True)
+    index, inside, key_rope = (made.to(device, non_blocking=True) for made in (index, inside, key_rope))
+    return index, inside, query_rope, key_rope
