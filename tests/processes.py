@@ -29,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 ROOT = Path(__file__).resolve().parents[1]
 SERVED = multiprocessing.get_context("forkserver")
 SERVED.set_forkserver_preload(["tests.preloaded"])
+_OF_A_RANK = ("NODE_RANK", "RANK", "LOCAL_RANK")
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,14 @@ def run_ranks(
         timeout_s: whoever is still there then says where it is and is ended.
     """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    # what a run within this process has left behind, such as a port that it still listens on
+    inherited = {name: value for name, value in os.environ.items() if name not in {*shared, *_OF_A_RANK}}
     with TemporaryDirectory() as logs:
         files = [Path(logs) / str(rank) for rank in range(ranks)]
         processes = []
         for rank, file in enumerate(files):
-            own = {**shared, "NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **own}
+            own = {**shared, **dict(zip(_OF_A_RANK, ("0", str(rank), str(rank)), strict=True))} if ranks > 1 else {}
+            environment = {**inherited, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **own}
             processes.append(served(_begin, function, arguments, environment, folder, file))
             processes[-1].start()
         until = time.monotonic() + timeout_s

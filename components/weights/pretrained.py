@@ -280,7 +280,9 @@ def load_small(build: Callable[..., M], name: str | Path, sha256: Sha256 = None,
     except TypeError as error:
         called = getattr(build, "__name__", str(build))
         raise InputError(f"{folder / CONFIG_FILE} is not the config of {called} ({error}); write it anew") from None
-    part: nn.Module | None = None if apart is None else module._modules.pop(apart, None)
+    part: nn.Module | None = None if apart is None else getattr(module, apart)
+    if part is not None:
+        delattr(module, str(apart))
     load_safetensors(module, folder / WEIGHTS_FILE, str(name))
     if part is not None:
         load_safetensors(part, folder / f"{apart}.safetensors", str(name))
