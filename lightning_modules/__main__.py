@@ -13,9 +13,15 @@ def main() -> int:
     if (status := run_extra(sys.argv[1:])) is not None:
         return status
     import_torchmetrics()
+    from torch import distributed as dist
+
     from lightning_modules.command_line.cli import main as run
 
-    return run()
+    status = run()
+    if status == 0 and dist.is_available() and dist.is_initialized():
+        # Lightning leaves gloo's to the interpreter's end, where a thread of it that still runs aborts the process
+        dist.destroy_process_group()
+    return status
 
 
 if __name__ == "__main__":
