@@ -26,24 +26,24 @@ from components.weights.whole_file import whole_file
 
 
 def collect_results(trainer: Trainer) -> dict[str, MetricResult]:
-    """The results of all callbacks that report any, in the order of the callbacks.
+    """The results of the module, where it judges itself, and of all callbacks that report any, in their order.
 
     Raises:
         InputError: if two of them report the same entry.
     """
     results: dict[str, MetricResult] = {}
-    for callback in _reporting(trainer):
-        if twice := sorted(results.keys() & callback.results.keys()):
+    for judge in reporting(trainer):
+        if twice := sorted(results.keys() & judge.results.keys()):
             raise InputError(
-                f"the metric {twice[0]} is reported by {type(callback).__name__} and by another callback, of which "
-                "one would be lost; give it another name there"
+                f"the metric {twice[0]} is reported by {type(judge).__name__} and by something else in this run, of "
+                "which one would be lost; give it another name there"
             )
-        results |= callback.results
+        results |= judge.results
     return results
 
 
 def collect_clip_scores(trainer: Trainer) -> list[ClipScore]:
-    """The scores of every clip by all callbacks that report any; rank 0 has all clips."""
+    """The scores of every clip by all that report any; rank 0 has all clips."""
     return [
         ClipScore(
             clip=clip,
@@ -51,17 +51,19 @@ def collect_clip_scores(trainer: Trainer) -> list[ClipScore]:
             kind=cast(Mapping[str, str], row.get("kinds", {})).get(metric, GENERATED),
             metric=metric,
             value=None if value is None or not math.isfinite(value) else value,
-            judge=cast("str | None", callback.results[metric].details.get("judge")),
+            judge=cast("str | None", judge.results[metric].details.get("judge")),
         )
-        for callback in _reporting(trainer)
-        for clip, row in callback.clip_rows.items()
+        for judge in reporting(trainer)
+        for clip, row in judge.clip_rows.items()
         for metric, value in cast(Mapping[str, float | None], row.get("scores", {})).items()
-        if metric in callback.results
+        if metric in judge.results
     ]
 
 
-def _reporting(trainer: Trainer) -> list[ReportsResults]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, ReportsResults)]  # type: ignore[attr-defined]
+def reporting(trainer: Trainer) -> list[ReportsResults]:
+    """All that report results: the module, where it judges itself, and callbacks in their order."""
+    judges = [trainer.lightning_module, *trainer.callbacks]  # type: ignore[attr-defined]
+    return [judge for judge in judges if isinstance(judge, ReportsResults)]
 
 
 class ResultsWriter(EvaluationCallback):

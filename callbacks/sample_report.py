@@ -25,9 +25,9 @@ from callbacks.report.names import GENERATED, headline, label_of
 from callbacks.report.outcome import sentence
 from callbacks.report.page import Point, ReportPage, Status
 from callbacks.report.tensorboard import MAX_CLIPS, add_clip, add_sound
-from callbacks.results import collect_results
+from callbacks.results import collect_results, reporting
 from callbacks.run_record import config_text, run_folder, versions
-from components.contracts import Generation, MetricResult, ReportsResults
+from components.contracts import Generation, MetricResult
 from components.errors import InputError
 from components.media.writer import write_mp4
 from components.weights.whole_file import whole_file
@@ -276,12 +276,10 @@ class SampleReport(EvaluationCallback):
 
 
 def _collect_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Scores, what they judge, which way they are better and the onsets behind them, of each clip by all callbacks."""
+    """Scores, what they judge, which way they are better and the onsets behind them, of each clip by all judges."""
     rows: dict[str, dict[str, Any]] = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, ReportsResults):
-            continue
-        for clip_id, found in callback.clip_rows.items():
+    for judge in reporting(trainer):
+        for clip_id, found in judge.clip_rows.items():
             row = cast(Mapping[str, Any], found)
             known = rows.setdefault(clip_id, {"scores": {}, "kinds": {}, "higher_is_better": {}, "plots": []})
             known["scores"] |= row.get("scores", {})

@@ -404,7 +404,7 @@ class MetricResult:
 
 @runtime_checkable
 class ReportsResults(Protocol):
-    """A callback whose findings go into ``results.json`` and the report page.
+    """A callback, or a module that judges itself, whose findings go into ``results.json`` and the report page.
 
     Attributes:
         results: metric name -> result of the last evaluation (the same on every rank).

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import lightning as L
 import numpy as np
 from torch import Tensor
 
@@ -37,7 +36,7 @@ class RoundTripModule(SeededModule):
     """A codec in training, judged by how well it gives back held-out clips.
 
     Validation and test log ``psnr`` and ``psnr_moving`` in dB, and hand the clips to callbacks that judge or show
-    videos.
+    videos. The figures of the last of them are its ``results``, those of each clip its ``clip_rows``.
 
     Args:
         noise_seed: seed of what training draws; None takes the experiment's ``seed_everything``, and 0 without one.
@@ -46,6 +45,8 @@ class RoundTripModule(SeededModule):
     def __init__(self, noise_seed: int | None) -> None:
         super().__init__(noise_seed)
         self._held_out: list[RoundTrip] = []
+        self.results: dict[str, MetricResult] = {}
+        self.clip_rows: dict[str, dict[str, object]] = {}
 
     @staticmethod
     def needed_modalities(_model: Mapping[str, Any]) -> tuple[Modality, ...]:
@@ -71,18 +72,23 @@ class RoundTripModule(SeededModule):
         return self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the mean PSNR of all ranks' clips."""
-        held_out, self._held_out = self._held_out, []
-        _log_round_trips(self, held_out)
+        """Logs the mean PSNR of all ranks' clips, over recordings and with 95 % intervals."""
+        clips = each_once(gathered(self.trainer, self._held_out))
+        self._held_out = []
+        self.results = _means(clips)
+        self.clip_rows = {clip.id: _row(clip) for clip in clips}
+        scalars = logged_scalars(self.results)
+        for name in self.results:
+            self.log(name, scalars.pop(name), prog_bar=True)
+        self.log_dict(scalars)
 
     def on_test_epoch_end(self) -> None:
         """As `on_validation_epoch_end`."""
         self.on_validation_epoch_end()
 
 
-def _log_round_trips(module: L.LightningModule, held_out: list[RoundTrip]) -> None:
-    """Logs the mean over recordings of all ranks, with 95 % intervals."""
-    clips = each_once(gathered(module.trainer, held_out))
+def _means(clips: Sequence[RoundTrip]) -> dict[str, MetricResult]:
+    results = {}
     for name in ("psnr", "psnr_moving"):
         by_recording: dict[str, list[float]] = {}
         for clip in clips:
@@ -92,6 +98,10 @@ def _log_round_trips(module: L.LightningModule, held_out: list[RoundTrip]) -> No
         means = [fmean(values) for values in by_recording.values()]
         if means:
             (low,), (high,) = bootstrap_interval(np.array([means]))
-            scalars = logged_scalars({name: MetricResult(fmean(means), (low, high), len(means))})
-            module.log(name, scalars.pop(name), prog_bar=True)
-            module.log_dict(scalars)
+            details = {"n_clips": sum(map(len, by_recording.values())), "n_videos": len(means)}
+            results[name] = MetricResult(fmean(means), (low, high), len(means), details)
+    return results
+
+
+def _row(clip: RoundTrip) -> dict[str, object]:
+    return {"video_id": clip.video_id, "scores": {"psnr": clip.psnr, "psnr_moving": clip.psnr_moving}}

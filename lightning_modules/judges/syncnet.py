@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.evaluation import entry_name, gathered
 from callbacks.judge import each_once, mismatched, recording_indices
-from components.contracts import ClipBatch, clip_generator
+from components.contracts import ClipBatch, MetricResult, clip_generator
 from components.errors import InputError
 from components.metrics.clip_means import ClipMeans
 from components.metrics.syncnet.clip_scores import PROBLEMS, SCORES, clip_scores
@@ -67,6 +67,8 @@ class SyncNetModule(L.LightningModule):
         self.lr_scheduler = lr_scheduler
         self.noise_seed = noise_seed
         self._held_out: list[_HeldOut] = []
+        self.results: dict[str, MetricResult] = {}
+        self.clip_rows: dict[str, dict[str, object]] = {}
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
@@ -111,12 +113,14 @@ class SyncNetModule(L.LightningModule):
         # each once: samplers repeat clips to even out ranks
         clips = each_once(gathered(self.trainer, self._held_out))
         self._held_out = []
+        self.results = {}
         num_recordings, index = recording_indices(clips)
         for name, pairs in (("real", [(clip, clip) for clip in clips]), ("chance", mismatched(clips))):
             # every rank holds all clips here, so there is nothing left to synchronise
             metric = ClipMeans(SCORES, num_recordings, PROBLEMS, sync_on_compute=False)
             scores = [clip_scores(self.scorer.score(clip.lips, other.sound)) for clip, other in pairs]
             metric.update(scores, index[: len(pairs)])  # there is no other sound where all clips share a recording
+            self.results |= {entry_name(score, name): result for score, result in metric.results().items()}
             found = metric.compute()  # NaN where no clip has a score: what is watched is logged always
             for score in SCORES:
                 for end in ("", "_low", "_high"):

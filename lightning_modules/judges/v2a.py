@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from callbacks.evaluation import entry_name, gathered, logged_scalars
 from callbacks.judge import each_once, mismatched, recording_indices
-from components.contracts import ClipBatch, clip_generator
+from components.contracts import ClipBatch, MetricResult, clip_generator
 from components.errors import InputError
 from components.metrics.cyclesync.metric import CycleSync, common_duration_s, cyclesync_onsets
 from components.metrics.cyclesync.onsets import OnsetDetector
@@ -98,6 +98,8 @@ class V2AModule(L.LightningModule):
         self.export_dir = export_dir
         self.noise_seed = noise_seed
         self._held_out: list[_HeldOut] = []
+        self.results: dict[str, MetricResult] = {}
+        self.clip_rows: dict[str, dict[str, object]] = {}
 
     def configure_optimizers(self) -> Any:
         """The optimizer and, if asked for, a schedule per step."""
@@ -142,7 +144,7 @@ class V2AModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Calibrates on the held-out clips of all ranks and logs their CycleSync and that of mismatched pairs."""
         clips = each_once(gathered(self.trainer, self._held_out))
-        self._held_out = []
+        self._held_out, self.results = [], {}
         self.v2a.calibrate([clip.curve for clip in clips], [clip.wanted for clip in clips])
         inferred = {clip.id: self._inferred(clip) for clip in clips}
         num_recordings, index = recording_indices(clips)
@@ -156,7 +158,10 @@ class V2AModule(L.LightningModule):
                 index[: len(pairs)],
             )
             entry = entry_name("cyclesync", name)
-            scores = logged_scalars({entry: metric.result()})
+            result = metric.result()
+            if pairs:
+                self.results[entry] = result
+            scores = logged_scalars({entry: result})
             self.log(entry, scores.pop(entry), prog_bar=True)
             at = {f"{entry}_{key}": score.item() for key, score in metric.compute().items() if key.startswith("at_")}
             self.log_dict(scores | at)

@@ -1,5 +1,6 @@
 """A decoder of principal components in training: what trains, what it is shown, that it learns, what it leaves."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.clip_scores import read_clip_scores
 from callbacks.export_pretrained import ExportPretrained
+from callbacks.results import ResultsWriter
 from components.codecs.video.principal import PrincipalCodec
 from components.contracts import ClipBatch
 from components.errors import InputError
@@ -103,7 +106,7 @@ def test_it_learns_to_decode_better_and_what_it_writes_is_what_was_judged(tmp_pa
         limit_val_batches=1,
         num_sanity_val_steps=0,
         val_check_interval=150,
-        callbacks=[ExportPretrained(str(tmp_path / "out"))],
+        callbacks=[ExportPretrained(str(tmp_path / "out")), ResultsWriter()],
     )
     run.fit(learner, datamodule=Data())
     clean_after, noisy_after = errors()
@@ -112,6 +115,11 @@ def test_it_learns_to_decode_better_and_what_it_writes_is_what_was_judged(tmp_pa
     assert torch.equal(written.decode(noisy), learner.codec.decode(noisy))
     mean = (learner.codec.decode(learner.codec.encode(video)).clamp(-1, 1) - video).div(2).square().mean()
     assert run.callback_metrics["psnr"].item() == pytest.approx(float(-10 * mean.log10()), abs=1e-3)
+    results = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert results["psnr"]["value"] == pytest.approx(run.callback_metrics["psnr"].item(), rel=1e-6)
+    scores = {(score.clip, score.metric): score.value for score in read_clip_scores(tmp_path / "clips.jsonl")}
+    (clip,) = {clip for clip, _ in scores}
+    assert scores == {(clip, name): pytest.approx(results[name]["value"]) for name in ("psnr", "psnr_moving")}
 
 
 def test_what_cannot_train_is_refused(tmp_path: Path):

@@ -1,9 +1,11 @@
+import json
 from dataclasses import replace
 
 import lightning as L
 import pytest
 import torch
 
+from callbacks.results import ResultsWriter
 from components.errors import InputError
 from components.metrics.syncnet.model import SyncNet
 from components.metrics.syncnet.scorer import SyncNetScorer
@@ -56,9 +58,13 @@ def trainer(tmp_path, **kwargs):
 
 def test_fit_learns_to_tell_own_sounds_from_others(clips, tmp_path):
     learner = module()
-    run = trainer(tmp_path, max_steps=90, val_check_interval=90, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_steps=90, val_check_interval=90, num_sanity_val_steps=0, callbacks=[ResultsWriter()])
     run.fit(learner, datamodule=clips)
     logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    results = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert {name: result["value"] for name, result in results.items()} == {
+        name: pytest.approx(logged[name]) for name in ("sync_c_real", "sync_d_real", "sync_c_chance", "sync_d_chance")
+    }
     assert logged["n_clips_real"] == logged["n_clips_chance"] == 6
     assert logged["sync_c_real"] > 1.2 * logged["sync_c_chance"]
     assert logged["sync_d_real"] < logged["sync_d_chance"]
@@ -67,7 +73,7 @@ def test_fit_learns_to_tell_own_sounds_from_others(clips, tmp_path):
     loaded = SyncNetScorer(SyncNet.from_pretrained(tmp_path / "syncnet"))
     held_out = next(iter(clips.val_dataloader()))
     found = loaded(held_out.video / 255, held_out.fps, held_out.audio, held_out.sample_rate)
-    assert (found["offset_s"].abs() <= 0.08).float().mean() > 0.5
+    assert (found["offset_s"].abs() <= 0.08).float().mean() >= 0.5  # of offsets from -0.6 to 0.6 s
 
 
 def test_same_seed_same_losses_and_another_seed_others(batch):

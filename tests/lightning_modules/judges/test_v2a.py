@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import lightning as L
 import pytest
 import torch
 
+from callbacks.results import ResultsWriter
 from components.errors import InputError
 from components.metrics.cyclesync.matching import match_events
 from components.metrics.cyclesync.onsets import OnsetDetector
@@ -53,9 +55,13 @@ def trainer(tmp_path, **kwargs):
 
 def test_fit_learns_validates_and_writes_a_model_that_hears(clips, tmp_path):
     learner = module(export_dir=str(tmp_path / "v2a"), tolerance_s=0.05)
-    run = trainer(tmp_path, max_steps=40, val_check_interval=40)
+    run = trainer(tmp_path, max_steps=40, val_check_interval=40, callbacks=[ResultsWriter()])
     run.fit(learner, datamodule=clips)
     logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    results = json.loads((tmp_path / "results.json").read_text())["metrics"]
+    assert {name: result["value"] for name, result in results.items()} == {
+        name: pytest.approx(logged[name]) for name in ("cyclesync_real", "cyclesync_chance")
+    }
     assert logged["cyclesync_real"] == logged["cyclesync_real_at_0.05"]
     # untrained models stay near chance; forty steps on eight recordings are enough to leave it
     assert logged["cyclesync_real_at_0.1"] > max(50, 2 * logged["cyclesync_chance_at_0.1"])
@@ -74,7 +80,11 @@ def test_chance_is_another_recordings_sound(clips, batch, tmp_path):
     def logged(video_ids):
         held_out = replace(batch, ids=[f"clip {n}" for n in range(len(batch))], video_ids=video_ids)
         run = trainer(tmp_path)
-        run.validate(module(), torch.utils.data.DataLoader([held_out], batch_size=None), verbose=False)
+        learner = module()
+        run.validate(learner, torch.utils.data.DataLoader([held_out], batch_size=None), verbose=False)
+        assert learner.results.keys() == {
+            name for name in ("cyclesync_real", "cyclesync_chance") if not run.callback_metrics[name].isnan()
+        }
         return {name: value.item() for name, value in run.callback_metrics.items()}
 
     # a recording has no other one's sound: the clip beside it, which has its rhythm, is none
