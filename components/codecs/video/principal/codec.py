@@ -105,12 +105,19 @@ class PrincipalCodec(VideoCodec):
         """The codec of a folder with a decoder that has learnt nothing yet and corrects nothing.
 
         Args:
-            folder: as in `from_pretrained`; a decoder that is in it is passed over.
+            folder: as in `from_pretrained`; a decoder that is in it is passed over, whatever its state.
             sha256: as in `from_pretrained`.
             width: channels of the decoder.
             num_blocks: its residual blocks.
+
+        Raises:
+            InputError: as `from_pretrained`, but for the decoder.
         """
-        found = cls.from_pretrained(folder, sha256)
+
+        def linear(**config: Any) -> PrincipalCodec:
+            return cls(**{**config, "decoder_width": None})
+
+        found = load_small(linear, folder, sha256)
         codec = cls(found.latent_channels, found.temporal_factor, found.spatial_factor, width, num_blocks)
         codec.load_state_dict(dict(found.named_buffers()), strict=False)
         return codec

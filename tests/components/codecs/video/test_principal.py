@@ -144,6 +144,7 @@ def test_a_decoder_is_written_with_its_codec_and_can_begin_anew(learnt: Principa
     # what was trained or encoded with the codec that decodes linearly goes on with this one
     digests = {identity_of(PrincipalCodec.from_pretrained(place)).sha256 for place in (tmp_path, folder)}
     assert len(digests) == 1
+    (folder / "decoder.safetensors").write_bytes(b"damaged")
     anew = PrincipalCodec.with_new_decoder(folder, width=16)
     linear = fitted(smooth_videos())[0]
     assert torch.equal(anew.decode(latents), linear.decode(latents)) and anew.decoder.out.in_features == 64
