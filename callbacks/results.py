@@ -35,8 +35,8 @@ def collect_results(trainer: Trainer) -> dict[str, MetricResult]:
     for judge in reporting(trainer):
         if twice := sorted(results.keys() & judge.results.keys()):
             raise InputError(
-                f"the metric {twice[0]} is reported by {type(judge).__name__} and by something else in this run, of "
-                "which one would be lost; give it another name there"
+                f"the metric {twice[0]} is reported by {type(judge).__name__} and by another callback or the module, "
+                "of which one would be lost; give it another name there"
             )
         results |= judge.results
     return results
