@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from callbacks.failures import TRACEBACKS, ConnectionToRanksLost, Failure, FailureLog, RankFailed, exchanged, failure_of
 from callbacks.judging_time import JudgingTime
-from components.contracts import Generation, MetricResult
+from components.contracts import Generation, MetricResult, ReportsResults
 from components.errors import InputError
 
 # kinds of video that are judged, beside the variants' own names
@@ -90,7 +90,7 @@ class EvaluationCallback(Callback):
         self.metrics, self._named_by = tuple(metrics), key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes sure that no other callback writes the same entries.
+        """Makes sure that neither another callback nor a module that judges itself writes the same entries.
 
         Raises:
             InputError: if one does.
@@ -100,6 +100,13 @@ class EvaluationCallback(Callback):
         def entries(of: EvaluationCallback) -> set[str]:
             return {entry_name(metric, kind) for metric in of.metrics for kind in kinds}
 
+        judged = getattr(pl_module, "logged_names", ()) if isinstance(pl_module, ReportsResults) else ()
+        if same := entries(self) & set(judged):
+            raise InputError(
+                f"a {type(self).__name__} and the {type(pl_module).__name__}, which judges itself, would both write "
+                f"'{min(same)}' into the results; give the callback another name (init_args.{self._named_by}) or leave "
+                "it out"
+            )
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(other, EvaluationCallback) and other is not self and (same := entries(self) & entries(other)):
                 raise InputError(

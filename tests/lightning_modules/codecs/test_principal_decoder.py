@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.clip_scores import read_clip_scores
 from callbacks.export_pretrained import ExportPretrained
+from callbacks.picture_truth import PictureTruth
 from callbacks.results import ResultsWriter
 from components.codecs.video.principal import PrincipalCodec
 from components.contracts import ClipBatch
@@ -129,3 +130,12 @@ def test_what_cannot_train_is_refused(tmp_path: Path):
     for name in ("noise", "clean_share", "l1_weight"):
         with pytest.raises(InputError, match=f"{name} is -0.1; it must be"):
             PrincipalDecoderModule(codec(tmp_path / "codec"), **{name: -0.1})
+
+
+def test_a_callback_that_would_write_the_same_entries_is_refused_before_training(tmp_path: Path):
+    class KnownScenes(Data):
+        has_known_scenes = True
+
+    learner = PrincipalDecoderModule(codec(tmp_path / "codec"))
+    with pytest.raises(InputError, match=r"PictureTruth and the PrincipalDecoderModule.* would both write 'psnr'"):
+        trainer(tmp_path, 1, callbacks=[PictureTruth(), ResultsWriter()]).fit(learner, datamodule=KnownScenes())
