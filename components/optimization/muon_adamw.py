@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Muon, Optimizer
 
+from components.optimization.muon import momentum, orthogonalised, step_size
 from components.optimization.sharded_muon import step_sharded
 
 
@@ -21,8 +22,7 @@ class MuonAdamW(Optimizer):
     themselves (such as no weight decay) both halves keep. The state is that of the two optimizers, parameter by
     parameter, and sharded as the parameters are (`step_sharded`).
 
-    Source: Muon is Keller Jordan's (kellerjordan.github.io/posts/muon), the scaling by 0.2 sqrt(max(rows, columns))
-    Moonshot's (arXiv 2502.16982, section 2.2); both are PyTorch's own implementation.
+    AdamW is PyTorch's own; for Muon's step see `orthogonalised` and `step_size`.
 
     Args:
         params: parameters or groups of them.
@@ -31,6 +31,7 @@ class MuonAdamW(Optimizer):
         momentum: Muon's.
         nesterov: Muon's.
         ns_steps: Newton-Schulz iterations of Muon.
+        ns_dtype: their precision; None: bfloat16, and float32 on a CPU.
         adjust_lr: how Muon's rate follows a matrix's shape: ``match_rms_adamw`` or Jordan's ``original``, which wants a
             rate of its own size.
         betas: AdamW's.
@@ -45,6 +46,7 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
+        ns_dtype: Literal["float32", "bfloat16"] | None = None,
         adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw",
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -55,17 +57,18 @@ class MuonAdamW(Optimizer):
         # the two know best what a group of theirs holds besides
         of_muon = Muon(placeholder, lr, weight_decay, momentum, nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr)
         of_adamw = AdamW(placeholder, lr, (betas[0], betas[1]), eps, weight_decay)
-        halves = [(of_muon.defaults, _is_matrix), (of_adamw.defaults, lambda parameter: not _is_matrix(parameter))]
+        for_muon = {**of_muon.defaults, "ns_dtype": ns_dtype}
+        halves = [(for_muon, _is_matrix), (of_adamw.defaults, lambda parameter: not _is_matrix(parameter))]
         split: list[dict[str, Any]] = []
         for group in groups:
             for defaults, belongs in halves:
                 mine = [parameter for parameter in group["params"] if belongs(parameter)]
                 if mine:
-                    by_muon = defaults is of_muon.defaults
+                    by_muon = defaults is for_muon
                     split.append({**defaults, **group, "params": mine, "by_muon": by_muon})
         # together, for schedules that look for momentum or betas, and for groups that are added later
-        super().__init__(split, {**of_muon.defaults, **of_adamw.defaults, "by_muon": False})
-        self._halves: list[tuple[Optimizer, bool]] = [(of_muon, True), (of_adamw, False)]
+        super().__init__(split, {**for_muon, **of_adamw.defaults, "by_muon": False})
+        self._adamw = of_adamw
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -74,16 +77,27 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for optimizer, by_muon in self._halves:
-            # anew each time: loading a state puts others in their place
-            groups = [group for group in self.param_groups if group["by_muon"] is by_muon]
-            for group in [group for group in groups if by_muon and isinstance(group["params"][0], DTensor)]:
+        for group in self.param_groups:
+            if not group["by_muon"]:
+                continue
+            if isinstance(group["params"][0], DTensor):
                 step_sharded(group, self.state)
-                groups.remove(group)
-            optimizer.param_groups = groups
-            optimizer.state = self.state
-            optimizer.step()
+            else:
+                _step_whole(group, self.state)
+        # anew each time: loading a state puts others in their place
+        self._adamw.param_groups = [group for group in self.param_groups if not group["by_muon"]]
+        self._adamw.state = self.state
+        self._adamw.step()
         return loss
+
+
+def _step_whole(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -> None:
+    """One step of matrices that are whole on this process."""
+    for parameter in group["params"]:
+        if parameter.grad is not None:
+            update = orthogonalised(momentum(parameter.grad, state[parameter], group), group)
+            parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
+            parameter.add_(update, alpha=-step_size(parameter.shape, group))
 
 
 def _is_matrix(parameter: Tensor) -> bool:

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Shard
-from torch.optim import Muon
 
 from components.errors import InputError
+from components.optimization.muon import momentum, orthogonalised, step_size
 
 
 def step_sharded(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -> None:
@@ -36,9 +36,9 @@ def step_sharded(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -
     for first in range(0, len(held), count):
         some = held[first : first + count]
         updates = [_momentum(parameter, state[parameter], group) for parameter in some]
-        for parameter, step in zip(some, _orthogonalised(some, updates, group), strict=True):
+        for parameter, step in zip(some, _all_orthogonalised(some, updates, group), strict=True):
             mine = parameter.to_local()
-            mine.mul_(1 - lr * decay).add_(step)
+            mine.mul_(1 - lr * decay).add_(step, alpha=-step_size(parameter.shape, group))
 
 
 def _momentum(parameter: DTensor, kept: MutableMapping[str, Any], group: Mapping[str, Any]) -> Tensor:
@@ -46,19 +46,17 @@ def _momentum(parameter: DTensor, kept: MutableMapping[str, Any], group: Mapping
     assert isinstance(parameter.grad, DTensor)
     if "momentum_buffer" not in kept:
         kept["momentum_buffer"] = torch.zeros_like(parameter.grad)
-    buffer, gradient = kept["momentum_buffer"].to_local(), parameter.grad.to_local()
-    buffer.lerp_(gradient, 1 - group["momentum"])
-    rows: Tensor = gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-    return rows
+    here = {"momentum_buffer": kept["momentum_buffer"].to_local()}
+    return momentum(parameter.grad.to_local(), here, group)
 
 
-def _orthogonalised(
+def _all_orthogonalised(
     parameters: Sequence[DTensor], updates: Sequence[Tensor], group: Mapping[str, Any]
 ) -> Iterator[Tensor]:
-    """This process's rows of the step of each matrix; there are no more of them than processes."""
+    """This process's rows of each matrix, orthogonalised; there are no more of them than processes."""
     processes = _processes(parameters[0])
     if processes is None:  # whole on every process
-        yield from (_step(update, group) for update in updates)
+        yield from (orthogonalised(update, group) for update in updates)
         return
     count, rank = dist.get_world_size(processes), dist.get_rank(processes)
     # numbers of each matrix that each process holds
@@ -67,7 +65,7 @@ def _orthogonalised(
     theirs = [sizes[rank] for sizes in held] + [0] * (count - len(held))
     gathered = _exchanged(torch.cat([update.flatten() for update in updates]), theirs, mine, processes)
     if rank < len(held):
-        gathered = _step(gathered.view(parameters[rank].shape), group).flatten()
+        gathered = orthogonalised(gathered.view(parameters[rank].shape), group).to(gathered.dtype).flatten()
     steps = _exchanged(gathered, mine, theirs, processes).split(theirs)
     yield from (step.view_as(update) for step, update in zip(steps, updates, strict=False))
 
@@ -76,17 +74,6 @@ def _exchanged(values: Tensor, sent: list[int], received: list[int], processes: 
     into = values.new_empty(sum(received))
     dist.all_to_all_single(into, values.contiguous(), received, sent, group=processes)
     return into
-
-
-def _step(update: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """What Muon adds to a whole matrix for ``update``: PyTorch's own step, from nothing and without momentum."""
-    moved = torch.zeros_like(update)
-    moved.grad = update
-    names = ("ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
-    settings = {name: group[name] for name in names}
-    Muon([moved], lr=float(group["lr"]), weight_decay=0.0, momentum=0.0, nesterov=False, **settings).step()
-    moved.grad = None
-    return moved
 
 
 def _sharded_dim(parameter: DTensor) -> int | None:

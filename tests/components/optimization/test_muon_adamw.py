@@ -37,7 +37,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_matrices_are_stepped_by_muon_and_the_rest_by_adamw():
     mine, theirs = network(), network()
-    train(mine, [MuonAdamW(groups(mine), lr=0.01, weight_decay=0.1)], range(3))
+    train(mine, [MuonAdamW(groups(mine), lr=0.01, weight_decay=0.1, ns_dtype="bfloat16")], range(3))
     kinds = {n: [p for p in theirs.parameters() if p.ndim == n] for n in (1, 2, 3)}
     muon = Muon(kinds[2], lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     adamw = AdamW([{"params": kinds[3]}, {"params": kinds[1], "weight_decay": 0.0}], lr=0.01, weight_decay=0.1)
@@ -66,3 +66,28 @@ def test_it_goes_on_from_its_state_under_a_schedule():
         "exp_avg",
         "exp_avg_sq",
     }
+
+
+def test_on_a_cpu_it_iterates_in_float32():
+    """As exactly as the same polynomial of the singular values, taken in float64."""
+    for shape in ((6, 4), (4, 6)):
+        matrix = nn.Parameter(torch.zeros(shape))
+        matrix.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        MuonAdamW([matrix], lr=1.0, weight_decay=0.0).step()
+        u, s, v = torch.linalg.svd(matrix.grad.double(), full_matrices=False)
+        s = s / s.norm()
+        for _ in range(5):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        expected = -0.2 * 6**0.5 * (u * s) @ v
+        torch.testing.assert_close(matrix.detach().double(), expected, rtol=0, atol=2e-6)
+
+
+def test_a_state_from_before_the_precision_could_be_set_is_gone_on_from():
+    net = network()
+    optimizer = MuonAdamW(groups(net), lr=0.01)
+    train(net, [optimizer], range(2))
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state["param_groups"]:
+        del group["ns_dtype"]
+    optimizer.load_state_dict(state)
+    train(net, [optimizer], range(2, 3))

@@ -41,7 +41,8 @@ def test_it_is_pytorchs_step(mesh: DeviceMesh, placement: object, adjust_lr: str
     sharded = [nn.Parameter(distribute_tensor(matrix, mesh, [placement])) for matrix in matrices()]
     plain = [nn.Parameter(matrix) for matrix in matrices()]
     settings = {"lr": 0.01, "weight_decay": 0.1, "nesterov": nesterov}
-    mine, theirs = MuonAdamW(sharded, **settings, adjust_lr=adjust_lr), Muon(plain, **settings, adjust_lr_fn=adjust_lr)
+    mine = MuonAdamW(sharded, **settings, adjust_lr=adjust_lr, ns_dtype="bfloat16")
+    theirs = Muon(plain, **settings, adjust_lr_fn=adjust_lr)
     for step in range(3):
         for parameters, where, optimizer in ((sharded, mesh, mine), (plain, None, theirs)):
             give_gradients(parameters, where, placement, step)
