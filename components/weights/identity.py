@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -230,11 +230,11 @@ def _note_of(file: Path, stat: os.stat_result) -> Path:
 def _write_whole(file: Path, text: str) -> None:
     """Writes under a name of its own, then renames: readers and other writers never see a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=".", dir=file.parent)
+    # not by `tempfile`, whose files are for their owner alone
+    partial = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-        Path(partial).replace(file)
+        partial.write_text(text)
+        partial.replace(file)
     except OSError:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

@@ -38,11 +38,23 @@ def whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     write_sums(partial)
+    _share(partial)
     # two renames, not one: a folder cannot replace one that is not empty
     if target.exists():
         target.rename(replaced)
     partial.rename(target)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Gives every file the permissions that the user's umask grants: some writers' files are for their owner alone."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
+    sample = folder / ".permissions"
+    sample.touch()
+    mode = sample.stat().st_mode
+    sample.unlink()
+    for file in files:
+        file.chmod(mode)
 
 
 def check_target(target: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from components.errors import InputError
 from components.weights.file import open_weights, save_weights
@@ -25,6 +26,16 @@ def test_a_folder_replaces_the_old_one_when_it_is_done(tmp_path: Path):
             assert not (target / content).exists()
     assert names(target) == {"new", SUMS_FILE}
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path):
+    """`safetensors` and `tempfile` make files that nobody else can read."""
+    (tmp_path / "ordinary").touch()
+    with whole_folder(tmp_path / "model") as partial:
+        save_file({"a": torch.zeros(2)}, partial / "diffusion_pytorch_model.safetensors")
+        (partial / "config.json").write_text("{}")
+    modes = {file.name: file.stat().st_mode for file in (tmp_path / "model").iterdir()}
+    assert len(modes) == 3 and set(modes.values()) == {(tmp_path / "ordinary").stat().st_mode}
 
 
 def test_a_failure_leaves_the_old_one(tmp_path: Path):
