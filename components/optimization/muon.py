@@ -8,19 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
-def momentum(gradient: Tensor, kept: MutableMapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """What is to be orthogonalised; what was before is kept as ``momentum_buffer``.
+def momentum(parameter: Tensor, kept: MutableMapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """What is to be orthogonalised, of a sharded matrix the rows that are here.
 
     Args:
-        gradient: of a matrix, or of the rows of it that are here.
-        kept: state of its parameter.
+        parameter: a matrix with a gradient.
+        kept: its state; what was before is ``momentum_buffer``, sharded like the gradient.
         group: settings of the optimizer.
     """
+    gradient = parameter.grad
+    assert gradient is not None
     if "momentum_buffer" not in kept:
         kept["momentum_buffer"] = torch.zeros_like(gradient)
     buffer: Tensor = kept["momentum_buffer"]
+    if isinstance(gradient, DTensor) and isinstance(buffer, DTensor):
+        gradient, buffer = gradient.to_local(), buffer.to_local()
     buffer.lerp_(gradient, 1 - group["momentum"])
     return gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
 

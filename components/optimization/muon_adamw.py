@@ -95,7 +95,7 @@ def _step_whole(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) ->
     """One step of matrices that are whole on this process."""
     for parameter in group["params"]:
         if parameter.grad is not None:
-            update = orthogonalised(momentum(parameter.grad, state[parameter], group), group)
+            update = orthogonalised(momentum(parameter, state[parameter], group), group)
             parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
             parameter.add_(update, alpha=-step_size(parameter.shape, group))
 

@@ -35,19 +35,10 @@ def step_sharded(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -
     count = _size(held[0]) if held else 1
     for first in range(0, len(held), count):
         some = held[first : first + count]
-        updates = [_momentum(parameter, state[parameter], group) for parameter in some]
+        updates = [momentum(parameter, state[parameter], group) for parameter in some]
         for parameter, step in zip(some, _all_orthogonalised(some, updates, group), strict=True):
             mine = parameter.to_local()
             mine.mul_(1 - lr * decay).add_(step, alpha=-step_size(parameter.shape, group))
-
-
-def _momentum(parameter: DTensor, kept: MutableMapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """This process's rows of what is to be orthogonalised."""
-    assert isinstance(parameter.grad, DTensor)
-    if "momentum_buffer" not in kept:
-        kept["momentum_buffer"] = torch.zeros_like(parameter.grad)
-    here = {"momentum_buffer": kept["momentum_buffer"].to_local()}
-    return momentum(parameter.grad.to_local(), here, group)
 
 
 def _all_orthogonalised(

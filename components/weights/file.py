@@ -21,6 +21,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.weights.identity import check_sum, renew_sum
+from components.weights.whole_file import granted_mode
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Names of weight files without their ending, as diffusers, transformers and older releases spell them."""
@@ -100,10 +101,8 @@ def save_weights(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype |
     }
     partial = file.with_name(f".{file.name}.part")
     try:
-        partial.touch()
-        mode = partial.stat().st_mode  # what the user's umask grants: the writer's own file is for its owner alone
         save_file(held, partial)
-        partial.chmod(mode)
+        partial.chmod(granted_mode(file.parent))
         partial.replace(file)
         renew_sum(file)
     finally:

@@ -33,6 +33,16 @@ def whole_file(target: Path) -> Iterator[BinaryIO]:
     sync_folder(target.parent)
 
 
+def granted_mode(folder: Path) -> int:
+    """Permissions that the user's umask grants a new file in ``folder``: some libraries' are for their owner alone."""
+    sample = folder / f".permissions.{os.getpid()}.part"
+    sample.touch()
+    try:
+        return sample.stat().st_mode
+    finally:
+        sample.unlink(missing_ok=True)
+
+
 def sync_stream(stream: BinaryIO) -> None:
     """Wait until what was written is on the disk.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.errors import InputError
 from components.weights.identity import SUMS_FILE, summed_files, write_sums
+from components.weights.whole_file import granted_mode
 
 _MAX_NAMED = 5
 
@@ -48,13 +49,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def _share(folder: Path) -> None:
     """Gives every file the permissions that the user's umask grants: some writers' files are for their owner alone."""
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.is_symlink()]
-    sample = folder / ".permissions"
-    sample.touch()
-    mode = sample.stat().st_mode
-    sample.unlink()
-    for file in files:
-        file.chmod(mode)
+    mode = granted_mode(folder)
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 def check_target(target: Path) -> None:

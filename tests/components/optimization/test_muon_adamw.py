@@ -86,8 +86,12 @@ def test_a_state_from_before_the_precision_could_be_set_is_gone_on_from():
     net = network()
     optimizer = MuonAdamW(groups(net), lr=0.01)
     train(net, [optimizer], range(2))
-    state = copy.deepcopy(optimizer.state_dict())
+    other, state = network(), copy.deepcopy(optimizer.state_dict())
+    other.load_state_dict(net.state_dict())
     for group in state["param_groups"]:
         del group["ns_dtype"]
-    optimizer.load_state_dict(state)
-    train(net, [optimizer], range(2, 3))
+    resumed = MuonAdamW(groups(other), lr=0.01)
+    resumed.load_state_dict(state)
+    for one, held in ((net, optimizer), (other, resumed)):
+        train(one, [held], range(2, 4))
+    assert same(net, other)
