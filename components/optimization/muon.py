@@ -37,24 +37,24 @@ def orthogonalised(update: Tensor, group: Mapping[str, Any]) -> Tensor:
     multiplies it many times slower than float32. Source: Keller Jordan (kellerjordan.github.io/posts/muon).
 
     Args:
-        update: ``[rows, columns]``.
+        update: ``[..., rows, columns]``; each matrix is orthogonalised for itself, all of them at once.
         group: ``ns_coefficients``, ``ns_steps``, ``eps`` and ``ns_dtype``, the precision of the iteration (None:
             float32 on a CPU, bfloat16 elsewhere).
 
     Returns:
-        ``[rows, columns]`` in the precision of the iteration.
+        ``[..., rows, columns]`` in the precision of the iteration.
     """
     named = group.get("ns_dtype")  # states written before it existed have none
     dtype: torch.dtype = getattr(torch, named or ("float32" if update.device.type == "cpu" else "bfloat16"))
-    is_tall = update.shape[0] > update.shape[1]
+    is_tall = update.shape[-2] > update.shape[-1]
     x = update.to(dtype)
-    x = x.T if is_tall else x
-    x = x / x.norm().clamp(min=group["eps"])
+    x = (x.mT if is_tall else x).reshape(-1, *sorted(update.shape[-2:]))
+    x = x / x.flatten(1).norm(dim=1).clamp(min=group["eps"])[:, None, None]
     a, b, c = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if is_tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).reshape(update.shape)
 
 
 def step_size(shape: torch.Size, group: Mapping[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,9 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from components.optimization.muon import momentum, orthogonalised, step_size
 from components.optimization.sharded_muon import step_sharded
+
+# numbers in the small matrices that are orthogonalised together: one by one they keep neither a CPU nor a GPU busy
+_TOGETHER = 2**23
 
 
 class MuonAdamW(Optimizer):
@@ -93,11 +96,21 @@ class MuonAdamW(Optimizer):
 
 def _step_whole(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -> None:
     """One step of matrices that are whole on this process."""
-    for parameter in group["params"]:
-        if parameter.grad is not None:
-            update = orthogonalised(momentum(parameter, state[parameter], group), group)
+    for some in _alike([parameter for parameter in group["params"] if parameter.grad is not None]):
+        updates = [momentum(parameter, state[parameter], group) for parameter in some]
+        for parameter, update in zip(some, orthogonalised(torch.stack(updates), group), strict=True):
             parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
             parameter.add_(update, alpha=-step_size(parameter.shape, group))
+
+
+def _alike(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Matrices to be orthogonalised together: of one shape and precision, few enough that their copies are small."""
+    kinds: dict[tuple[torch.Size, torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        kinds.setdefault((parameter.shape, parameter.dtype, parameter.device), []).append(parameter)
+    for (shape, _, _), alike in kinds.items():
+        count = max(_TOGETHER // max(shape.numel(), 1), 1)
+        yield from (alike[first : first + count] for first in range(0, len(alike), count))
 
 
 def _is_matrix(parameter: Tensor) -> bool:

@@ -95,3 +95,22 @@ def test_a_state_from_before_the_precision_could_be_set_is_gone_on_from():
     for one, held in ((net, optimizer), (other, resumed)):
         train(one, [held], range(2, 4))
     assert same(net, other)
+
+
+def test_what_is_orthogonalised_together_is_what_each_would_be_alone(monkeypatch):
+    """Four of one shape, as stacks of two, among others that are tall and wide."""
+    shapes = [(6, 4), (6, 4), (4, 6), (6, 4), (6, 4), (2, 9)]
+    grads = [torch.randn(s, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(shapes)]
+    together = [nn.Parameter(torch.zeros(s)) for s in shapes]
+    monkeypatch.setattr("components.optimization.muon_adamw._TOGETHER", 48)
+    optimizer = MuonAdamW(together, lr=1.0)
+    for matrix, grad in zip(together, grads, strict=True):
+        matrix.grad = grad.clone()
+    together[1].grad = None  # one that nothing reached stays as it is
+    optimizer.step()
+    for i, (matrix, grad) in enumerate(zip(together, grads, strict=True)):
+        alone = nn.Parameter(torch.zeros(shapes[i]))
+        alone.grad = None if i == 1 else grad.clone()
+        MuonAdamW([alone], lr=1.0).step()
+        torch.testing.assert_close(matrix, alone, rtol=0, atol=1e-6)
+        assert bool(matrix.any()) == (i != 1)
