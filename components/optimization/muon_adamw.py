@@ -97,8 +97,8 @@ class MuonAdamW(Optimizer):
 def _step_whole(group: Mapping[str, Any], state: MutableMapping[Tensor, Any]) -> None:
     """One step of matrices that are whole on this process."""
     for some in _alike([parameter for parameter in group["params"] if parameter.grad is not None]):
-        updates = [momentum(parameter, state[parameter], group) for parameter in some]
-        for parameter, update in zip(some, orthogonalised(torch.stack(updates), group), strict=True):
+        together = torch.stack([momentum(parameter, state[parameter], group) for parameter in some])
+        for parameter, update in zip(some, orthogonalised(together, group), strict=True):
             parameter.mul_(1 - float(group["lr"]) * group["weight_decay"])
             parameter.add_(update, alpha=-step_size(parameter.shape, group))
 

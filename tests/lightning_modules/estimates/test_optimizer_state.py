@@ -16,12 +16,12 @@ from tests.lightning_modules.tiny_module import tiny_module
 WIDTH, LAYERS = 64, 8
 
 
-def counted(optimizer: Callable[..., torch.optim.Optimizer]) -> tuple[float, float]:
+def counted(optimizer: Callable[..., torch.optim.Optimizer], width: int = WIDTH) -> tuple[float, float]:
     """Bytes of state and of temporary tensors for each number that trains."""
     module = tiny_module(optimizer=optimizer)
     module.requires_grad_(False)
-    module.more = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False, device="meta") for _ in range(LAYERS))
-    found, numbers = optimizer_bytes(module), LAYERS * WIDTH**2
+    module.more = nn.ModuleList(nn.Linear(width, width, bias=False, device="meta") for _ in range(LAYERS))
+    found, numbers = optimizer_bytes(module), LAYERS * width**2
     return found.state / numbers, found.stepping / numbers
 
 
@@ -32,12 +32,17 @@ def counted(optimizer: Callable[..., torch.optim.Optimizer]) -> tuple[float, flo
         (partial(AdamW, foreach=True), 8, 4),  # a list as large as what trains
         (partial(AdamW, fused=False), 8, 3 * 4 / LAYERS),  # weight by weight
         (partial(SGD, lr=0.1, momentum=0.9), 4, 0),
-        (MuonAdamW, 4, 3 * 4 / LAYERS),
+        (MuonAdamW, 4, 3 * 4),  # small matrices of one shape together
     ],
 )
 def test_state_and_temporary_tensors(optimizer: Any, state: float, stepping: float):
     held, made = counted(optimizer)
     assert held == pytest.approx(state) and made == pytest.approx(stepping, abs=0.3)
+
+
+def test_muon_takes_large_matrices_one_by_one():
+    held, made = counted(MuonAdamW, width=4096)
+    assert held == pytest.approx(4) and made == pytest.approx(14 / LAYERS)
 
 
 @pytest.mark.parametrize(("kind", "state"), [("AdamW8bit", 2 + 8 / 256), ("AdamW4bit", 1 + 8 / 128)])
