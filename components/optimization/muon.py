@@ -30,31 +30,31 @@ def momentum(parameter: Tensor, kept: MutableMapping[str, Any], group: Mapping[s
     return gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
 
 
-def orthogonalised(update: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """The nearest orthogonal matrix, roughly: all singular values of a whole matrix brought near 1.
+def orthogonalised(updates: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """The nearest orthogonal matrices, roughly: all singular values of whole matrices brought near 1.
 
     The same iteration as `torch.optim.Muon`'s, which is always in bfloat16: a CPU without instructions for that
     multiplies it many times slower than float32. Source: Keller Jordan (kellerjordan.github.io/posts/muon).
 
     Args:
-        update: ``[..., rows, columns]``; each matrix is orthogonalised for itself, all of them at once.
+        updates: ``[N, rows, columns]``; each matrix is orthogonalised for itself, all of them at once.
         group: ``ns_coefficients``, ``ns_steps``, ``eps`` and ``ns_dtype``, the precision of the iteration (None:
             float32 on a CPU, bfloat16 elsewhere).
 
     Returns:
-        ``[..., rows, columns]`` in the precision of the iteration.
+        ``[N, rows, columns]`` in the precision of the iteration.
     """
     named = group.get("ns_dtype")  # states written before it existed have none
-    dtype: torch.dtype = getattr(torch, named or ("float32" if update.device.type == "cpu" else "bfloat16"))
-    is_tall = update.shape[-2] > update.shape[-1]
-    x = update.to(dtype)
-    x = (x.mT if is_tall else x).reshape(-1, *sorted(update.shape[-2:]))
+    dtype: torch.dtype = getattr(torch, named or ("float32" if updates.device.type == "cpu" else "bfloat16"))
+    is_tall = updates.shape[1] > updates.shape[2]
+    x = updates.to(dtype)
+    x = x.mT if is_tall else x
     x = x / x.flatten(1).norm(dim=1).clamp(min=group["eps"])[:, None, None]
     a, b, c = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).reshape(update.shape)
+    return x.mT if is_tall else x
 
 
 def step_size(shape: torch.Size, group: Mapping[str, Any]) -> float:

@@ -47,7 +47,7 @@ def _all_orthogonalised(
     """This process's rows of each matrix, orthogonalised; there are no more of them than processes."""
     processes = _processes(parameters[0])
     if processes is None:  # whole on every process
-        yield from (orthogonalised(update, group) for update in updates)
+        yield from (orthogonalised(update[None], group)[0] for update in updates)
         return
     count, rank = dist.get_world_size(processes), dist.get_rank(processes)
     # numbers of each matrix that each process holds
@@ -56,7 +56,8 @@ def _all_orthogonalised(
     theirs = [sizes[rank] for sizes in held] + [0] * (count - len(held))
     gathered = _exchanged(torch.cat([update.flatten() for update in updates]), theirs, mine, processes)
     if rank < len(held):
-        gathered = orthogonalised(gathered.view(parameters[rank].shape), group).to(gathered.dtype).flatten()
+        whole = gathered.view(1, *parameters[rank].shape)
+        gathered = orthogonalised(whole, group).to(gathered.dtype).flatten()
     steps = _exchanged(gathered, mine, theirs, processes).split(theirs)
     yield from (step.view_as(update) for step, update in zip(steps, updates, strict=False))
 
