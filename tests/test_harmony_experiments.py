@@ -22,7 +22,7 @@ from lightning_modules.command_line.cli import main
 from tests.public_folders.harmony import NUM_LAYERS, TEXT_DIM, TRANSCRIPT_DIM, write_harmony_releases
 from tests.public_folders.speech import heard, write_manifest, write_speech
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 FRAMES, FPS, RATE, SIDE = 13, 24.0, 16_000, 64
 AUDIO, JOINT = ("audio_codec", "text_encoder", "transcript_encoder"), "stage3_joint"

@@ -16,7 +16,7 @@ from components.media.writer import write_mp4
 from lightning_modules.__main__ import main
 from tests.tiny_syncphony import generator
 
-pytestmark = pytest.mark.long  # one test, which would be alone at the end
+pytestmark = [pytest.mark.gate, pytest.mark.long]  # one test, which would be alone at the end
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/phone_videos.md").read_text()

@@ -114,6 +114,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_checks_for_a_card_hold(name, tmp_path):

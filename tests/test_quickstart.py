@@ -18,7 +18,7 @@ from components.metrics.truth.tracker import thing_of, track
 from lightning_modules.command_line.cli import AVSyncCLI
 from lightning_modules.syncphony.module import SyncphonyModule
 
-pytestmark = pytest.mark.long  # one test, which would be alone at the end
+pytestmark = [pytest.mark.gate, pytest.mark.long]  # one test, which would be alone at the end
 
 ROOT = Path(__file__).parent.parent
 NUM_CLIPS = 12

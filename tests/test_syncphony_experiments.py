@@ -19,7 +19,7 @@ from tests.public_folders.denseav import TINY_HUBERT, tiny_denseav, write_hub_fo
 from tests.public_folders.greatest_hits import write_greatest_hits
 from tests.public_folders.pyramid_flow import write_miniflux_release, write_sd3_release
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 WIDE_HUBERT = {**TINY_HUBERT, "hidden_size": 1024}
 """The width the experiments name; one thin layer of it."""

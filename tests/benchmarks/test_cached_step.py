@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import cached_step
 
+pytestmark = pytest.mark.gate
+
 SMALL_VAE = ["--clip.num_frames=17", "--clip.min_frames=null", "--clip.height=64", "--clip.width=64"]
 
 

@@ -50,6 +50,7 @@ def is_running(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.gate
 def test_a_row_that_fails_hangs_or_dies_does_not_stop_the_others(tmp_path: Path):
     rows = [
         Row("good", "finds", finds_something),
@@ -109,6 +110,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stop_leaves_whole_files(how: signal.Signals, tmp_path: Path):
     script, out = tmp_path / "stopped.py", tmp_path / "out"
@@ -204,6 +206,7 @@ def test_relative_difference():
     assert relative_difference([a], [a * 0]) == float("inf")
 
 
+@pytest.mark.gate
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would not be a rehearsal")
 def test_the_cheap_rows_run_at_toy_size(tmp_path: Path):
     cheap = [row.name for row in ROWS if row.in_ci]

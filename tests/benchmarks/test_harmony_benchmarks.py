@@ -14,6 +14,8 @@ from benchmarks.harmony_interaction import count_flops, flops_by_formula
 from benchmarks.harmony_sizes import FULL_DEPTH, SIZES, HarmonySize
 from benchmarks.sync_cfg_step import ONE, GuidedStep
 
+pytestmark = pytest.mark.gate
+
 TINY = HarmonySize(2, 2, 24, 24, 1, latents=4, rows=2, columns=3, audio=17, reference=5, words=4)
 OPTIONS = [f"--{name.replace('_', '-')}={value}" for name, value in vars(TINY).items()] + ["--repeats=1"]
 NO_TABLE = ["--full"]

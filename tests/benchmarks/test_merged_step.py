@@ -8,6 +8,8 @@ import torch
 
 from benchmarks.merged_step import FEWER, FULL, MERGED, main, psnr_db
 
+pytestmark = pytest.mark.gate
+
 
 def test_a_peak_ratio_is_that_of_the_mean_square():
     zero = torch.zeros(2, 3)

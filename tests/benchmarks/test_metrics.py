@@ -9,6 +9,8 @@ import pytest
 from benchmarks.judge_networks import JUDGES
 from benchmarks.metrics import built, cost, main, named
 
+pytestmark = pytest.mark.gate
+
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 QUICK = ("speaker_similarity", "relsync", "sync_c, sync_d")
 

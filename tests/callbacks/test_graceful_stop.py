@@ -15,7 +15,7 @@ from tests.lightning_modules.strategies.parallel_runs import (
     write_config,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

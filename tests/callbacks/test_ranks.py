@@ -32,6 +32,8 @@ from tests.callbacks.test_clip_metrics import Levels
 from tests.callbacks.test_set_metrics import Colours
 from tests.components.metrics.ranks import on_two_ranks
 
+pytestmark = pytest.mark.gate
+
 FPS, RATE, SIDE, FRAMES = 24.0, 16_000, 32, 49
 KINDS = {"bouncing_ball": "a bouncing ball", "striking_mallet": "a mallet striking a bar"}
 NUM_CLIPS = 6

@@ -53,6 +53,7 @@ def test_training_is_timed_and_validation_is_not(tmp_path):
         assert metrics["perf/peak_memory_mib"] > 50
 
 
+@pytest.mark.gate
 def test_peak_memory_grows_with_what_is_held():
     before = peak_memory_mib(torch.device("cpu"))
     held = torch.ones(int(before + 300) * 2**18)

@@ -35,6 +35,8 @@ from tests.tiny_syncphony import (
     training_columns,
 )
 
+pytestmark = pytest.mark.gate
+
 TRACED = CompileConfig(backend="eager")  # traced and guarded like any other, but the graphs are run as they are
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 

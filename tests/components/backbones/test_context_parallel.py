@@ -11,6 +11,8 @@ from components.errors import InputError
 from tests.components.backbones.context_ranks import everything, transformer
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_that_share_tokens_do_what_one_does(processes: int):

@@ -9,6 +9,8 @@ from tests.components.backbones.sharded_ranks import inputs, loss_of, main
 from tests.processes import run_ranks, told
 from tests.tiny_syncphony import VARIANTS, tiny_dit
 
+pytestmark = pytest.mark.gate
+
 
 def test_two_processes_hold_half_the_model_each_and_train_all_of_it(tmp_path: Path):
     ended = run_ranks(main, (tmp_path / "store",), 2)

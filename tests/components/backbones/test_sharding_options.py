@@ -16,6 +16,8 @@ from tests.components.backbones.sharded_ranks import CPU, inputs, loss_of, mean_
 from tests.ranks import joined, run_ranks
 from tests.tiny_syncphony import randomise, tiny_dit
 
+pytestmark = pytest.mark.gate
+
 TOLERANCE = 2e-7
 RATE = 1e-2
 MESHES = {2: [(2,), (2, 1)], 4: [(4,), (2, 2)]}

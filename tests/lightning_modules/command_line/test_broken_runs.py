@@ -17,6 +17,8 @@ from lightning_modules.command_line.broken_runs import broken_run_sentence
 from lightning_modules.command_line.cli import main
 from tests.callbacks.jumping_squares import JumpingSquares, SquareClips
 
+pytestmark = pytest.mark.gate
+
 HERE = "tests.lightning_modules.command_line.test_broken_runs"
 ROOT = Path(__file__).parents[3]
 

@@ -368,6 +368,7 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.gate
 def test_help_imports_no_model_library():
     code = (
         "import sys; from lightning_modules.__main__ import main; sys.argv = ['avsync', '--help']; status = main(); "
@@ -387,6 +388,7 @@ def test_a_command_is_needed(capsys):
 
 
 # SIGTERM is sent to real runs in tests/lightning_modules/strategies/test_parallel_runs.py, too
+@pytest.mark.gate
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_run_does_not_look_complete_and_can_go_on(sent):
     report = {"class_path": "SampleReport", "init_args": {"num_clips": 1}}

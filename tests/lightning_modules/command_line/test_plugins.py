@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 ROOT = Path(__file__).parents[3]
 

@@ -79,6 +79,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("name", QUICKSTARTS)
 def test_a_quickstart_has_the_losses_of_its_recordings_and_loads_no_codec(name, clips, cache, monkeypatch):
     if name == "harmony":
@@ -106,6 +107,7 @@ def test_evaluation_reads_its_recordings_and_loads_what_it_decodes_with(clips, c
     assert made[0]["ids"] == made[1]["ids"]
 
 
+@pytest.mark.gate
 def test_checkpoints_of_both_kinds_of_training_go_on_as_the_other(clips, cache):
     options = ["--trainer.enable_checkpointing=true", "--trainer.callbacks=ModelCheckpoint"]
     options += ["--trainer.callbacks.init_args.every_n_train_steps=1"]
@@ -225,6 +227,7 @@ def kill_at(begin: list[str], moment: Callable[[], bool], delay_s: float) -> boo
     return run.wait() == -signal.SIGKILL
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_at_any_moment_leave_nothing_that_shows_in_the_result(clips, cache, kills):
     # this process's number of threads: the last bits of a result may depend on it
@@ -250,6 +253,7 @@ def test_kills_at_any_moment_leave_nothing_that_shows_in_the_result(clips, cache
     assert tree(folder) == tree(cache), seed
 
 
+@pytest.mark.gate
 def test_a_stage_without_sound_encodes_none_and_trains_the_same(clips, monkeypatch):
     monkeypatch.setitem(QUICKSTARTS, "harmony", "configs/harmony/quickstart_video.yaml")
     monkeypatch.setattr(LogMelCodec, "encode", None)  # neither sounds nor the reference voices

@@ -12,7 +12,7 @@ from datamodules.prepared.streaming import OURS
 from lightning_modules.command_line.cli import main
 from tests.public_folders.speech import write_speech
 
-pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.gate, pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 ROOT = Path(__file__).parents[3]
 JOINT = ["--config", str(ROOT / "configs/harmony/quickstart.yaml")]

@@ -13,6 +13,8 @@ import pytest
 from lightning_modules.command_line.startup import OWN_PACKAGES, import_own_modules, keep_console_clear
 from tests.processes import run_ranks
 
+pytestmark = pytest.mark.gate
+
 ROOT = Path(__file__).parents[3]
 
 

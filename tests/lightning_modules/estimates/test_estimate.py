@@ -72,6 +72,7 @@ def built(request: pytest.FixtureRequest):
     return cli.model.train(), cli.datamodule
 
 
+@pytest.mark.gate
 def test_the_flops_of_a_step_are_those_that_really_run(built):
     """Counted on the meta device and in real steps, whose attention is made to show its products."""
     module, data = built
@@ -117,6 +118,7 @@ def one_case(module: SyncphonyModule, batch: ClipBatch, columns: list[Column], m
     return costs[drawn]
 
 
+@pytest.mark.gate
 def test_memory_by_part_is_that_of_a_real_step(built, tmp_path: Path):
     """Bytes of the tensors that a training of the quickstart really holds after a step of AdamW."""
     module, data = built

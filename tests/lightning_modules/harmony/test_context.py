@@ -19,7 +19,7 @@ from tests.lightning_modules.strategies.parallel_runs import (
 )
 from tests.tiny_harmony import TEXT_DIM, TRANSCRIPT_DIM
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 HERE = "tests.lightning_modules.harmony.test_context"
 CONTEXT = {"compute_dtype": "float32", "context_parallel_size": 2, "save_distributed_checkpoint": False}

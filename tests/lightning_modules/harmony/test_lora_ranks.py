@@ -10,6 +10,8 @@ from components.backbones.lora import is_adapter
 from tests.lightning_modules.harmony.lora_ranks import fit, fit_sharded
 from tests.processes import run_ranks, told
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_sharded_processes_train_the_same_adapters(tmp_path: Path):

@@ -23,7 +23,7 @@ from tests.lightning_modules.strategies.parallel_runs import (
 # Minutes. Fast tests hold the same part by part: tests/components/backbones/harmony/test_sharding.py losses, gradients
 # and units of the towers, test_lora_ranks.py optimizer, averages and checkpoints, tests/callbacks/test_evaluation.py
 # that what two processes generate is judged as one set, and test_parallel_runs.py of Syncphony resumption.
-pytestmark = [pytest.mark.long, pytest.mark.slow]
+pytestmark = [pytest.mark.gate, pytest.mark.long, pytest.mark.slow]
 
 QUICKSTART = ROOT / "configs/harmony/quickstart.yaml"
 MODEL = yaml.safe_load(QUICKSTART.read_text())["model"]["init_args"]

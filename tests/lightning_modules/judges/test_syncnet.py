@@ -56,6 +56,7 @@ def trainer(tmp_path, **kwargs):
     return L.Trainer(accelerator="cpu", default_root_dir=tmp_path, check_val_every_n_epoch=None, **quiet, **kwargs)
 
 
+@pytest.mark.gate
 def test_fit_learns_to_tell_own_sounds_from_others(clips, tmp_path):
     learner = module()
     run = trainer(tmp_path, max_steps=90, val_check_interval=90, num_sanity_val_steps=0, callbacks=[ResultsWriter()])

@@ -11,6 +11,8 @@ from lightning_modules.checkpoints.atomic import AtomicCheckpointIO
 from tests.lightning_modules.strategies.optimizer_ranks import MIDDLE, RANKS, STEPS, optimizers, run, train_all
 from tests.processes import run_ranks, told
 
+pytestmark = pytest.mark.gate
+
 APART = {"MuonAdamW": 0.05, "AdamW8bit": 0.01, "AdamW4bit": 0.2, "AdamWFp8": 0.02}
 """Of what weights have moved, how far those of two processes may be from those of one.
 

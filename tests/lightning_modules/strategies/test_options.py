@@ -27,7 +27,7 @@ from tests.collectives import Collectives
 from tests.lightning_modules.tiny_module import Endless, TinyData, clips, tiny_dit, tiny_module, trainer
 from tests.ranks import run_ranks
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.gate, pytest.mark.filterwarnings("ignore")]
 TOLERANCE = 2e-7
 FULLY: dict[str, Any] = {}
 HYBRID: dict[str, Any] = {"replicas": 2, "frozen": "replicated", "prefetch": 1}

@@ -25,7 +25,7 @@ from tests.lightning_modules.strategies.parallel_runs import (
 )
 from tests.processes import run_ranks
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.gate, pytest.mark.long]
 
 SHARDED = {"class_path": "FSDP2Strategy", "init_args": {"compute_dtype": "float32"}}
 FSDP2 = {

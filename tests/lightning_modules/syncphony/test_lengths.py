@@ -20,7 +20,7 @@ from components.v2a.motion_v2a import MotionV2A
 from lightning_modules.syncphony.module import SyncphonyModule
 from tests.lightning_modules.tiny_module import FPS, TinyData, clips, tiny_module
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.gate, pytest.mark.filterwarnings("ignore::UserWarning")]
 TRAIN_LENGTHS, VAL_LENGTHS = (7, 13, 5), (25, 31, 19)
 
 

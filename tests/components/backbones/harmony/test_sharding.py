@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.components.backbones.harmony.harmony_ranks import main
 from tests.processes import run_ranks, told
+
+pytestmark = pytest.mark.gate
 
 
 def test_two_processes_run_and_train_one_dual_tower(tmp_path: Path):

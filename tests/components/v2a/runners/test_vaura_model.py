@@ -49,6 +49,7 @@ def test_flash_is_heard_when_it_is_seen_in_every_window(judge):
     assert not torch.equal(again[0], sound[1])
 
 
+@pytest.mark.gate
 def test_sounds_are_the_same_from_a_program_that_stays(judge, tmp_path):
     staying = SubprocessV2A(judge.command[:-1], str(tmp_path / "work"), sample_rate=44_100, stays=True)
     for at, name in ((5, "a"), (20, "b")):
