@@ -193,6 +193,7 @@ def test_votes_are_cast_kept_and_saved_in_a_browser(systems, capsys):
         page.locator('input[name="1.quality"][value="right"]').check()
         page.locator('input[name="1.quality"][value="left"]').check()  # a change of mind is one vote
         assert page.locator("#progress").inner_text() == "2 of 15 answered"
+        page.wait_for_timeout(500)  # a busy Chromium hands what is stored on to its other processes a moment later
         page.reload()
         assert page.locator("#progress").inner_text() == "2 of 15 answered"
         assert page.locator("#rater").input_value() == "r7"
