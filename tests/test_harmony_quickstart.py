@@ -10,7 +10,7 @@ from components.media.reader import read_clip
 from lightning_modules.command_line.cli import main
 
 
-@pytest.mark.slow  # ten minutes of training
+@pytest.mark.slow  # five minutes of training
 def test_what_is_generated_together_belongs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["avsync"])
