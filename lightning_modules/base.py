@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from components.backbones.data_place import data_place
 from components.backbones.sharding import DEFAULT_SHARDING, Sharding, is_sharded, kept_gathered
 from components.contracts import ClipBatch, Generation, VideoCodec, mixed_seed
+from components.contracts.features import Movable
 from components.counting.flops import StepCost, meta_twin
 from components.errors import InputError
-from components.features import Movable
 from components.optimization import keep_state_plain, prefer_fused
 from components.weights.unloaded import load
 from lightning_modules.checkpoints.trainable import TrainableCheckpoint

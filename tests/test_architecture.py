@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "lightning_modules": set(PACKAGES),
 }
 LAYERS = (
-    ("contracts", "errors", "features"),
+    ("contracts", "errors"),
     ("counting",),
     ("weights",),
     ("media",),
@@ -104,12 +104,7 @@ def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.M
 def test_components_hold_their_layers_and_nothing_else():
     found = {path.stem for path in (ROOT / "components").iterdir() if path.suffix == ".py" or path.is_dir()}
     assert found - {"__init__", "__pycache__"} == {name for layer in LAYERS for name in layer}
-    assert sorted(path.name for path in (ROOT / "components").glob("*.py")) == [
-        "__init__.py",
-        "contracts.py",
-        "errors.py",
-        "features.py",
-    ]
+    assert sorted(path.name for path in (ROOT / "components").glob("*.py")) == ["__init__.py", "errors.py"]
 
 
 def test_components_import_downwards():

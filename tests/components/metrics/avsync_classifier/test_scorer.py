@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from components.contracts import PreparedClips
 from components.errors import InputError
-from components.features import PreparedClips
 from components.metrics.avsync_classifier.scorer import RelAlignSync
 from components.metrics.imagebind.mel import imagebind_mel
 from components.metrics.imagebind.pictures import clip_normalised

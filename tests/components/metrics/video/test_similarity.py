@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from components.contracts import PreparedClips
 from components.errors import InputError
-from components.features import PreparedClips
 from components.metrics.video.reference_identity import ReferenceIdentity
 from components.metrics.video.subject_consistency import SubjectConsistency
 from tests.components.metrics.video.clips import frozen, generation, noise, vision_folder
