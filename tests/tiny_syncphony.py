@@ -127,7 +127,7 @@ def column_sounds(training: Sequence[TrainingColumn], dit: SyncphonyDiT, audio: 
 
 
 class BlockOutputs:
-    """Records what every block of a backbone gives; use as a context manager."""
+    """Records what every block of a backbone gives, before others change it; use as a context manager."""
 
     def __init__(self, backbone: PyramidFlowTransformer) -> None:
         self.backbone = backbone
@@ -135,7 +135,11 @@ class BlockOutputs:
 
     def __enter__(self) -> list[list[ColumnState]]:
         self.hooks = [
-            block.register_forward_hook(lambda _module, _inputs, states, i=i: self.states[i].extend(states))
+            block.register_forward_hook(
+                lambda _module, _inputs, states, i=i: self.states[i].extend(
+                    state.with_tokens(state.tokens.clone()) for state in states
+                )
+            )
             for i, block in enumerate(self.backbone.blocks)
         ]
         return self.states

@@ -305,7 +305,12 @@ class SyncphonyDiT(nn.Module):
         parts = [_text_video_twins(state, column.num_rows) for state, column in zip(states, columns, strict=True)]
         inputs = [(video, sound.layers[i], there) for (_, video, _), (sound, there) in zip(parts, heard, strict=True)]
         changes = recomputed(self.late_policies[i], self._audio_layers()[i], inputs, draws=False)
-        # not in place: the tokens before the change are needed in the backward pass
+        if not torch.is_grad_enabled():
+            # in place, in what the block before has made: copies cost a guided step a tenth of its time
+            for (_, video, _), change in zip(parts, changes, strict=True):
+                video.add_(change.to(video.dtype))
+            return list(states)
+        # the tokens before the change are needed in the backward pass
         changed = [
             torch.cat([text, video + change.to(video.dtype)], dim=1)
             for (text, video, _), change in zip(parts, changes, strict=True)

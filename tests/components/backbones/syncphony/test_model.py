@@ -64,10 +64,11 @@ def test_audio_layers_change_video_tokens_alone():
     columns, sounds = inputs(dit)
     states = [dit.backbone.embed(column) for column in columns]
     heard = [(sound, Listening.of(state.layout, sound.windows)) for state, sound in zip(states, sounds, strict=True)]
-    for before, after in zip(states, dit._add_audio(0, states, columns, heard), strict=True):
-        m = before.layout.num_text
-        assert m and torch.equal(after.tokens[:, :m], before.tokens[:, :m])
-        assert (after.tokens[:, m:] - before.tokens[:, m:]).abs().amax(dim=-1).min() > 1e-3
+    given = [state.tokens.clone() for state in states]
+    for before, after in zip(given, dit._add_audio(0, states, columns, heard), strict=True):
+        m = after.layout.num_text
+        assert m and torch.equal(after.tokens[:, :m], before[:, :m])
+        assert (after.tokens[:, m:] - before[:, m:]).abs().amax(dim=-1).min() > 1e-3
 
 
 @pytest.mark.parametrize(("variant", "first_late"), SPLITS)
@@ -272,6 +273,22 @@ def test_twins_share_the_prefix_and_equal_separate_calls(variant: str, first_lat
     for out, on, off in zip(outs, in_sync, off_sync, strict=True):
         torch.testing.assert_close(out[:3], on, **CLOSE)
         torch.testing.assert_close(out[3:], off[twins], **CLOSE)
+
+
+@pytest.mark.parametrize("variant", ["miniflux", "mmdit"])
+@pytest.mark.parametrize("first_late", [0, 2])
+def test_without_gradients_tokens_are_changed_in_place_and_come_out_the_same(variant: str, first_late: int):
+    dit = tiny_dit(variant, first_late)
+    columns, sounds = inputs(dit, batch=12)
+    clips = [[clip.clone() for clip in column.clips] for column in columns]
+    for twins in (None, torch.tensor([2, 0])):
+        expected = dit(columns, sounds, off_sync_twins=twins)
+        for _ in range(2):  # nothing that was given has changed
+            with torch.no_grad():
+                found = dit(columns, sounds, off_sync_twins=twins)
+            assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    for column, before in zip(columns, clips, strict=True):
+        assert all(torch.equal(clip, was) for clip, was in zip(column.clips, before, strict=True))
 
 
 def test_a_step_changes_trainable_parameters_and_leaves_the_rest_bit_for_bit():
